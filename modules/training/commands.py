@@ -1,0 +1,108 @@
+"""The one way into a running trainer: requests from any thread, taken at step boundaries."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import Union
+
+from modules.config import SampleConfig
+
+
+@dataclass(frozen=True, slots=True)
+class SampleDefault:
+    """Make the samples that the run's sample definitions describe."""
+
+
+@dataclass(frozen=True, slots=True)
+class SampleCustom:
+    """Make one sample from a definition of its own."""
+
+    sample: SampleConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """Write a resumable checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write the model in its output format."""
+
+
+Command = Union[SampleDefault, SampleCustom, Backup, Save]
+
+
+class TrainCommands:
+    """Requests to a run. Every method returns at once and may be called from any thread.
+
+    A stop is noticed within one step, also while the model loads and the cache is built. The other
+    requests wait for the next step boundary and are served in order.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._pending: deque[Command] = deque()
+        self._stop = False
+        self._pause = False
+
+    def stop(self) -> None:
+        """End the run after the current step; a paused run ends at once."""
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+
+    def sample_default(self) -> None:
+        """Ask for the run's samples."""
+        self._add(SampleDefault())
+
+    def sample_custom(self, sample: SampleConfig) -> None:
+        """Ask for one sample of your own."""
+        self._add(SampleCustom(sample))
+
+    def backup(self) -> None:
+        """Ask for a resumable checkpoint."""
+        self._add(Backup())
+
+    def save(self) -> None:
+        """Ask for the model file as it is now."""
+        self._add(Save())
+
+    def pause(self) -> None:
+        """Hold the run at the next step boundary; other requests are still served."""
+        with self._changed:
+            self._pause = True
+            self._changed.notify_all()
+
+    def resume(self) -> None:
+        """Let a paused run go on."""
+        with self._changed:
+            self._pause = False
+            self._changed.notify_all()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the run was asked to end."""
+        return self._stop
+
+    @property
+    def pause_requested(self) -> bool:
+        """Whether the run was asked to hold."""
+        return self._pause
+
+    def take(self) -> Command | None:
+        """The oldest pending request, or None. For the trainer."""
+        with self._changed:
+            return self._pending.popleft() if self._pending else None
+
+    def wait_while_paused(self) -> None:
+        """Block until there is something to do: a resume, a stop or a request. For the trainer."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stop or not self._pause or self._pending)
+
+    def _add(self, command: Command) -> None:
+        with self._changed:
+            self._pending.append(command)
+            self._changed.notify_all()
