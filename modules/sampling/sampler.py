@@ -1,0 +1,114 @@
+"""Samples: diffusers' own pipeline on the live networks, with nothing of the run disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import nn
+
+from modules.config import NoiseScheduler, SampleConfig
+from modules.families.base import Family, Parts
+
+SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, Any]]] = {
+    NoiseScheduler.DDIM: ("DDIMScheduler", {}),
+    NoiseScheduler.EULER: ("EulerDiscreteScheduler", {}),
+    NoiseScheduler.EULER_A: ("EulerAncestralDiscreteScheduler", {}),
+    NoiseScheduler.DPMPP: ("DPMSolverMultistepScheduler", {}),
+    NoiseScheduler.DPMPP_SDE: (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++"},
+    ),
+    NoiseScheduler.UNIPC: ("UniPCMultistepScheduler", {}),
+    NoiseScheduler.EULER_KARRAS: ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    NoiseScheduler.DPMPP_KARRAS: ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    NoiseScheduler.DPMPP_SDE_KARRAS: (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    NoiseScheduler.UNIPC_KARRAS: ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
+}
+"""diffusers class and settings of each scheduler that a sample definition can name."""
+
+
+def sample(
+    family: Family,
+    parts: Parts,
+    definition: SampleConfig,
+    *,
+    layer_skip: int = 0,
+    report: Callable[[int, int], None] = lambda done, total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Image | None:
+    """One picture from the live networks; None if it was stopped.
+
+    Modes, gradients, the model's scheduler and every random generator are afterwards as before.
+    The picture equals that of a plain diffusers pipeline with the same weights, seed and settings.
+
+    Args:
+        family: the architecture.
+        parts: its live networks.
+        definition: prompt, size, seed, steps, guidance and scheduler.
+        layer_skip: text encoder layers to leave out, as in training.
+        report: called after each denoising step with (done, total).
+        should_stop: asked after each denoising step.
+    """
+    pipeline = parts.pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator("cpu").manual_seed(definition.seed)  # the same on every device
+
+    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        report(step + 1, definition.diffusion_steps)
+        pipeline._interrupt = should_stop()  # diffusers' documented way to end a call early
+        return tensors
+
+    with _undisturbed(parts), _scheduler(pipeline, definition.noise_scheduler), torch.no_grad():
+        latents = pipeline(
+            **family.prompt_arguments(
+                parts, definition.prompt, definition.negative_prompt, layer_skip
+            ),
+            width=definition.width,
+            height=definition.height,
+            num_inference_steps=definition.diffusion_steps,
+            guidance_scale=definition.cfg_scale,
+            generator=generator,
+            output_type="latent",
+            callback_on_step_end=after_step,
+        ).images
+        if pipeline.interrupt:
+            return None
+        pixels = family.decode(parts, latents).float()
+        picture: Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+        return picture
+
+
+@contextmanager
+def _undisturbed(parts: Parts) -> Iterator[None]:
+    """Networks in eval mode and global generators to draw from; as before when the block ends."""
+    training: list[nn.Module] = [
+        module for part in parts.modules().values() for module in part.modules() if module.training
+    ]
+    for module in training:
+        module.training = False
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _scheduler(pipeline: Any, name: NoiseScheduler) -> Iterator[None]:
+    import diffusers
+
+    class_name, settings = SCHEDULERS[name]
+    own = pipeline.scheduler
+    pipeline.scheduler = getattr(diffusers, class_name).from_config(own.config, **settings)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = own

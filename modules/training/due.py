@@ -1,0 +1,56 @@
+"""When something that repeats falls due: samples, backups, saves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from modules.config import TimeUnit
+
+SECONDS = {TimeUnit.SECOND: 1.0, TimeUnit.MINUTE: 60.0, TimeUnit.HOUR: 3600.0}
+
+
+class Due:
+    """Fires every `every` units of epochs, optimizer steps or time.
+
+    Args:
+        every: how many units lie between two firings.
+        unit: what is counted; NEVER and ALWAYS count nothing.
+        at_start: whether it also fires before the first step.
+        skip: units at the beginning of the run in which it stays silent.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        every: float,
+        unit: TimeUnit,
+        *,
+        at_start: bool = False,
+        skip: float = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._every, self._unit, self._skip = every, unit, skip
+        self._at_start, self._clock = at_start, clock
+        self._began = self._fired = clock()
+
+    def fires(self, step: int, epoch: int, epoch_ended: bool) -> bool:
+        """Whether it is due after `step` optimizer steps and `epoch` whole epochs."""
+        if self._unit is TimeUnit.NEVER or self._every <= 0:
+            return False
+        if step == 0:
+            return self._at_start and self._skip <= 0
+        if self._unit is TimeUnit.ALWAYS:
+            return True
+        if self._unit in SECONDS:
+            return self._time_is_up(SECONDS[self._unit])
+        if self._unit is TimeUnit.STEP:
+            return step > self._skip and step % self._every == 0
+        return epoch_ended and epoch > self._skip and epoch % self._every == 0
+
+    def _time_is_up(self, unit: float) -> bool:
+        now = self._clock()
+        if now - self._began <= self._skip * unit or now - self._fired < self._every * unit:
+            return False
+        self._fired = now
+        return True

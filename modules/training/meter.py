@@ -1,0 +1,107 @@
+"""Reads losses back from the device without making it wait, and smooths them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one optimizer step measured, on the CPU."""
+
+    step: int
+    epoch: int
+    epoch_step: int
+    loss: float
+    smooth_loss: float
+    grad_norm: float
+    learning_rate: dict[str, float]
+    steps_per_second: float
+
+
+class Meter:
+    """Holds each step's numbers until the device has computed them.
+
+    On a GPU they are copied behind the step's own work and read once they have arrived, some steps
+    later; on a CPU at once. `smooth_loss` is a moving average whose memory grows to 100 steps.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pending: deque[tuple[int, int, int, dict[str, float], Tensor, object]] = deque()
+        self._smooth = 0.0
+        self._count = 0
+        self._marks: deque[float] = deque(maxlen=20)
+
+    def push(
+        self,
+        step: int,
+        epoch: int,
+        epoch_step: int,
+        rates: dict[str, float],
+        loss: Tensor,
+        grad_norm: Tensor,
+    ) -> None:
+        """Note a step; `loss` and `grad_norm` are scalars on the training device."""
+        numbers = torch.stack([loss.detach().float(), grad_norm.detach().float()])
+        arrived: object = None
+        if self._device.type == "cuda":
+            host = torch.empty(2, pin_memory=True)
+            host.copy_(numbers, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()  # type: ignore[no-untyped-call]
+            numbers = host
+        self._pending.append((step, epoch, epoch_step, rates, numbers, arrived))
+
+    def readings(self, wait: bool = False) -> Iterator[Reading]:
+        """The steps whose numbers have arrived, oldest first; all of them if told to wait.
+
+        Raises:
+            FloatingPointError: if a loss is not finite.
+        """
+        while self._pending:
+            step, epoch, epoch_step, rates, numbers, arrived = self._pending[0]
+            if isinstance(arrived, torch.cuda.Event):
+                if wait:
+                    arrived.synchronize()  # type: ignore[no-untyped-call]
+                elif not arrived.query():  # type: ignore[no-untyped-call]
+                    return
+            self._pending.popleft()
+            loss, grad_norm = numbers.tolist()
+            if not loss - loss == 0:  # inf and NaN alike
+                raise FloatingPointError(
+                    f"The loss of step {step} is {loss}. Lower learning_rate, or clip_grad_norm; "
+                    f"with FLOAT_16 use BFLOAT_16 or FLOAT_32."
+                )
+            yield Reading(
+                step, epoch, epoch_step, loss, self._smoothed(loss), grad_norm, rates, self._speed()
+            )
+
+    def restart_clock(self) -> None:
+        """Forget the speed so far: call it after a pause, or work that is no training."""
+        self._marks.clear()
+
+    def state_dict(self) -> dict[str, float]:
+        """What a resumed run needs to go on smoothing."""
+        return {"smooth": self._smooth, "count": self._count}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take up a backup's average."""
+        self._smooth, self._count = state["smooth"], int(state["count"])
+
+    def _smoothed(self, loss: float) -> float:
+        self._count += 1
+        memory = min(0.99, 1 - 1 / self._count)
+        self._smooth = memory * self._smooth + (1 - memory) * loss
+        return self._smooth
+
+    def _speed(self) -> float:
+        self._marks.append(time.monotonic())
+        seconds = self._marks[-1] - self._marks[0]
+        return (len(self._marks) - 1) / seconds if seconds > 0 else 0.0

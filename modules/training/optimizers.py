@@ -1,0 +1,215 @@
+"""Optimizers, by the names the config uses: which library has each, and how its numbers are called."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from modules.config import ConfigError, Optimizer, Problem, TrainOptimizerConfig
+
+PIP = {
+    "lion_pytorch": "lion-pytorch",
+    "schedulefree": "schedulefree",
+    "dadaptation": "dadaptation",
+    "prodigyopt": "prodigyopt",
+    "prodigyplus": "prodigy-plus-schedule-free",
+    "came_pytorch": "came-pytorch",
+    "adv_optm": "adv_optm",
+    "pytorch_optimizer": "pytorch_optimizer",
+    "bitsandbytes": "bitsandbytes",
+    "muon": "muon-optimizer",
+}
+"""What to install for each optional package, by its import name."""
+
+TORCH_ADVANCED = {"decoupled_decay": "weight_decouple"}
+"""Settings that pytorch_optimizer calls otherwise."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Where an optimizer comes from. Settings are passed under their own names where those fit."""
+
+    source: str
+    """Import path of the class."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Settings that the class calls otherwise."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that make the class what the name promises."""
+    betas: tuple[float, ...] = (0.9, 0.999)
+    """The library's own, for those that the config leaves open."""
+
+    @property
+    def package(self) -> str:
+        """Import name of the package that must be installed."""
+        return self.source.partition(".")[0]
+
+
+def _bitsandbytes(name: str) -> Recipe:
+    # The class decides the width of its state; those of 8 bits refuse to be told any.
+    fixed = {} if name.endswith("8bit") else {"optim_bits": 32}
+    return Recipe(f"bitsandbytes.optim.{name}", fixed=fixed)
+
+
+RECIPES: dict[Optimizer, Recipe] = {
+    Optimizer.SGD: Recipe("torch.optim.SGD"),
+    Optimizer.ADAM: Recipe("torch.optim.Adam"),
+    Optimizer.ADAMW: Recipe("torch.optim.AdamW"),
+    Optimizer.ADAFACTOR: Recipe("transformers.optimization.Adafactor"),
+    Optimizer.LION: Recipe("lion_pytorch.Lion", betas=(0.9, 0.99)),
+    Optimizer.SCHEDULE_FREE_ADAMW: Recipe("schedulefree.AdamWScheduleFree"),
+    Optimizer.SCHEDULE_FREE_SGD: Recipe("schedulefree.SGDScheduleFree"),
+    Optimizer.DADAPT_ADAM: Recipe("dadaptation.DAdaptAdam"),
+    Optimizer.DADAPT_ADAN: Recipe("dadaptation.DAdaptAdan", betas=(0.98, 0.92, 0.99)),
+    Optimizer.DADAPT_ADA_GRAD: Recipe("dadaptation.DAdaptAdaGrad"),
+    Optimizer.DADAPT_LION: Recipe("dadaptation.DAdaptLion", betas=(0.9, 0.99)),
+    Optimizer.DADAPT_SGD: Recipe("dadaptation.DAdaptSGD"),
+    Optimizer.PRODIGY: Recipe("prodigyopt.Prodigy"),
+    Optimizer.PRODIGY_PLUS_SCHEDULE_FREE: Recipe(
+        "prodigyplus.ProdigyPlusScheduleFree", betas=(0.9, 0.99)
+    ),
+    Optimizer.CAME: Recipe("came_pytorch.CAME", betas=(0.9, 0.999, 0.9999)),
+    Optimizer.ADAMW_ADV: Recipe("adv_optm.AdamW_adv", {"compile": "compiled_optimizer"}),
+    Optimizer.ADOPT_ADV: Recipe(
+        "adv_optm.Adopt_adv", {"compile": "compiled_optimizer"}, betas=(0.9, 0.9999)
+    ),
+    Optimizer.PRODIGY_ADV: Recipe("adv_optm.Prodigy_adv", {"compile": "compiled_optimizer"}),
+    Optimizer.LION_ADV: Recipe(
+        "adv_optm.Lion_adv", {"compile": "compiled_optimizer"}, betas=(0.9, 0.99)
+    ),
+    Optimizer.SIGNSGD_ADV: Recipe("adv_optm.SignSGD_adv", {"compile": "compiled_optimizer"}),
+    Optimizer.ADABELIEF: Recipe("pytorch_optimizer.AdaBelief", TORCH_ADVANCED),
+    Optimizer.TIGER: Recipe("pytorch_optimizer.Tiger", {**TORCH_ADVANCED, "beta1": "beta"}),
+    Optimizer.AIDA: Recipe("pytorch_optimizer.Aida", TORCH_ADVANCED),
+    Optimizer.ADOPT: Recipe("pytorch_optimizer.ADOPT", TORCH_ADVANCED, betas=(0.9, 0.9999)),
+    Optimizer.YOGI: Recipe("pytorch_optimizer.Yogi", TORCH_ADVANCED),
+    Optimizer.ADAGRAD: _bitsandbytes("Adagrad"),
+    Optimizer.ADAGRAD_8BIT: _bitsandbytes("Adagrad8bit"),
+    Optimizer.RMSPROP: _bitsandbytes("RMSprop"),
+    Optimizer.RMSPROP_8BIT: _bitsandbytes("RMSprop8bit"),
+    Optimizer.LARS: _bitsandbytes("LARS"),
+    Optimizer.LARS_8BIT: _bitsandbytes("LARS8bit"),
+    Optimizer.LAMB: _bitsandbytes("LAMB"),
+    Optimizer.LAMB_8BIT: _bitsandbytes("LAMB8bit"),
+    Optimizer.LION_8BIT: _bitsandbytes("Lion8bit"),
+    Optimizer.ADAM_8BIT: _bitsandbytes("Adam8bit"),
+    Optimizer.ADAMW_8BIT: _bitsandbytes("AdamW8bit"),
+    Optimizer.SGD_8BIT: _bitsandbytes("SGD8bit"),
+    Optimizer.AdEMAMix: _bitsandbytes("AdEMAMix"),
+    Optimizer.AdEMAMix_8BIT: _bitsandbytes("AdEMAMix8bit"),
+}
+"""Every optimizer that this engine can build, where its package is installed."""
+
+
+def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
+    """Why this optimizer cannot be built here: unknown to the engine, or not installed."""
+    name = settings.optimizer.value
+    recipe = RECIPES.get(settings.optimizer)
+    if recipe is None:
+        message = f"optimizer is {name}, which this engine cannot build."
+        return [Problem("optimizer.optimizer", "error", message, "Use ADAMW, LION or PRODIGY.")]
+    if importlib.util.find_spec(recipe.package) is None:
+        message = f"{name} is part of the package {recipe.package}, which is not installed."
+        fix = f"Install it (pip install {PIP[recipe.package]}), or use ADAMW."
+        return [Problem("optimizer.optimizer", "error", message, fix)]
+    return []
+
+
+def build_optimizer(
+    settings: TrainOptimizerConfig,
+    parameters: Mapping[str, Sequence[nn.Parameter]],
+    rates: Mapping[str, float],
+) -> torch.optim.Optimizer:
+    """An optimizer with one parameter group a part, named after it in the group's "name".
+
+    Args:
+        settings: which optimizer, and its numbers; None means the library's own.
+        parameters: what trains, by part.
+        rates: base learning rate of each part.
+
+    Raises:
+        ConfigError: if this engine has no such optimizer, its package is missing, or it refuses
+            its numbers.
+    """
+    if problems := optimizer_problems(settings):
+        raise ConfigError(problems)
+    recipe = RECIPES[settings.optimizer]
+    module, _, name = recipe.source.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    groups: list[dict[str, Any]] = [
+        {"name": part, "params": list(values), "lr": rates[part]}
+        for part, values in parameters.items()
+    ]
+    arguments = optimizer_arguments(settings, recipe, inspect.signature(kind.__init__).parameters)
+    try:
+        optimizer = kind(groups, **arguments)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ConfigError(
+            [
+                Problem(
+                    "optimizer",
+                    "error",
+                    f"{settings.optimizer.value} refuses its settings: {error}.",
+                    "Change the optimizer's settings, or leave them at their defaults.",
+                )
+            ]
+        ) from error
+    assert isinstance(optimizer, torch.optim.Optimizer), kind
+    return optimizer
+
+
+def optimizer_arguments(
+    settings: TrainOptimizerConfig, recipe: Recipe, accepted: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Keyword arguments for a class that accepts these; what the config leaves open is left out."""
+    given: dict[str, Any] = {
+        recipe.names.get(name, name): value
+        for name, value in dict(settings).items()
+        if value is not None and name != "optim_bits"
+    }
+    numbers = [getattr(settings, f"beta{place + 1}") for place in range(len(recipe.betas))]
+    given["betas"] = tuple(
+        own if number is None else number
+        for number, own in zip(numbers, recipe.betas, strict=True)
+    )
+    if isinstance(accepted.get("eps"), inspect.Parameter) and isinstance(
+        accepted["eps"].default, tuple
+    ):
+        first, second = accepted["eps"].default
+        given["eps"] = (given.get("eps", first), given.get("eps2", second))
+    if given.get("fused") and given.get("foreach") is False:
+        del given["foreach"]  # torch refuses two ways at once, also where one is off
+    arguments = {name: value for name, value in given.items() if name in accepted}
+    return {**arguments, **{k: v for k, v in recipe.fixed.items() if k in accepted}}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Take up a backup's moments; rates, decays and the like stay as the config says them.
+
+    Raises:
+        ValueError: if the backup is of other parameters.
+    """
+    current = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    names = [group.get("name") for group in state["param_groups"]]
+    if names != [group["name"] for group in current]:
+        raise ValueError(
+            f"the backup's optimizer trains {names}, this run {[g['name'] for g in current]}"
+        )
+    optimizer.load_state_dict(dict(state))
+    for group, own in zip(optimizer.param_groups, current, strict=True):
+        group.update({key: value for key, value in own.items() if key in SETTINGS})
+
+
+SETTINGS = frozenset(
+    ("lr", "betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "amsgrad")
+)
+"""What a user sets in a parameter group; the rest of it may be the optimizer's own memory."""

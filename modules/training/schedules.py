@@ -1,0 +1,53 @@
+"""Learning-rate schedules, as factors of the base rate.
+
+k counts optimizer steps from 0; T is the last, W the warm-up, S = T - W the steps after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from modules.config import LearningRateScheduler as Kind
+
+AFTER_WARMUP: dict[Kind, Callable[[float, float], float]] = {
+    Kind.CONSTANT: lambda _done, _cycles: 1.0,
+    Kind.LINEAR: lambda done, _cycles: 1.0 - done,
+    Kind.COSINE: lambda done, _cycles: 0.5 * (1.0 + math.cos(math.pi * done)),
+    Kind.COSINE_WITH_RESTARTS: lambda done, cycles: (
+        0.5 * (1.0 + math.cos(2.0 * math.pi * cycles * done))
+    ),
+    Kind.COSINE_WITH_HARD_RESTARTS: lambda done, cycles: (
+        0.5 * (1.0 + math.cos(math.pi * (done * cycles % 1.0)))
+    ),
+    Kind.REX: lambda done, _cycles: (1.0 - done) / (0.1 + 0.9 * (1.0 - done)),
+}
+"""Factor at a share of S already done, 0 to 1, with so many cycles.
+
+REX: Chen et al. 2021, arXiv:2107.04197, with its beta at 0.9.
+"""
+
+
+def warmup_steps(setting: float, total_steps: int, accumulate: int) -> int:
+    """Optimizer steps of warm-up.
+
+    Above 1 the setting counts forward passes, so it is divided by `accumulate`; up to 1 it is a
+    share of the run.
+    """
+    return int(setting / accumulate) if setting > 1 else int(setting * total_steps)
+
+
+def learning_rate_factor(
+    kind: Kind, step: int, total_steps: int, warmup: int, min_factor: float, cycles: float = 1.0
+) -> float:
+    """Factor of the base rate for the step that follows `step` finished ones.
+
+    The first of W warm-up steps has factor 1/(W+1): a step at rate 0 would teach nothing.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    remaining = max(1, total_steps - warmup)
+    done = min(1.0, (step - warmup) / remaining)
+    if kind in (Kind.COSINE_WITH_RESTARTS, Kind.COSINE_WITH_HARD_RESTARTS):
+        done = min(done, 1.0 - 1.0 / remaining)  # the end of a cycle would be the start of another
+    return min_factor + (1.0 - min_factor) * AFTER_WARMUP[kind](done, cycles)
