@@ -175,8 +175,7 @@ def optimizer_arguments(
     }
     numbers = [getattr(settings, f"beta{place + 1}") for place in range(len(recipe.betas))]
     given["betas"] = tuple(
-        own if number is None else number
-        for number, own in zip(numbers, recipe.betas, strict=True)
+        own if number is None else number for number, own in zip(numbers, recipe.betas, strict=True)
     )
     if isinstance(accepted.get("eps"), inspect.Parameter) and isinstance(
         accepted["eps"].default, tuple

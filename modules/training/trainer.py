@@ -435,9 +435,7 @@ class GenericTrainer:
         kind = "custom" if index < 0 else "default"
         epoch = self._batches.epoch + 1
         self._emit(
-            SampleImage(
-                kind, path, definition.prompt, definition.seed, self.step, epoch, index
-            )
+            SampleImage(kind, path, definition.prompt, definition.seed, self.step, epoch, index)
         )
 
     # ---------------------------------------------------------------- files
@@ -484,9 +482,7 @@ class GenericTrainer:
                 path = path / f"{self._stamp()}.safetensors"
         else:
             path = self._workspace / "save" / f"{self._stamp()}-save-{self._place()}.safetensors"
-        tensors = to_format(
-            lora_layers(self._adapted()), self._family, config.output_model_format
-        )
+        tensors = to_format(lora_layers(self._adapted()), self._family, config.output_model_format)
         architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
         save_tensors(tensors, path, DTYPES[config.output_dtype], architecture)
         self._emit(ModelSaved(path, config.output_model_format.value, self.step, final))

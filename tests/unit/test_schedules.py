@@ -1,9 +1,11 @@
 import pytest
+import torch
+from diffusers import optimization
 
 from modules.config import LearningRateScheduler as Kind
 from modules.config import TimeUnit
 from modules.training.due import Due
-from modules.training.schedules import learning_rate_factor, warmup_steps
+from modules.training.schedules import AFTER_WARMUP, learning_rate_factor, warmup_steps
 
 
 @pytest.mark.parametrize(
@@ -19,14 +21,60 @@ from modules.training.schedules import learning_rate_factor, warmup_steps
         (Kind.COSINE, 8, 0.1 + 0.9 * 0.8535533905932737),
         (Kind.COSINE, 12, 0.1 + 0.9 * 0.5),
         (Kind.COSINE, 30, 0.1),
+        (Kind.REX, 4, 1.0),
+        (Kind.REX, 12, 0.1 + 0.9 * 0.5 / 0.55),
+        (Kind.REX, 20, 0.1),
     ],
 )
 def test_factor_by_hand(kind, step, expected):
     assert learning_rate_factor(kind, step, 20, 4, 0.1) == pytest.approx(expected)
 
 
+def torch_schedule(make, steps, **arguments):
+    """The factors that a library's schedule gives to steps 0, 1, ..."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = make(optimizer, num_warmup_steps=0, num_training_steps=steps, **arguments)
+    factors = []
+    for _ in range(steps):
+        factors.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return factors
+
+
 @pytest.mark.parametrize(
-    ("setting", "accumulate", "expected"), [(200.0, 1, 200), (200.0, 4, 50), (0.1, 4, 30), (0, 1, 0)]
+    ("kind", "reference", "cycles", "arguments"),
+    [
+        (Kind.LINEAR, optimization.get_linear_schedule_with_warmup, 1, {}),
+        (Kind.COSINE, optimization.get_cosine_schedule_with_warmup, 1, {}),
+        (
+            Kind.COSINE_WITH_RESTARTS,
+            optimization.get_cosine_schedule_with_warmup,
+            2,
+            {"num_cycles": 2},
+        ),
+        (
+            Kind.COSINE_WITH_HARD_RESTARTS,
+            optimization.get_cosine_with_hard_restarts_schedule_with_warmup,
+            3,
+            {"num_cycles": 3},
+        ),
+    ],
+)
+def test_factors_equal_diffusers(kind, reference, cycles, arguments):
+    ours = [learning_rate_factor(kind, step, 24, 0, 0.0, cycles) for step in range(24)]
+    assert ours == pytest.approx(torch_schedule(reference, 24, **arguments))
+
+
+def test_no_schedule_rises_past_its_end():
+    for kind in AFTER_WARMUP:
+        last = learning_rate_factor(kind, 23, 24, 0, 0.0, 2.0)
+        assert learning_rate_factor(kind, 40, 24, 0, 0.0, 2.0) <= last
+
+
+@pytest.mark.parametrize(
+    ("setting", "accumulate", "expected"),
+    [(200.0, 1, 200), (200.0, 4, 50), (0.1, 4, 30), (0, 1, 0)],
 )
 def test_warmup_counts_forward_passes_or_a_share(setting, accumulate, expected):
     assert warmup_steps(setting, 300, accumulate) == expected
