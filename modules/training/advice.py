@@ -15,8 +15,8 @@ def advice_for(error: BaseException) -> str:
         return "Change the settings named above and start again."
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return (
-            "The GPU's memory is full. Lower batch_size and raise gradient_accumulation_steps, turn "
-            "gradient_checkpointing on, or lower resolution."
+            "The GPU's memory is full. Lower batch_size and raise gradient_accumulation_steps, "
+            "turn gradient_checkpointing on, or lower resolution."
         )
     if isinstance(error, MemoryError):
         return "The machine's memory is full. Close other programs, or lower batch_size."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Union
 
 from modules.config import SampleConfig
 
@@ -32,7 +31,7 @@ class Save:
     """Write the model in its output format."""
 
 
-Command = Union[SampleDefault, SampleCustom, Backup, Save]
+Command = SampleDefault | SampleCustom | Backup | Save
 
 
 class TrainCommands:

@@ -1,4 +1,4 @@
-"""What turns images and captions into what the cache stores, with names that tell encoders apart."""
+"""What turns images and captions into what the cache stores, and names that tell them apart."""
 
 from __future__ import annotations
 

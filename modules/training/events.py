@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Union, get_args
+from typing import ClassVar, Literal, get_args
 
 State = Literal[
     "idle",
@@ -23,7 +23,7 @@ State = Literal[
     "stopped",
     "failed",
 ]
-"""Where a run is: idle, loading, caching, training (or paused, sampling, saving), stopping, ended."""
+"""Where a run is. It may go back and forth between training and what interrupts it."""
 
 ENDED: tuple[State, ...] = ("finished", "stopped", "failed")
 
@@ -46,7 +46,7 @@ class StatusLine:
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress:
-    """How far a part of the run that is not training has come: loading, caching, sampling, saving."""
+    """How far a part of the run that is not training has come."""
 
     name: ClassVar[str] = "task"
     task: Literal["loading", "caching", "sampling", "saving"]
@@ -143,18 +143,18 @@ class RunFailed:
     traceback: str = field(repr=False, default="")
 
 
-Event = Union[
-    TrainingState,
-    StatusLine,
-    TaskProgress,
-    Progress,
-    LossUpdate,
-    SampleImage,
-    BackupCreated,
-    ModelSaved,
-    Warned,
-    RunFailed,
-]
+Event = (
+    TrainingState
+    | StatusLine
+    | TaskProgress
+    | Progress
+    | LossUpdate
+    | SampleImage
+    | BackupCreated
+    | ModelSaved
+    | Warned
+    | RunFailed
+)
 
 EVENT_TYPES: dict[str, type[Event]] = {kind.name: kind for kind in get_args(Event)}
 """Event classes by their short name."""

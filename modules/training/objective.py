@@ -8,7 +8,7 @@ family's `predict` takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -115,7 +115,7 @@ class Flow:
         """`(1 - sigma) * latents + sigma * noise`, of the latents' shape."""
         return torch.lerp(latents, noise, _at(self.sigmas, timestep, latents))
 
-    def target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
+    def target(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:  # noqa: ARG002
         """The path's velocity `noise - latents`, the same at every timestep."""
         return noise - latents
 
@@ -124,7 +124,7 @@ class Flow:
         return self.weights[timestep]
 
 
-TrainingObjective = Union[Diffusion, Flow]
+TrainingObjective = Diffusion | Flow
 
 
 def build_objective(
@@ -159,7 +159,7 @@ def build_objective(
                     Problem(
                         "dynamic_timestep_shifting",
                         "error",
-                        f"dynamic_timestep_shifting is on, but the model's scheduler has no {error}.",
+                        f"dynamic_timestep_shifting is on, but the model's schedule has no {error}.",
                         "Turn it off, and set timestep_shift to a fixed shift.",
                     )
                 ]

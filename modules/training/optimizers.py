@@ -1,4 +1,4 @@
-"""Optimizers, by the names the config uses: which library has each, and how its numbers are called."""
+"""Optimizers, by the names the config uses: where each comes from, what its numbers are called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -160,8 +160,7 @@ def build_optimizer(
                 )
             ]
         ) from error
-    assert isinstance(optimizer, torch.optim.Optimizer), kind
-    return optimizer
+    return cast(torch.optim.Optimizer, optimizer)
 
 
 def optimizer_arguments(

@@ -40,7 +40,7 @@ class Timesteps:
     _tables: dict[tuple[float, torch.device], Tensor] = field(default_factory=dict, repr=False)
 
     def draw(self, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """A timestep for each of the latents [B, ..., H, W]: [B], int64, on the generator's device."""
+        """A timestep for each of the latents [B, ..., H, W]: [B], int64, where the generator is."""
         height, width = latents.shape[-2:]
         shift = self.shift_for(height, width) if self.shift_for else self.shift
         uniform = torch.rand(len(latents), generator=generator, device=generator.device)
@@ -104,7 +104,7 @@ def _heavy_tail(x: Tensor, weight: float, _bias: float) -> Tensor:
 
 
 def _beta(x: Tensor, weight: float, bias: float) -> Tensor:
-    """CDF of Beta(max(1e-4, w), max(1e-4, b)) up to a factor: its density, integrated bin by bin."""
+    """CDF of Beta(max(1e-4, w), max(1e-4, b)), up to a factor: its density, bin by bin."""
     alpha, beta = max(1e-4, weight), max(1e-4, bias)
     near = x[1:] + x[:-1] < 1.0
     left = _beta_mass(x[:-1], x[1:], alpha, beta)
