@@ -1,0 +1,178 @@
+"""What a run has said so far, in memory: what a view replays when it is displayed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import assert_never
+
+from modules.training import events as e
+
+Floats = npt.NDArray[np.float64]
+Level = Literal["info", "warning", "error"]
+
+MAX_POINTS = 20_000
+"""Points of one series in memory; beyond, extremes stand for their neighbours. All are on disk."""
+
+MAX_LINES = 2_000
+"""Lines of the log in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a run's log; `number` counts from 0 and stays when older lines go."""
+
+    number: int
+    time: float
+    level: Level
+    text: str
+
+
+class Series:
+    """Values over steps, in bounded memory. When full, each four points become their extremes."""
+
+    def __init__(self, max_points: int = MAX_POINTS) -> None:
+        self._max_points = max_points
+        self._steps = array("d")
+        self._values = array("d")
+
+    def add(self, step: float, value: float) -> None:
+        """Append a point; steps rise."""
+        self._steps.append(step)
+        self._values.append(value)
+        if len(self._steps) >= self._max_points:
+            steps, values = thin(*self.arrays(), self._max_points // 2)
+            self._steps = array("d", steps.tobytes())
+            self._values = array("d", values.tobytes())
+
+    def arrays(self) -> tuple[Floats, Floats]:
+        """Copies of steps and values."""
+        return np.array(self._steps, float), np.array(self._values, float)
+
+
+class History:
+    """Series, samples and log of one run. Written by the dispatcher, read from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._series: dict[str, Series] = {}
+        self._samples: list[e.SampleImage] = []
+        self._log: deque[LogLine] = deque(maxlen=MAX_LINES)
+        self._lines = 0
+
+    def points(self, name: str, max_points: int) -> tuple[Floats, Floats]:
+        """Steps and values of a series, at most `max_points`, with every extreme among them.
+
+        Args:
+            name: "loss", "smooth_loss", "learning_rate", "grad_norm" or "images_per_second", or
+                "learning_rate.<part>" where several parts train. Empty before the first step.
+            max_points: length at which the curve is thinned out; at least 2.
+        """
+        with self._lock:
+            if name not in self._series:
+                return np.empty(0), np.empty(0)
+            steps, values = self._series[name].arrays()
+        return thin(steps, values, max_points)
+
+    @property
+    def samples(self) -> list[e.SampleImage]:
+        """Every sample of the run, oldest first."""
+        with self._lock:
+            return list(self._samples)
+
+    @property
+    def log(self) -> list[LogLine]:
+        """The newest lines of the log, oldest first."""
+        with self._lock:
+            return list(self._log)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the series that have points."""
+        with self._lock:
+            return list(self._series)
+
+    def add(self, event: e.Event, at: float) -> None:
+        """Take in an event that was sent at `at`, in seconds since 1970."""
+        with self._lock:
+            self._take(event, at)
+
+    def note(self, text: str, level: Level = "info") -> None:
+        """Add a line that no run sent."""
+        with self._lock:
+            self._line(time.time(), level, text)
+
+    def _take(self, event: e.Event, at: float) -> None:
+        match event:
+            case e.LossUpdate():
+                for name, value in values_of(event).items():
+                    self._series.setdefault(name, Series()).add(event.step, value)
+            case e.SampleImage():
+                self._samples.append(event)
+                self._line(at, "info", f"Sample of {event.prompt!r} at step {event.step}")
+            case e.StatusLine(text):
+                self._line(at, "info", text)
+            case e.BackupCreated(path, step):
+                self._line(at, "info", f"Backup at step {step}: {path}")
+            case e.ModelSaved(path, layout, step, _):
+                self._line(at, "info", f"Model at step {step}, as {layout}: {path}")
+            case e.Warned(message):
+                self._line(at, "warning", message)
+            case e.RunFailed(error, advice):
+                self._line(at, "error", f"{error} {advice}".strip())
+            case e.Progress() | e.TaskProgress() | e.TrainingState():
+                pass  # the service's traits show them
+            case _:
+                assert_never(event)
+
+    def _line(self, at: float, level: Level, text: str) -> None:
+        if text:
+            self._log.append(LogLine(self._lines, at, level, text))
+            self._lines += 1
+
+
+def values_of(event: e.LossUpdate) -> dict[str, float]:
+    """The numbers of a step by the name of their series."""
+    values = {
+        "loss": event.loss,
+        "smooth_loss": event.smooth_loss,
+        "learning_rate": max(event.learning_rate.values(), default=0.0),
+        "grad_norm": event.grad_norm,
+        "images_per_second": event.images_per_second,
+    }
+    if len(event.learning_rate) > 1:
+        values |= {f"learning_rate.{part}": rate for part, rate in event.learning_rate.items()}
+    return values
+
+
+def thin(steps: Floats, values: Floats, max_points: int) -> tuple[Floats, Floats]:
+    """At most `max_points` points that draw the same curve: the extremes of equal spans of steps.
+
+    NaN is no extreme. The last point always stays, since a caption reads it.
+    """
+    if len(steps) <= max_points:
+        return steps, values
+    spans = max(1, (max_points - 1) // 2)
+    width = (steps[-1] - steps[0]) / spans or 1.0
+    span = np.minimum(((steps - steps[0]) / width).astype(np.int64), spans - 1)
+    starts = np.flatnonzero(np.diff(span, prepend=-1))
+    lengths = np.diff(starts, append=len(steps))
+    chosen = [
+        _first_of_each(values == np.repeat(extreme.reduceat(values, starts), lengths), span)
+        for extreme in (np.fmin, np.fmax)  # these two pass over NaN
+    ]
+    keep = np.unique(np.concatenate([*chosen, [len(steps) - 1]]))
+    return steps[keep], values[keep]
+
+
+def _first_of_each(wanted: npt.NDArray[np.bool_], span: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Place of the first wanted point of each span that has one."""
+    places = np.flatnonzero(wanted)
+    return places[np.flatnonzero(np.diff(span[places], prepend=-1))]

@@ -1,0 +1,184 @@
+"""A handle to one run: live in this kernel, or read back from its workspace."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.config import TrainConfig
+from modules.training.events import ENDED, Event, RunFailed, SampleImage
+from ot_notebook.services.run_store import FILE, RunStore, StoredRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+SAMPLE_COLUMNS = ("step", "epoch", "prompt", "seed", "kind", "index", "path", "time")
+
+
+class RunFailedError(RuntimeError):
+    """A run that was waited for ended on an error; the text has its advice."""
+
+
+class Run:
+    """One run of a workspace. Made by `TrainerService.start`, or by `ot.run` for an older one.
+
+    Args:
+        run_id: its name in the store.
+        store: the store of its workspace.
+        flush: brings the store up to date with what the run has said; needed while it is live.
+        ended: set when a live run is over.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        store: RunStore,
+        flush: Callable[[], None] = lambda: None,
+        ended: threading.Event | None = None,
+    ) -> None:
+        self.id = run_id
+        self.store = store
+        self._flush = flush
+        self._ended = ended
+
+    @property
+    def workspace(self) -> Path:
+        """Folder of its samples, backups and `run.db`."""
+        return self.store.path.parent
+
+    @property
+    def state(self) -> str:
+        """Where it is now, or how it ended."""
+        return self._stored().state
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        """The settings it runs with."""
+        return TrainConfig.load(self._stored().config)[0]
+
+    @property
+    def error(self) -> RunFailed | None:
+        """What ended it, if that was an error."""
+        failures = self.events("failure")
+        last = failures[-1] if failures else None
+        return last if isinstance(last, RunFailed) else None
+
+    def wait(self, timeout: float | None = None) -> Run:
+        """Wait until it ends, and give the run. Interrupting the wait leaves it running.
+
+        Args:
+            timeout: seconds after which to give up.
+
+        Raises:
+            RunFailedError: if it ended on an error.
+            TimeoutError: if it goes on after `timeout` seconds.
+        """
+        until = time.monotonic() + (float("inf") if timeout is None else timeout)
+        while self._ended is not None and not self._ended.wait(0.25):  # short, for Ctrl+C's sake
+            if time.monotonic() > until:
+                raise TimeoutError(f"Run {self.id} is still {self.state} after {timeout} s.")
+        self._flush()
+        if (error := self.error) is not None:
+            raise RunFailedError(f"{error.error}\n{error.advice}")
+        return self
+
+    def events(self, *names: str) -> list[Event]:
+        """What it said, in order: all but its steps, or the kinds named ("sample", "warning")."""
+        self._flush()
+        return [event for _, event in self.store.events(self.id, *names)]
+
+    def metrics(self) -> pd.DataFrame:
+        """One row a step: step, epoch, time, loss, smooth_loss, learning_rate and more."""
+        self._flush()
+        return self.store.metrics(self.id)
+
+    def samples(self) -> pd.DataFrame:
+        """One row a sample: step, epoch, prompt, seed, kind, index, path, time."""
+        import pandas as pd
+
+        self._flush()
+        rows = [
+            {**asdict(event), "path": str(event.path), "time": at}
+            for at, event in self.store.events(self.id, "sample")
+            if isinstance(event, SampleImage)
+        ]
+        return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
+
+    def _stored(self) -> StoredRun:
+        self._flush()
+        return self.store.run(self.id)
+
+    def __repr__(self) -> str:
+        run = self._stored()
+        text = f"<Run {self.id}: {run.state}"
+        if last := self.store.last_progress(self.id):
+            text += f", step {last[1].step} of {last[1].max_step}"
+        return f"{text}, in {self.workspace}>"
+
+
+def find_stores(workspace: str | Path | None = None) -> list[RunStore]:
+    """The stores of a workspace, or of every workspace in and below the current folder.
+
+    Raises:
+        FileNotFoundError: if the workspace named has none.
+    """
+    if workspace is not None:
+        path = Path(workspace).expanduser() / FILE
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: no run has used that workspace.")
+        return [RunStore(path)]
+    here = Path.cwd()
+    found = (path for depth in ("", "*/", "*/*/", "*/*/*/") for path in here.glob(depth + FILE))
+    return [RunStore(path) for path in sorted(found)]
+
+
+def runs(workspace: str | Path | None = None) -> pd.DataFrame:
+    """What has run, newest first: id, state, started, ended, steps, loss, workspace and more.
+
+    Args:
+        workspace: a workspace folder; else all in and up to three folders below the current one.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for store in find_stores(workspace):
+        for run in store.runs():
+            last = store.last_progress(run.id)
+            at, place = last if last else (None, None)
+            rows.append(
+                {
+                    "id": run.id,
+                    "state": run.state,
+                    "started": pd.to_datetime(run.started, unit="s"),
+                    "ended": pd.to_datetime(run.ended if run.state in ENDED else at, unit="s"),
+                    "step": place.step if place else 0,
+                    "max_step": place.max_step if place else 0,
+                    "smooth_loss": place.smooth_loss if place else float("nan"),
+                    "base_model": run.config.get("base_model_name", ""),
+                    "method": run.config.get("training_method", ""),
+                    "workspace": str(run.workspace),
+                }
+            )
+    columns = "id state started ended step max_step smooth_loss base_model method workspace"
+    frame = pd.DataFrame(rows, columns=columns.split())
+    return frame.sort_values("started", ascending=False, ignore_index=True)
+
+
+def run(run_id: str, workspace: str | Path | None = None) -> Run:
+    """The run of that id, from `runs`.
+
+    Raises:
+        KeyError: if there is none; says where it was looked for.
+    """
+    stores = find_stores(workspace)
+    for store in stores:
+        if any(each.id == run_id for each in store.runs()):
+            return Run(run_id, store)
+    where = ", ".join(str(store.path) for store in stores) or f"any run.db below {Path.cwd()}"
+    raise KeyError(f"No run {run_id!r} in {where}. ot.runs() lists those that exist.")

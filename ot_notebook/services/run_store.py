@@ -1,0 +1,348 @@
+"""What runs have said, on disk: `run.db`, one SQLite file in each workspace.
+
+Every event is kept. Steps, by far the most, have a table with a column for each number; the others
+are rows of JSON. A process that is killed leaves all that was delivered before.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.training.events import ENDED, EVENT_TYPES, Event, LossUpdate, Progress, TrainingState
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from pydantic import TypeAdapter
+
+FILE = "run.db"
+
+APPLICATION = 0x4F544E42
+"""SQLite's application_id of our files: "OTNB"."""
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE runs (
+    key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, started REAL NOT NULL, ended REAL,
+    state TEXT NOT NULL, config TEXT NOT NULL
+);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, run INTEGER NOT NULL, time REAL NOT NULL, name TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE INDEX events_of_run ON events (run, name);
+CREATE TABLE metrics (
+    run INTEGER NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
+    epoch INTEGER, max_step INTEGER, max_epoch INTEGER, epoch_step INTEGER, max_epoch_step INTEGER,
+    loss REAL, smooth_loss REAL, learning_rate REAL, grad_norm REAL,
+    images_per_second REAL, peak_memory INTEGER, steps_per_second REAL, seconds_left REAL,
+    learning_rates TEXT,
+    PRIMARY KEY (run, step)
+) WITHOUT ROWID;
+"""
+
+METRICS = (
+    "step",
+    "epoch",
+    "time",
+    "loss",
+    "smooth_loss",
+    "learning_rate",
+    "grad_norm",
+    "images_per_second",
+    "steps_per_second",
+    "peak_memory",
+)
+"""Columns of `RunStore.metrics`, in order."""
+
+
+class StoreError(RuntimeError):
+    """A `run.db` that cannot be used; the text names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as the store knows it."""
+
+    id: str
+    started: float
+    """Seconds since 1970."""
+    ended: float | None
+    state: str
+    config: dict[str, Any]
+    workspace: Path
+
+
+class RunStore:
+    """The runs of one workspace. Any thread may call it; another process may read meanwhile.
+
+    Args:
+        path: the file; its folder exists. It is made with the first run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._keys: dict[str, int] = {}
+
+    # ---------------------------------------------------------------- writing
+
+    def begin(self, run: str, config: dict[str, Any], now: float) -> None:
+        """Enter a run.
+
+        Raises:
+            StoreError: if the file is no store of ours or cannot be written.
+        """
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO runs (id, started, state, config) VALUES (?, ?, 'idle', ?)",
+                (run, now, json.dumps(config)),
+            )
+
+    def append(self, run: str, events: Sequence[tuple[float, Event]]) -> None:
+        """Keep events of a run with their times: all of them, or none and an error.
+
+        Raises:
+            StoreError: if they cannot be written; the caller still has them.
+        """
+        with self._writing() as connection:
+            key = self._key(run, connection)
+            steps: dict[int, dict[str, Any]] = {}
+            others = []
+            for at, event in events:
+                if isinstance(event, (LossUpdate, Progress)):
+                    row = steps.setdefault(event.step, dict.fromkeys(_COLUMNS))
+                    row |= {"run": key, "time": at, **_numbers(event)}
+                else:
+                    others.append((key, at, event.name, _dump(event)))
+                if isinstance(event, TrainingState):
+                    ended = at if event.state in ENDED else None
+                    connection.execute(
+                        "UPDATE runs SET state = ?, ended = ? WHERE key = ?",
+                        (event.state, ended, key),
+                    )
+            connection.executemany(_INSERT_STEP, steps.values())
+            connection.executemany(
+                "INSERT INTO events (run, time, name, body) VALUES (?, ?, ?, ?)", others
+            )
+
+    def delete(self, run: str) -> None:
+        """Forget a run; its samples, backups and models stay.
+
+        Raises:
+            KeyError: if there is no such run.
+        """
+        with self._writing() as connection:
+            key = self._key(run, connection)
+            for table in ("metrics", "events"):
+                connection.execute(f"DELETE FROM {table} WHERE run = ?", (key,))  # noqa: S608
+            connection.execute("DELETE FROM runs WHERE key = ?", (key,))
+            del self._keys[run]
+
+    def close(self) -> None:
+        """Let go of the file; a later call opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    # ---------------------------------------------------------------- reading
+
+    def runs(self) -> list[StoredRun]:
+        """Every run, oldest first; none if there is no file yet."""
+        if not self.path.exists():
+            return []
+        with self._reading() as connection:
+            rows = connection.execute(
+                "SELECT id, started, ended, state, config FROM runs ORDER BY started, key"
+            ).fetchall()
+        return [
+            StoredRun(name, started, ended, state, json.loads(config), self.path.parent)
+            for name, started, ended, state, config in rows
+        ]
+
+    def run(self, run: str) -> StoredRun:
+        """One run.
+
+        Raises:
+            KeyError: if there is no such run; names those that exist.
+        """
+        found = {each.id: each for each in self.runs()}
+        if run not in found:
+            raise KeyError(f"No run {run!r} in {self.path}; it holds {', '.join(found) or 'none'}.")
+        return found[run]
+
+    def events(self, run: str, *names: str) -> list[tuple[float, Event]]:
+        """Events of a run with their times, in order: all but steps, or the kinds named."""
+        wanted = f"AND name IN ({', '.join('?' * len(names))})" if names else ""
+        with self._reading() as connection:
+            rows = connection.execute(
+                f"SELECT time, name, body FROM events WHERE run = ? {wanted} ORDER BY number",  # noqa: S608
+                (self._key(run, connection), *names),
+            ).fetchall()
+        return [(at, _load(name, body)) for at, name, body in rows]
+
+    def metrics(self, run: str) -> pd.DataFrame:
+        """One row a step, with the columns `METRICS`.
+
+        Where several parts train there is a column `learning_rate.<part>` for each of them, too.
+        """
+        import pandas as pd
+
+        columns = ", ".join(METRICS)
+        with self._reading() as connection:
+            key = self._key(run, connection)
+            frame = pd.read_sql_query(
+                f"SELECT {columns}, learning_rates FROM metrics WHERE run = ? ORDER BY step",  # noqa: S608
+                connection,
+                params=(key,),
+            )
+        several = frame.pop("learning_rates")
+        if len(several) and several.notna().all():
+            parts = pd.json_normalize(several.map(json.loads).tolist())
+            frame = frame.join(parts.add_prefix("learning_rate."))
+        return frame
+
+    def last_progress(self, run: str) -> tuple[float, Progress] | None:
+        """Where a run was when it was last heard of, and when that was."""
+        names = ", ".join(_PROGRESS)
+        with self._reading() as connection:
+            row = connection.execute(
+                f"SELECT time, {names} FROM metrics "  # noqa: S608
+                "WHERE run = ? AND max_step IS NOT NULL ORDER BY step DESC LIMIT 1",
+                (self._key(run, connection),),
+            ).fetchone()
+        return (row[0], Progress(*row[1:])) if row else None
+
+    # ---------------------------------------------------------------- the file
+
+    def _key(self, run: str, connection: sqlite3.Connection) -> int:
+        if run not in self._keys:
+            row = connection.execute("SELECT key FROM runs WHERE id = ?", (run,)).fetchone()
+            if row is None:
+                raise KeyError(f"No run {run!r} in {self.path}.")
+            self._keys[run] = row[0]
+        return self._keys[run]
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction on the one connection that writes."""
+        with self._lock, self._plain_errors():
+            if self._connection is None:
+                self._connection = self._open()
+            with self._connection:  # commits, or rolls back on an error
+                yield self._connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._plain_errors():
+            if not self.path.exists():
+                raise StoreError(f"{self.path} does not exist. No run has used this workspace yet.")
+            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            with closing(sqlite3.connect(uri, uri=True, timeout=5)) as connection:
+                _check(connection, self.path)
+                yield connection
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
+        try:
+            if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
+                connection.executescript(
+                    f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
+                    f"BEGIN; {SCHEMA} COMMIT;"
+                )
+            _check(connection, self.path)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")  # with WAL a crash tears nothing
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def _plain_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                fix = "Free some disk space, or choose a workspace_dir that you may write to."
+            else:
+                fix = "Move that file away, or choose another workspace_dir."
+            raise StoreError(f"{self.path} cannot be used: {error}. {fix}") from error
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not ours, before anything in it is touched."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION:
+        raise StoreError(
+            f"{path} is a database of another program. Move it away, or choose another "
+            f"workspace_dir; nothing in it was changed."
+        )
+    if version != VERSION:
+        raise StoreError(
+            f"{path} has format {version}; this version of ot_notebook reads {VERSION}. Use the "
+            f"version that wrote it, or choose another workspace_dir."
+        )
+
+
+_PROGRESS = tuple(field.name for field in fields(Progress))
+_COLUMNS = (
+    "run",
+    "time",
+    *_PROGRESS,
+    "grad_norm",
+    "images_per_second",
+    "peak_memory",
+    "learning_rates",
+)
+
+# A step's two events may come in different batches: the later one fills in what is missing.
+_INSERT_STEP = (
+    f"INSERT INTO metrics ({', '.join(_COLUMNS)}) "  # noqa: S608 - column names of this file
+    f"VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) ON CONFLICT (run, step) DO UPDATE SET "
+    + ", ".join(f"{name} = coalesce(excluded.{name}, {name})" for name in _COLUMNS[1:])
+)
+
+
+def _numbers(event: LossUpdate | Progress) -> dict[str, Any]:
+    """Columns of a step's event. Rates of parts are kept apart only where there are several."""
+    if isinstance(event, Progress):
+        return {name: getattr(event, name) for name in _PROGRESS}
+    rates = event.learning_rate
+    return {
+        "step": event.step,
+        "epoch": event.epoch,
+        "loss": event.loss,
+        "smooth_loss": event.smooth_loss,
+        "learning_rate": max(rates.values(), default=None),
+        "grad_norm": event.grad_norm,
+        "images_per_second": event.images_per_second,
+        "peak_memory": event.peak_memory,
+        "learning_rates": json.dumps(rates) if len(rates) > 1 else None,
+    }
+
+
+@cache
+def _adapter(kind: type[Event]) -> TypeAdapter[Event]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def _dump(event: Event) -> str:
+    return json.dumps(_adapter(type(event)).dump_python(event, mode="json"))
+
+
+def _load(name: str, body: str) -> Event:
+    return _adapter(EVENT_TYPES[name]).validate_python(json.loads(body))
