@@ -91,7 +91,7 @@ def main(rounds: int = 8, steps: int = 24) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = emoji_config(Path(folder), steps * (rounds + 1))
         bare = BareLoop(config)
-        trainer = GenericTrainer(config, TrainCallbacks(on_event=lambda event: None))
+        trainer = GenericTrainer(config, TrainCallbacks(on_event=lambda _event: None))
         trainer.start()
 
         def ours() -> None:

@@ -40,7 +40,7 @@ def sample(
     definition: SampleConfig,
     *,
     layer_skip: int = 0,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda _done, _total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Image | None:
     """One picture from the live networks; None if it was stopped.

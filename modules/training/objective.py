@@ -159,7 +159,8 @@ def build_objective(
                     Problem(
                         "dynamic_timestep_shifting",
                         "error",
-                        f"dynamic_timestep_shifting is on, but the model's schedule has no {error}.",
+                        f"dynamic_timestep_shifting is on, but the model's scheduler "
+                        f"has no {error}.",
                         "Turn it off, and set timestep_shift to a fixed shift.",
                     )
                 ]

@@ -8,7 +8,7 @@ from modules.atomic import atomic_file, atomic_folder
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_text("old")
-    with pytest.raises(OSError, match="full"), atomic_file(path) as temporary:
+    with pytest.raises(OSError, match="full"), atomic_file(path) as temporary:  # noqa: PT012
         temporary.write_text("half of the n")
         raise OSError("full")
     assert path.read_text() == "old"
@@ -24,8 +24,8 @@ def test_a_new_file_is_whole_and_readable_by_others(tmp_path):
 
 
 def test_a_failed_folder_leaves_nothing(tmp_path):
-    with pytest.raises(OSError, match="full"), atomic_folder(tmp_path / "backup") as temporary:
-        (temporary / "meta.json").write_text("{}")
+    with pytest.raises(OSError, match="full"), atomic_folder(tmp_path / "b") as new:  # noqa: PT012
+        (new / "meta.json").write_text("{}")
         raise OSError("full")
     assert list(tmp_path.iterdir()) == []
 
