@@ -27,7 +27,7 @@ MAX_LINES = 2_000
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of a run's log; `number` counts from 0 and stays when older lines go."""
+    """One line of a log; its `number` rises, over all runs of a service."""
 
     number: int
     time: float
@@ -58,14 +58,18 @@ class Series:
 
 
 class History:
-    """Series, samples and log of one run. Written by the dispatcher, read from any thread."""
+    """Series, samples and log of one run. Written by the dispatcher, read from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        first_line: number of the first line of its log; a view tells lines apart by it.
+    """
+
+    def __init__(self, first_line: int = 0) -> None:
         self._lock = threading.Lock()
         self._series: dict[str, Series] = {}
         self._samples: list[e.SampleImage] = []
         self._log: deque[LogLine] = deque(maxlen=MAX_LINES)
-        self._lines = 0
+        self._lines = first_line
 
     def points(self, name: str, max_points: int) -> tuple[Floats, Floats]:
         """Steps and values of a series, at most `max_points`, with every extreme among them.
@@ -92,6 +96,11 @@ class History:
         """The newest lines of the log, oldest first."""
         with self._lock:
             return list(self._log)
+
+    @property
+    def next_line(self) -> int:
+        """Number of the line that comes next."""
+        return self._lines
 
     @property
     def names(self) -> list[str]:

@@ -110,6 +110,19 @@ class Run:
         ]
         return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
 
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write one HTML file that tells of the run and opens anywhere; give its path.
+
+        Args:
+            path: where; by default `report-<id>.html` in the workspace.
+
+        Raises:
+            OSError: if it cannot be written there.
+        """
+        from ot_notebook.services.report import write_report
+
+        return write_report(self, Path(path or self.workspace / f"report-{self.id}.html"))
+
     def _stored(self) -> StoredRun:
         self._flush()
         return self.store.run(self.id)

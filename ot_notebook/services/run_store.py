@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,7 +89,7 @@ class RunStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._keys: dict[str, int] = {}
@@ -123,7 +123,7 @@ class RunStore:
                     row = steps.setdefault(event.step, dict.fromkeys(_COLUMNS))
                     row |= {"run": key, "time": at, **_numbers(event)}
                 else:
-                    others.append((key, at, event.name, _dump(event)))
+                    others.append((key, at, event.name, self._dump(event)))
                 if isinstance(event, TrainingState):
                     ended = at if event.state in ENDED else None
                     connection.execute(
@@ -189,7 +189,7 @@ class RunStore:
                 f"SELECT time, name, body FROM events WHERE run = ? {wanted} ORDER BY number",  # noqa: S608
                 (self._key(run, connection), *names),
             ).fetchall()
-        return [(at, _load(name, body)) for at, name, body in rows]
+        return [(at, self._load(name, body)) for at, name, body in rows]
 
     def metrics(self, run: str) -> pd.DataFrame:
         """One row a step, with the columns `METRICS`.
@@ -222,6 +222,24 @@ class RunStore:
                 (self._key(run, connection),),
             ).fetchone()
         return (row[0], Progress(*row[1:])) if row else None
+
+    # Paths inside the workspace are kept relative to it: a copy on another machine finds its own.
+
+    def _dump(self, event: Event) -> str:
+        root = self.path.parent
+        inside = {
+            name: path.relative_to(root)
+            for name, path in _paths(event).items()
+            if path.is_relative_to(root)
+        }
+        event = replace(event, **inside) if inside else event
+        return json.dumps(_adapter(type(event)).dump_python(event, mode="json"))
+
+    def _load(self, name: str, body: str) -> Event:
+        event = _adapter(EVENT_TYPES[name]).validate_python(json.loads(body))
+        root = self.path.parent
+        outside = {name: root / path for name, path in _paths(event).items()}
+        return replace(event, **outside) if outside else event
 
     # ---------------------------------------------------------------- the file
 
@@ -340,9 +358,6 @@ def _adapter(kind: type[Event]) -> TypeAdapter[Event]:
     return TypeAdapter(kind)
 
 
-def _dump(event: Event) -> str:
-    return json.dumps(_adapter(type(event)).dump_python(event, mode="json"))
-
-
-def _load(name: str, body: str) -> Event:
-    return _adapter(EVENT_TYPES[name]).validate_python(json.loads(body))
+def _paths(event: Event) -> dict[str, Path]:
+    values = {field.name: getattr(event, field.name) for field in fields(event)}
+    return {name: value for name, value in values.items() if isinstance(value, Path)}

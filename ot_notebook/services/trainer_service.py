@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -358,6 +358,8 @@ class TrainerService(t.HasTraits):
 
     def _say(self, live: _LiveRun | None, event: e.Event) -> None:
         """Queue an event, and note the state it brings. Mostly on the training thread."""
+        if isinstance(event, (e.SampleImage, e.BackupCreated, e.ModelSaved)):
+            event = replace(event, path=event.path.absolute())  # before a cell changes the folder
         if live is None or not isinstance(event, e.TrainingState):
             self._hub.post(_Said(live, time.time(), event))
             return
@@ -400,7 +402,7 @@ class TrainerService(t.HasTraits):
     def _show(self, live: _LiveRun) -> None:
         """Turn to a new run."""
         self._shown = live
-        self.history = History()
+        self.history = History(self.history.next_line)
         self._reported.clear()
         for name, trait in self.traits().items():
             if name not in ("state", "run"):

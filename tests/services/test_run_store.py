@@ -19,11 +19,9 @@ ONE_OF_EACH = [
     e.TrainingState("loading"),
     e.StatusLine(HOSTILE.encode("utf-16", "surrogatepass").decode("utf-16")),
     e.TaskProgress("caching", 3, 60),
-    e.SampleImage(
-        "default", Path("samples/0 - fox/a.png"), "a 'fox'; DROP TABLE runs", 7, 10, 1, 0
-    ),
-    e.BackupCreated(Path("backup/b"), 10),
-    e.ModelSaved(Path("lora.safetensors"), "KOHYA_LORA", 10, True),
+    e.SampleImage("default", Path("/gone/a.png"), "a 'fox'; DROP TABLE runs", 7, 10, 1, 0),
+    e.BackupCreated(Path("/gone/b"), 10),
+    e.ModelSaved(Path("/gone/lora.safetensors"), "KOHYA_LORA", 10, True),
     e.Warned("careful"),
     e.RunFailed("ValueError: no", "Do this.", "Traceback ..."),
 ]
@@ -54,6 +52,21 @@ def test_every_kind_of_event_comes_back_equal_and_in_order(store):
     ]
     kinds = {type(event) for event in [*ONE_OF_EACH, *step_events(1)]}
     assert kinds == set(e.EVENT_TYPES.values()), "a new event needs its place in this test"
+
+
+def test_a_workspace_that_was_moved_finds_its_samples(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    sample = e.SampleImage("default", here / "samples" / "a.png", "a fox", 7, 10, 1, 0)
+    elsewhere = e.ModelSaved(tmp_path / "models" / "a.safetensors", "KOHYA_LORA", 10, True)
+    store = RunStore(here / "run.db")
+    store.begin("one", {}, now=0)
+    store.append("one", [(0.0, sample), (0.0, elsewhere)])
+    store.close()
+    here.rename(there)
+    moved, same = (event for _, event in RunStore(there / "run.db").events("one"))
+    assert moved.path == there / "samples" / "a.png"
+    assert same == elsewhere
 
 
 def test_steps_are_rows_of_numbers_also_when_their_events_come_apart(store):
