@@ -1,0 +1,1 @@
+"""What made the embedded assets; nothing here is needed to use them."""

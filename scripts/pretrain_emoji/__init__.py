@@ -1,0 +1,1 @@
+"""Makes the miniature text-to-image model that ships with the package."""
