@@ -1,0 +1,249 @@
+"""Reading and writing configs, concepts and samples as OneTrainer's JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from os import PathLike, fspath
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from modules.atomic import atomic_file
+from modules.config.concept_config import ConceptConfig
+from modules.config.migrations import migrate, migrate_concept
+from modules.config.paths import resolve
+from modules.config.problems import ConfigError, Problem, error
+from modules.config.resolve import resolve_loaded
+from modules.config.sample_config import SampleConfig
+from modules.config.section import ANY_KEY, Section, clip, unknown_name
+
+if TYPE_CHECKING:
+    from modules.config.train_config import TrainConfig
+
+    Config = TypeVar("Config", bound=TrainConfig)
+
+MAX_BYTES = 64 * 2**20
+"""Larger files are no configs; a real one is below a megabyte, however many concepts it has."""
+MAX_DEPTH = 64
+_SILENT = ("__version", "__description")
+"""Keys about the file itself."""
+
+
+def load(
+    cls: type[Config], source: str | PathLike[str] | Mapping[str, Any]
+) -> tuple[Config, list[Problem]]:
+    """See `TrainConfig.load`."""
+    warnings: list[Problem] = []
+    folder = Path()
+    if isinstance(source, Mapping):
+        data: Any = source
+    else:
+        path = Path(resolve(fspath(source)))
+        folder = path.parent
+        data = read_json(path, warnings)
+        if isinstance(data, list):
+            raise error(
+                "",
+                f"{path} holds a list, as files of concepts or samples do, not a config.",
+                "Name it in concept_file_name or sample_definition_file_name of a config.",
+            )
+    if not isinstance(data, Mapping):
+        raise error("", f"The config is {clip(data)}, but must be an object.", "Name another file.")
+    data = _prepared(dict(_copied(data)), warnings)
+    config = cls.parse(data, kept=(ANY_KEY,))
+    warnings += _unknown(config, cls.names())
+    return _with_files(config, folder, warnings), warnings
+
+
+def load_concepts(path: Path) -> tuple[tuple[ConceptConfig, ...], list[Problem]]:
+    """The concepts of a concepts file, and a warning for each key that nothing knows.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds no list of concepts.
+    """
+    return _load_list(path, ConceptConfig, "concepts")
+
+
+def load_samples(
+    path: Path, usual: Mapping[str, Any]
+) -> tuple[tuple[SampleConfig, ...], list[Problem]]:
+    """The definitions of a samples file; `usual` fills what they leave out.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds no list of samples.
+    """
+    return _load_list(path, SampleConfig, "samples", usual)
+
+
+def read_json(path: Path, warnings: list[Problem]) -> Any:
+    """The JSON of a file; a name that stands twice in an object is a warning, the last one counts.
+
+    Raises:
+        ConfigError: if the file is missing, too large or no JSON that a config can be.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise error("", f"{path} does not exist.", "Check the path.") from None
+    except OSError as failure:
+        raise error("", f"{path} cannot be read: {failure.strerror}.", "Check the path.") from None
+    if len(raw) > MAX_BYTES:
+        raise error("", f"{path} is larger than 64 MiB, so it is no config.", "Check the path.")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(items)
+        if len(made) < len(items):
+            names = [name for name, _ in items]
+            twice = next(name for name in made if names.count(name) > 1)
+            message = f"{clip(twice)} stands twice in one object of {path.name}."
+            warnings.append(
+                Problem("", "warning", message, "The last one counts; remove the rest.")
+            )
+        return made
+
+    def constant(name: str) -> Any:
+        raise ValueError(f"{name} is no number that JSON knows")
+
+    try:
+        return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=pairs, parse_constant=constant)
+    except UnicodeDecodeError as failure:
+        message = f"{path} is no UTF-8 text (byte {failure.start})."
+        raise error("", message, "Save it as UTF-8.") from None
+    except RecursionError:
+        raise error("", f"{path} is nested too deeply.", "Check that it is a config.") from None
+    except ValueError as failure:
+        message = f"{path} is no JSON: {clip(str(failure), 200)}."
+        raise error("", message, "Mend the file, or export it again.") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON as OneTrainer does, indented by four; all of it, or nothing."""
+    text = json.dumps(data, indent=4, allow_nan=False)
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _prepared(data: dict[str, Any], warnings: list[Problem]) -> dict[str, Any]:
+    """Migrated, freed of secrets and of keys about the file, and resolved."""
+    if any(_filled(data.pop("secrets", None))):
+        message = "The file holds secrets, which no config keeps."
+        fix = "Put them into secrets.json or the HF_TOKEN environment variable, and remove them."
+        warnings.append(Problem("secrets", "warning", message, fix))
+    data = migrate(data, warnings)
+    concepts = data.get("concepts")
+    if isinstance(concepts, list):
+        data["concepts"] = [migrate_concept(c) if isinstance(c, dict) else c for c in concepts]
+    own = data.get("optimizer_defaults")
+    if isinstance(own, dict):
+        data["optimizer_defaults"] = {
+            name: {"optimizer": name, **values} if isinstance(values, dict) else values
+            for name, values in own.items()
+        }
+    return resolve_loaded(_without(data, _SILENT), warnings)
+
+
+def _with_files(config: Config, folder: Path, warnings: list[Problem]) -> Config:
+    """The config with the concepts and samples of the files that it names, where they exist."""
+    from modules.config.models import MODELS
+
+    found: dict[str, Any] = {}
+    if config.concepts is None and (path := _beside(folder, config.concept_file_name)):
+        found["concepts"], more = load_concepts(path)
+        warnings += more
+    if config.samples is None and (path := _beside(folder, config.sample_definition_file_name)):
+        found["samples"], more = load_samples(path, MODELS[config.model_type].sampling)
+        warnings += more
+    return config.model_copy(update=found) if found else config
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    """A file named by a config: as it stands, or beside the config."""
+    try:
+        path = Path(resolve(name))
+        return next((p for p in (path, folder / path) if name and p.is_file()), None)
+    except (ConfigError, OSError, ValueError):
+        return None  # reported by `validate`, which knows whether the file is needed
+
+
+ListItem = TypeVar("ListItem", bound=Section)
+
+
+def _load_list(
+    path: Path, cls: type[ListItem], what: str, usual: Mapping[str, Any] | None = None
+) -> tuple[tuple[ListItem, ...], list[Problem]]:
+    warnings: list[Problem] = []
+    data = read_json(path, warnings)
+    if not isinstance(data, list):
+        raise error(what, f"{path} holds no list of {what}.", f"Name a file of {what}.")
+    made = []
+    for number, item in enumerate(_copied(data)):
+        if isinstance(item, dict):
+            item = migrate_concept(item) if cls is ConceptConfig else item
+            item = {**(usual or {}), **_without(item, _SILENT)}
+        try:
+            made.append(cls.parse(item, kept=(ANY_KEY,)))
+        except ConfigError as failure:
+            raise ConfigError(
+                [
+                    Problem(f"{what}.{number}.{p.field}".rstrip("."), *_rest(p))
+                    for p in failure.problems
+                ]
+            ) from None
+        warnings += _unknown(made[-1], cls.names(), f"{what}.{number}.")
+    return tuple(made), warnings
+
+
+def _rest(problem: Problem) -> tuple[Any, str, str]:
+    return problem.severity, problem.message, problem.fix
+
+
+def _copied(value: Any, depth: int = 0) -> Any:
+    """Plain containers copied, so that nothing of the caller's is changed."""
+    if depth > MAX_DEPTH:
+        raise error("", f"The config is nested more than {MAX_DEPTH} deep.", "Flatten it.")
+    if isinstance(value, Mapping):
+        return {str(key): _copied(inner, depth + 1) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_copied(inner, depth + 1) for inner in value]
+    return value
+
+
+def _without(value: Any, names: tuple[str, ...]) -> Any:
+    """A copy without some keys, at every depth."""
+    if isinstance(value, dict):
+        return {key: _without(inner, names) for key, inner in value.items() if key not in names}
+    if isinstance(value, list):
+        return [_without(inner, names) for inner in value]
+    return value
+
+
+def _filled(value: Any) -> list[Any]:
+    """Whatever stands in a nested value that is neither empty nor a default of the secrets."""
+    if isinstance(value, Mapping):
+        return [
+            found for key, inner in value.items() if key != "__version" for found in _filled(inner)
+        ]
+    return [] if value in (None, "", 0, "0", "root") else [value]
+
+
+def _unknown(section: Section, known: tuple[str, ...], prefix: str = "") -> list[Problem]:
+    """A warning for each key that no setting has, here and below."""
+    found = []
+    for name in section.model_extra or {}:
+        message, _, hint = unknown_name(f"{prefix}{name}", known).partition(". ")
+        found.append(Problem(f"{prefix}{name}", "warning", f"{message}.", f"It is kept. {hint}"))
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            found += _unknown(value, known, f"{prefix}{name}.")
+        elif isinstance(value, tuple):
+            for number, item in enumerate(value):
+                if isinstance(item, Section):
+                    inner = type(item).names()
+                    found += _unknown(item, inner, f"{prefix}{name}.{number}.")
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                if isinstance(item, Section):
+                    found += _unknown(item, type(item).names(), f"{prefix}{name}.{key}.")
+    return found

@@ -1,0 +1,341 @@
+"""What the config must know of each model type: its parts, methods, formats and filter presets.
+
+Only facts about files and settings stand here; how a model works stands in its family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal
+
+from modules.config.enums import ModelFormat as F
+from modules.config.enums import ModelType as M
+from modules.config.enums import NoiseScheduler, TrainingMethod
+
+
+@dataclass(frozen=True)
+class FilterPreset:
+    """What a `layer_filter_preset` stands for."""
+
+    layer_filter: str
+    regex: bool = False
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One model type, as far as its settings are concerned."""
+
+    title: str
+    """Name for people."""
+    parts: tuple[str, ...]
+    """Sections of the config that hold its networks, the denoiser first."""
+    objective: Literal["diffusion", "flow", "cascade"]
+    """Noise or velocity on a discrete schedule, rectified flow, or a continuous cosine schedule."""
+    pixel_multiple: int
+    """Edge lengths of images are multiples of this many pixels."""
+    formats: tuple[F, ...]
+    """Files it can be written as, over all methods."""
+    filters: Mapping[str, FilterPreset]
+    """Layer filter presets; "full" is among them."""
+    methods: tuple[TrainingMethod, ...]
+    sampling: Mapping[str, Any]
+    """What a sample definition means where it names no size, steps, guidance or scheduler."""
+    caption_dropout: bool = True
+    """Whether captions can be dropped during training."""
+
+    @property
+    def denoiser(self) -> str:
+        """The section of the network that is trained."""
+        return self.parts[0]
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """Sections of the text encoders."""
+        return tuple(part for part in self.parts if part.startswith("text_encoder"))
+
+
+FULL, LORA = TrainingMethod.FINE_TUNE, TrainingMethod.LORA
+EMBEDDING, VAE = TrainingMethod.EMBEDDING, TrainingMethod.FINE_TUNE_VAE
+
+_LORAS = (F.DIFFUSERS_LORA, F.KOHYA_LORA, F.ORIGINAL_LORA, F.COMFY_LORA)
+_LEGACY = (F.LEGACY_LORA, F.LEGACY_SAFETENSORS)
+_SINGLE = (*_LORAS, *_LEGACY, F.DIFFUSERS, F.ORIGINAL_SINGLE_FILE, F.SAFETENSORS)
+_TRANSFORMER = (*_LORAS, F.DIFFUSERS, F.ORIGINAL_TRANSFORMER)
+_CASCADE_PARTS = ("prior", "text_encoder", "effnet_encoder", "decoder", "decoder_vqgan")
+
+
+def _filters(**presets: str | FilterPreset) -> Mapping[str, FilterPreset]:
+    """Presets by name; `_` in a keyword is `-` in the name."""
+    made = {"full": FilterPreset("")}
+    for name, preset in presets.items():
+        made[name.replace("_", "-")] = FilterPreset(preset) if isinstance(preset, str) else preset
+    return MappingProxyType(made)
+
+
+def _sampling(
+    width: int,
+    height: int,
+    steps: int,
+    cfg: float,
+    scheduler: NoiseScheduler = NoiseScheduler.DDIM,
+    negative: str = "",
+) -> Mapping[str, Any]:
+    return MappingProxyType(
+        {
+            "width": width,
+            "height": height,
+            "diffusion_steps": steps,
+            "cfg_scale": cfg,
+            "noise_scheduler": scheduler,
+            "negative_prompt": negative,
+        }
+    )
+
+
+_UNET_FILTERS = _filters(attn_mlp="attentions", attn_only="attn")
+_FLUX_FILTERS = _filters(
+    attn_mlp="attn,ff.net,proj_mlp", attn_only="attn", blocks="transformer_block"
+)
+_CASCADE_FILTERS = _filters(
+    attn_only="attention", down_blocks="down_blocks", up_blocks="up_blocks", mapper_only="mapper"
+)
+_Z_ATTENTION = r"^(?=.*attention)(?!.*refiner).*"
+_Z_FILTERS = _filters(
+    attn_mlp=FilterPreset(rf"{_Z_ATTENTION},^(?=.*feed_forward)(?!.*refiner).*", regex=True),
+    attn_only=FilterPreset(_Z_ATTENTION, regex=True),
+    blocks="layers",
+)
+
+
+def _sd(title: str, size: int, scheduler: NoiseScheduler) -> ModelFacts:
+    return ModelFacts(
+        title,
+        ("unet", "text_encoder", "vae"),
+        "diffusion",
+        8,
+        _SINGLE,
+        _UNET_FILTERS,
+        (FULL, LORA, EMBEDDING, VAE),
+        _sampling(size, size, 30, 7.5, scheduler),
+    )
+
+
+def _sdxl(title: str) -> ModelFacts:
+    return ModelFacts(
+        title,
+        ("unet", "text_encoder", "text_encoder_2", "vae"),
+        "diffusion",
+        64,
+        _SINGLE,
+        _UNET_FILTERS,
+        (FULL, LORA, EMBEDDING),
+        _sampling(1024, 1024, 30, 7.5, NoiseScheduler.EULER_A),
+    )
+
+
+def _transformer(
+    title: str,
+    filters: Mapping[str, FilterPreset],
+    sampling: Mapping[str, Any],
+    *,
+    encoders: int = 1,
+    extra: tuple[str, ...] = (),
+    objective: Literal["diffusion", "flow"] = "flow",
+    pixel_multiple: int = 64,
+    formats: tuple[F, ...] = _TRANSFORMER,
+    embedding: bool = False,
+    caption_dropout: bool = True,
+) -> ModelFacts:
+    names = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
+    methods = (FULL, LORA, EMBEDDING) if embedding else (FULL, LORA)
+    return ModelFacts(
+        title,
+        ("transformer", *names[:encoders], *extra, "vae"),
+        objective,
+        pixel_multiple,
+        (*formats, F.SAFETENSORS) if embedding else formats,
+        filters,
+        methods,
+        sampling,
+        caption_dropout,
+    )
+
+
+_SD3 = _transformer(
+    "Stable Diffusion 3",
+    _filters(attn_only="attn", blocks="transformer_block"),
+    _sampling(1024, 1024, 28, 7.0),
+    encoders=3,
+    formats=(*_LORAS, *_LEGACY, F.DIFFUSERS, F.ORIGINAL_SINGLE_FILE),
+    embedding=True,
+)
+_FLUX = _transformer(
+    "Flux.1",
+    _FLUX_FILTERS,
+    _sampling(1024, 1024, 30, 3.5),
+    encoders=2,
+    formats=(*_TRANSFORMER, *_LEGACY),
+    embedding=True,
+)
+_PIXART = _transformer(
+    "PixArt",
+    _filters(attn_mlp="attn1,attn2,ff.net", attn_only="attn1,attn2", blocks="transformer_block"),
+    _sampling(1024, 1024, 25, 4.5),
+    objective="diffusion",
+    pixel_multiple=16,
+    formats=(*_TRANSFORMER, *_LEGACY),
+    embedding=True,
+)
+_CHROMA_NEGATIVE = (
+    "low quality, ugly, unfinished, out of focus, deformed, disfigure, blurry, smudged, "
+    "restricted palette, flat colors"
+)
+_WUERSTCHEN = ModelFacts(
+    "Wuerstchen 2",
+    ("prior", "text_encoder", "effnet_encoder", "decoder", "decoder_text_encoder", "decoder_vqgan"),
+    "cascade",
+    128,
+    (*_LORAS, F.DIFFUSERS, F.SAFETENSORS),
+    _CASCADE_FILTERS,
+    (FULL, LORA, EMBEDDING),
+    _sampling(1024, 1024, 25, 4.0),
+)
+
+MODELS: Mapping[M, ModelFacts] = MappingProxyType(
+    {
+        M.STABLE_DIFFUSION_15: _sd("Stable Diffusion 1.5", 512, NoiseScheduler.EULER_A),
+        M.STABLE_DIFFUSION_15_INPAINTING: _sd(
+            "Stable Diffusion 1.5 inpainting", 512, NoiseScheduler.EULER_A
+        ),
+        M.STABLE_DIFFUSION_20: _sd("Stable Diffusion 2.0", 768, NoiseScheduler.DDIM),
+        M.STABLE_DIFFUSION_20_BASE: _sd("Stable Diffusion 2.0 base", 768, NoiseScheduler.DDIM),
+        M.STABLE_DIFFUSION_20_INPAINTING: _sd(
+            "Stable Diffusion 2.0 inpainting", 768, NoiseScheduler.DDIM
+        ),
+        M.STABLE_DIFFUSION_20_DEPTH: _sd("Stable Diffusion 2.0 depth", 768, NoiseScheduler.DDIM),
+        M.STABLE_DIFFUSION_21: _sd("Stable Diffusion 2.1", 768, NoiseScheduler.DDIM),
+        M.STABLE_DIFFUSION_21_BASE: _sd("Stable Diffusion 2.1 base", 768, NoiseScheduler.DDIM),
+        M.STABLE_DIFFUSION_3: _SD3,
+        M.STABLE_DIFFUSION_35: _SD3,
+        M.STABLE_DIFFUSION_XL_10_BASE: _sdxl("Stable Diffusion XL"),
+        M.STABLE_DIFFUSION_XL_10_BASE_INPAINTING: _sdxl("Stable Diffusion XL inpainting"),
+        M.WUERSTCHEN_2: _WUERSTCHEN,
+        M.STABLE_CASCADE_1: ModelFacts(
+            "Stable Cascade",
+            _CASCADE_PARTS,
+            "cascade",
+            128,
+            (*_LORAS, *_LEGACY, F.DIFFUSERS, F.SAFETENSORS),
+            _CASCADE_FILTERS,
+            (FULL, LORA, EMBEDDING),
+            _sampling(1024, 1024, 25, 4.0),
+        ),
+        M.PIXART_ALPHA: _PIXART,
+        M.PIXART_SIGMA: _PIXART,
+        M.FLUX_DEV_1: _FLUX,
+        M.FLUX_FILL_DEV_1: _FLUX,
+        M.FLUX_2: _transformer(
+            "Flux.2",
+            _filters(blocks="transformer_block"),
+            _sampling(1024, 1024, 30, 4.0),
+            formats=(*_TRANSFORMER, *_LEGACY),
+            caption_dropout=False,
+        ),
+        M.SANA: _transformer(
+            "Sana",
+            _filters(
+                attn_mlp="attn1,attn2,ff.", attn_only="attn1,attn2", blocks="transformer_block"
+            ),
+            _sampling(1024, 1024, 20, 4.5),
+            pixel_multiple=32,
+            formats=(*_LORAS, F.DIFFUSERS),
+            embedding=True,
+        ),
+        M.HUNYUAN_VIDEO: _transformer(
+            "HunyuanVideo",
+            _FLUX_FILTERS,
+            _sampling(848, 480, 30, 6.0),
+            encoders=2,
+            formats=(*_TRANSFORMER, *_LEGACY),
+            embedding=True,
+        ),
+        M.HI_DREAM_FULL: _transformer(
+            "HiDream",
+            _filters(attn_mlp="attn1,ff_i", attn_only="attn1", blocks="stream_block"),
+            _sampling(1024, 1024, 28, 5.0),
+            encoders=4,
+            formats=(*_TRANSFORMER, F.LEGACY_SAFETENSORS),
+            embedding=True,
+        ),
+        M.CHROMA_1: _transformer(
+            "Chroma",
+            _FLUX_FILTERS,
+            _sampling(1024, 1024, 30, 3.5, negative=_CHROMA_NEGATIVE),
+            formats=(*_TRANSFORMER, *_LEGACY),
+            embedding=True,
+        ),
+        M.QWEN: _transformer(
+            "Qwen-Image",
+            _filters(attn_mlp="attn,img_mlp,txt_mlp", attn_only="attn", blocks="transformer_block"),
+            _sampling(1024, 1024, 25, 3.5),
+            formats=(*_TRANSFORMER, *_LEGACY),
+            caption_dropout=False,
+        ),
+        M.ANIMA: _transformer(
+            "Anima",
+            _filters(
+                attn_mlp="attn1,attn2,ff", attn_only="attn1,attn2", blocks="transformer_block"
+            ),
+            _sampling(
+                1024,
+                1024,
+                25,
+                4.0,
+                negative="worst quality, low quality, score_1, score_2, score_3, artist name",
+            ),
+            caption_dropout=False,
+        ),
+        M.KREA_2: _transformer(
+            "Krea 2",
+            _filters(attn_mlp="attn,ff", attn_only="attn", blocks="transformer_blocks"),
+            _sampling(1024, 1024, 28, 3.5),
+            caption_dropout=False,
+        ),
+        M.Z_IMAGE: _transformer(
+            "Z-Image",
+            _Z_FILTERS,
+            _sampling(1024, 1024, 28, 4.0),
+            formats=(*_TRANSFORMER, *_LEGACY, F.COMFY_TRANSFORMER),
+            caption_dropout=False,
+        ),
+        M.ERNIE: _transformer(
+            "Ernie-Image",
+            _filters(attn_mlp="self_attention,mlp", attn_only="self_attention", blocks="layers"),
+            _sampling(1024, 1024, 25, 4.0),
+            formats=(*_TRANSFORMER, *_LEGACY),
+            caption_dropout=False,
+        ),
+        M.IDEOGRAM_4: _transformer(
+            "Ideogram 4",
+            _filters(attn_mlp="attention,feed_forward", attn_only="attention", blocks="layers"),
+            _sampling(1024, 1024, 25, 3.0),
+            extra=("unconditional_transformer",),
+            caption_dropout=False,
+        ),
+    }
+)
+"""The facts of every model type."""
+
+
+def with_part(*names: str) -> frozenset[M]:
+    """Model types that have any of the named parts."""
+    return frozenset(kind for kind, facts in MODELS.items() if set(names) & set(facts.parts))
+
+
+def model_types(names: Iterable[M] | None = None, *, objective: str = "") -> frozenset[M]:
+    """The named model types, or all of an objective."""
+    if names is not None:
+        return frozenset(names)
+    return frozenset(kind for kind, facts in MODELS.items() if facts.objective == objective)

@@ -1,0 +1,55 @@
+"""Where a config's paths lead."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from modules.config.problems import error
+
+PACKAGE = "package://"
+
+
+def resolve(text: str) -> str:
+    """A path as the file system knows it; hub ids, URLs and plain paths come back as they are.
+
+    `~` becomes the home folder, and `package://<package>/<path>` a file that ships inside an
+    installed Python package.
+
+    Raises:
+        ConfigError: if no such package is installed, or the path leaves it.
+    """
+    if text.startswith("~"):
+        try:
+            return str(Path(text).expanduser())
+        except RuntimeError:  # ~nobody
+            return text
+    if not text.startswith(PACKAGE):
+        return text
+    package, _, inside = text[len(PACKAGE) :].partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise error(
+            "",
+            f"{text} names the package {package!r}, which is not installed.",
+            f"Install {package}, or give the path of a folder or file.",
+        )
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    path = (root / inside).resolve()
+    if path != root and root not in path.parents:
+        raise error(
+            "",
+            f"{text} leads outside the package {package!r}.",
+            "Give a path below the package, without '..'.",
+        )
+    return str(path)
+
+
+def is_local(text: str) -> bool:
+    """Whether a model's name is surely a path: what is neither that nor there may be a hub id."""
+    starts = ("/", ".", "~", "\\", PACKAGE)
+    suffixes = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
+    if "://" in text and not text.startswith(PACKAGE):
+        return False
+    drive = len(text) > 2 and text[1] == ":" and text[0].isalpha()
+    return text.startswith(starts) or drive or text.endswith(suffixes) or text.count("/") > 1

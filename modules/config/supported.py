@@ -1,0 +1,135 @@
+"""What the engine honours today. THE place to extend when it learns something new.
+
+A setting that stands in neither table must keep its default (or not count for the chosen model,
+method and other settings); `validate` refuses anything else, so that nothing is ignored in silence.
+Names are dotted; `{denoiser}` and `{encoder}` stand for the model's own parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from modules.config import enums as e
+
+ANY: tuple[Any, ...] = ()
+"""Every value that the setting can take."""
+
+HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        # what is trained
+        "model_type": (e.ModelType.STABLE_DIFFUSION_15,),
+        "training_method": (e.TrainingMethod.LORA,),
+        "base_model_name": ANY,
+        "output_model_destination": ANY,
+        "output_model_format": (e.ModelFormat.KOHYA_LORA, e.ModelFormat.DIFFUSERS_LORA),
+        "output_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        # run and files
+        "workspace_dir": ANY,
+        "cache_dir": ANY,
+        "huggingface_cache_dir": ANY,
+        "offline_mode": ANY,
+        "continue_last_backup": ANY,
+        "train_device": ANY,
+        "ot.seed": ANY,
+        # data
+        "concept_file_name": ANY,
+        "concepts": ANY,
+        "resolution": ANY,
+        "aspect_ratio_bucketing": ANY,
+        "dataloader_threads": ANY,
+        "clear_cache_before_training": ANY,
+        # optimisation
+        "learning_rate": ANY,
+        "learning_rate_scheduler": (
+            e.LearningRateScheduler.CONSTANT,
+            e.LearningRateScheduler.LINEAR,
+            e.LearningRateScheduler.COSINE,
+        ),
+        "learning_rate_warmup_steps": ANY,
+        "learning_rate_min_factor": ANY,
+        "epochs": ANY,
+        "batch_size": ANY,
+        "gradient_accumulation_steps": ANY,
+        "clip_grad_norm": ANY,
+        "train_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        "optimizer.optimizer": (e.Optimizer.ADAMW,),
+        "optimizer.beta1": ANY,
+        "optimizer.beta2": ANY,
+        "optimizer.eps": ANY,
+        "optimizer.weight_decay": ANY,
+        "optimizer.fused": ANY,
+        # loss and noise
+        "loss_weight_fn": (e.LossWeight.CONSTANT, e.LossWeight.MIN_SNR_GAMMA),
+        "loss_weight_strength": ANY,
+        "min_noising_strength": ANY,
+        "max_noising_strength": ANY,
+        # parts
+        "{denoiser}.train": (True,),
+        "{denoiser}.learning_rate": ANY,
+        "{denoiser}.weight_dtype": (
+            e.DataType.FLOAT_32,
+            e.DataType.FLOAT_16,
+            e.DataType.BFLOAT_16,
+        ),
+        "{denoiser}.gradient_checkpointing": ANY,
+        "{encoder}.train": ANY,
+        "{encoder}.learning_rate": ANY,
+        "{encoder}.weight_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        "{encoder}.gradient_checkpointing": ANY,
+        "text_encoder_layer_skip": ANY,
+        "vae.weight_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        # adapter
+        "peft_type": (e.PeftType.LORA,),
+        "layer_filter": ANY,
+        "layer_filter_preset": ANY,
+        "layer_filter_regex": ANY,
+        "lora_rank": ANY,
+        "lora_alpha": ANY,
+        "dropout_probability": ANY,
+        # samples, backups, saves
+        "sample_definition_file_name": ANY,
+        "samples": ANY,
+        "sample_after": ANY,
+        "sample_after_unit": ANY,
+        "sample_skip_first": ANY,
+        "sample_image_format": ANY,
+        "backup_after": ANY,
+        "backup_after_unit": ANY,
+        "rolling_backup": ANY,
+        "rolling_backup_count": ANY,
+        "backup_before_save": ANY,
+        "save_every": ANY,
+        "save_every_unit": ANY,
+        "save_skip_first": ANY,
+        "save_filename_prefix": ANY,
+    }
+)
+"""By setting: the values that the engine honours."""
+
+HARMLESS: Mapping[str, str] = MappingProxyType(
+    {
+        "debug_mode": "nothing is dumped",
+        "debug_dir": "nothing is dumped",
+        "tensorboard": "no TensorBoard logs are written",
+        "tensorboard_expose": "TensorBoard is not started",
+        "tensorboard_always_on": "TensorBoard is not started",
+        "tensorboard_port": "TensorBoard is not started",
+        "samples_to_tensorboard": "no TensorBoard logs are written",
+        "temp_device": "nothing is offloaded",
+        "async_offloading": "nothing is offloaded",
+        "compile": "the model runs uncompiled: same result, maybe slower",
+        "attention_mechanism": "torch chooses the attention kernel: same result",
+        "enable_autocast_cache": "torch's own caching is used: same result",
+        "latent_caching": "latents are always cached; the cache notices every change",
+        "include_train_config": "the output file does not hold the config",
+        "optimizer_defaults": "",
+        "ema_decay": "",
+        "prevent_overwrites": "",
+    }
+)
+"""Settings that change neither what is learned nor what is written where: what happens instead.
+
+A value that differs from the default is a warning with these words, or nothing if they are empty.
+"""

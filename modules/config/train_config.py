@@ -1,0 +1,129 @@
+"""TrainConfig: everything that decides what a run does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from modules.config.cloud_config import CloudConfig
+from modules.config.enums import ModelType
+from modules.config.model_settings import (
+    AdapterSettings,
+    EmbeddingSettings,
+    ModelSettings,
+    PartSettings,
+)
+from modules.config.models import MODELS
+from modules.config.problems import Problem
+from modules.config.run_settings import BackupSettings, GeneralSettings, SamplingSettings
+from modules.config.section import Int, Section, Show
+from modules.config.training_settings import (
+    DataSettings,
+    LossSettings,
+    MaskSettings,
+    OptimisationSettings,
+)
+
+
+class OwnSettings(Section):
+    """Settings that OneTrainer has no name for. It ignores the section."""
+
+    GROUP: ClassVar[str] = "General"
+
+    seed: Annotated[Annotated[Int, Field(ge=0, lt=2**63)], Show(level="basic")] = 42
+    """Start of everything random in the run; the same seed trains the same."""
+
+
+# The bases are read from last to first: the order of the fields in files, forms and docs.
+class TrainConfig(
+    BackupSettings,
+    SamplingSettings,
+    EmbeddingSettings,
+    AdapterSettings,
+    MaskSettings,
+    LossSettings,
+    PartSettings,
+    OptimisationSettings,
+    DataSettings,
+    ModelSettings,
+    GeneralSettings,
+):
+    """What to train, on what, and how: OneTrainer's names and values, one immutable object."""
+
+    VERSION: ClassVar[int] = 11
+
+    cloud: Annotated[CloudConfig, Show(group="Cloud")] = CloudConfig()
+    """OneTrainer's remote training."""
+
+    ot: OwnSettings = OwnSettings()
+    """Settings of ot_notebook."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_samples(cls, data: Any) -> Any:
+        """Sample definitions that name no size or steps take the model type's."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("samples"), (list, tuple)):
+            return data
+        try:
+            kind = ModelType(data.get("model_type", ModelType.STABLE_DIFFUSION_15))
+        except ValueError:
+            return data  # reported by the field itself
+        usual = MODELS[kind].sampling
+        filled = [
+            {**usual, **sample} if isinstance(sample, Mapping) else sample
+            for sample in data["samples"]
+        ]
+        return {**data, "samples": filled}
+
+    @classmethod
+    def load(cls, source: str | PathLike[str] | Mapping[str, Any]) -> tuple[Self, list[Problem]]:
+        """A config from a file or a dict, of any version of OneTrainer or ours.
+
+        Full configs, packed exports, presets (with or without `#` in their name) and partial dicts
+        all load; what they leave out has its default. Concepts and samples that are not inside are
+        read from the files that the config names.
+
+        Returns:
+            The config, and a warning for each thing in it that was passed over.
+
+        Raises:
+            ConfigError: if it cannot be read, or has a value that its setting cannot take.
+        """
+        from modules.config.files import load
+
+        return load(cls, source)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the config as JSON that OneTrainer reads too; all of it, or nothing.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        from modules.config.files import write_json
+
+        write_json(Path(path), self.to_dict())
+
+    def update(self, **changes: Any) -> Self:
+        """A copy with some settings changed; names may be dotted (`**{"unet.train": False}`).
+
+        A dict given for a section changes what it names and keeps the rest of it. What one setting
+        decides about others follows: another optimizer brings its usual parameters, another
+        `layer_filter_preset` its filter, and another `layer_filter` makes the preset "custom".
+
+        Raises:
+            ConfigError: for an unknown name, or a value that its setting cannot take.
+        """
+        from modules.config.resolve import follow
+
+        changed = super().update(**changes)
+        return follow(self, changed, changes)
+
+    @property
+    def denoiser(self) -> str:
+        """Name of the part that is trained: unet, prior or transformer."""
+        return MODELS[self.model_type].denoiser
