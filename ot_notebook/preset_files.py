@@ -68,7 +68,8 @@ def presets() -> pd.DataFrame:
                 "path": str(file),
             }
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    frame: pd.DataFrame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame
 
 
 def _files() -> Iterator[Path]:

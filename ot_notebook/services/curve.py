@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 720, 240
@@ -13,7 +13,7 @@ COLOUR = "#5865e0"  # reads on white and on black
 Point = tuple[float, float]
 
 
-def finite(steps: Sequence[float], values: Sequence[float]) -> list[Point]:
+def finite(steps: Iterable[float], values: Iterable[float]) -> list[Point]:
     """Points with a finite value; a skipped NaN step leaves no hole."""
     pairs = zip(steps, values, strict=True)
     return [(float(x), float(y)) for x, y in pairs if math.isfinite(y)]

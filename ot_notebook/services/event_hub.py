@@ -32,7 +32,7 @@ class EventHub(Generic[Item]):
         self._delivering = threading.RLock()
         self._inside = False
         self._news = threading.Event()
-        self._closed = False
+        self._closed = threading.Event()
         self._dispatcher: threading.Thread | None = None
         self._starting = threading.Lock()
 
@@ -63,7 +63,7 @@ class EventHub(Generic[Item]):
         """Deliver what is left and end the dispatcher. A later `post` starts a new one."""
         with self._starting:
             dispatcher, self._dispatcher = self._dispatcher, None
-            self._closed = True
+            self._closed.set()
         self._news.set()
         if dispatcher is not None and dispatcher is not threading.current_thread():
             dispatcher.join()
@@ -72,16 +72,14 @@ class EventHub(Generic[Item]):
     def _start(self) -> None:
         with self._starting:
             if self._dispatcher is None:
-                self._closed = False
+                self._closed.clear()
                 self._dispatcher = threading.Thread(
                     target=self._dispatch, name="ot-dispatcher", daemon=True
                 )
                 self._dispatcher.start()
 
     def _dispatch(self) -> None:
-        pause = threading.Event()
-        while not self._closed:
+        while not self._closed.wait(self._period):
             self._news.wait()  # sleeps while nothing happens
             self._news.clear()
             self.flush()
-            pause.wait(self._period)

@@ -75,8 +75,9 @@ class History:
         """Steps and values of a series, at most `max_points`, with every extreme among them.
 
         Args:
-            name: "loss", "smooth_loss", "learning_rate", "grad_norm" or "images_per_second", or
-                "learning_rate.<part>" where several parts train. Empty before the first step.
+            name: "loss", "smooth_loss", "validation_loss", "learning_rate", "grad_norm",
+                "images_per_second", or "learning_rate.<part>" where several parts train. Empty
+                before its first value.
             max_points: length at which the curve is thinned out; at least 2.
         """
         with self._lock:
@@ -132,6 +133,11 @@ class History:
                 self._line(at, "info", f"Backup at step {step}: {path}")
             case e.ModelSaved(path, layout, step, _):
                 self._line(at, "info", f"Model at step {step}, as {layout}: {path}")
+            case e.ValidationLoss(step, loss):
+                self._series.setdefault("validation_loss", Series()).add(step, loss)
+                self._line(at, "info", f"Validation loss at step {step}: {loss:.4f}")
+            case e.SettingChanged(setting, old, new, step):
+                self._line(at, "info", f"{setting} is {new} instead of {old} after step {step}")
             case e.Warned(message):
                 self._line(at, "warning", message)
             case e.RunFailed(error, advice):

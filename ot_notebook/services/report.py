@@ -22,6 +22,8 @@ from ot_notebook.services import curve
 from ot_notebook.services.history import thin
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ot_notebook.services.run import Run
 
 Kind = TypeVar("Kind")
@@ -108,7 +110,7 @@ def _facts(run: Run, events: Sequence[e.Event]) -> str:
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
-def _curve(steps: np.ndarray[Any, Any], metrics: Mapping[str, Any]) -> str:
+def _curve(steps: np.ndarray[Any, Any], metrics: pd.DataFrame) -> str:
     lines = [
         curve.finite(*thin(steps, np.asarray(metrics[name], float), POINTS))
         for name in ("loss", "smooth_loss")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import asdict
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,8 @@ class Run:
             for at, event in self.store.events(self.id, "sample")
             if isinstance(event, SampleImage)
         ]
-        return pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
+        frame: pd.DataFrame = pd.DataFrame(rows, columns=list(SAMPLE_COLUMNS))
+        return frame
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write one HTML file that tells of the run and opens anywhere; give its path.
@@ -168,8 +170,8 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
                 {
                     "id": run.id,
                     "state": run.state,
-                    "started": pd.to_datetime(run.started, unit="s"),
-                    "ended": pd.to_datetime(run.ended if run.state in ENDED else at, unit="s"),
+                    "started": _time(run.started),
+                    "ended": _time(run.ended if run.state in ENDED else at),
                     "step": place.step if place else 0,
                     "max_step": place.max_step if place else 0,
                     "smooth_loss": place.smooth_loss if place else float("nan"),
@@ -180,7 +182,15 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
             )
     columns = "id state started ended step max_step smooth_loss base_model method workspace"
     frame = pd.DataFrame(rows, columns=columns.split())
-    return frame.sort_values("started", ascending=False, ignore_index=True)
+    newest_first: pd.DataFrame = frame.sort_values("started", ascending=False, ignore_index=True)
+    return newest_first
+
+
+def _time(seconds: float | None) -> Any:
+    """A moment in the local time zone, as a data frame holds it."""
+    import pandas as pd
+
+    return pd.NaT if seconds is None else pd.Timestamp(datetime.fromtimestamp(seconds))
 
 
 def run(run_id: str, workspace: str | Path | None = None) -> Run:

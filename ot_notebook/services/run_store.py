@@ -201,7 +201,7 @@ class RunStore:
         columns = ", ".join(METRICS)
         with self._reading() as connection:
             key = self._key(run, connection)
-            frame = pd.read_sql_query(
+            frame: pd.DataFrame = pd.read_sql_query(
                 f"SELECT {columns}, learning_rates FROM metrics WHERE run = ? ORDER BY step",  # noqa: S608
                 connection,
                 params=(key,),
@@ -232,14 +232,12 @@ class RunStore:
             for name, path in _paths(event).items()
             if path.is_relative_to(root)
         }
-        event = replace(event, **inside) if inside else event
-        return json.dumps(_adapter(type(event)).dump_python(event, mode="json"))
+        return json.dumps(_adapters()[event.name].dump_python(_moved(event, inside), mode="json"))
 
     def _load(self, name: str, body: str) -> Event:
-        event = _adapter(EVENT_TYPES[name]).validate_python(json.loads(body))
+        event = _adapters()[name].validate_python(json.loads(body))
         root = self.path.parent
-        outside = {name: root / path for name, path in _paths(event).items()}
-        return replace(event, **outside) if outside else event
+        return _moved(event, {name: root / path for name, path in _paths(event).items()})
 
     # ---------------------------------------------------------------- the file
 
@@ -352,12 +350,19 @@ def _numbers(event: LossUpdate | Progress) -> dict[str, Any]:
 
 
 @cache
-def _adapter(kind: type[Event]) -> TypeAdapter[Event]:
+def _adapters() -> dict[str, TypeAdapter[Any]]:
+    """For each event name, what turns it into JSON and back."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(kind)
+    return {name: TypeAdapter(kind) for name, kind in EVENT_TYPES.items()}
 
 
 def _paths(event: Event) -> dict[str, Path]:
     values = {field.name: getattr(event, field.name) for field in fields(event)}
     return {name: value for name, value in values.items() if isinstance(value, Path)}
+
+
+def _moved(event: Any, paths: dict[str, Path]) -> Event:
+    """`event` with other paths."""
+    moved: Event = replace(event, **paths)
+    return moved

@@ -22,6 +22,7 @@ from modules.config.paths import resolve
 from modules.training import events as e
 from modules.training.commands import TrainCommands
 from ot_notebook.services.event_hub import EventHub
+from ot_notebook.services.executors import Execute, Executor
 from ot_notebook.services.executors.thread import ThreadExecutor
 from ot_notebook.services.history import History
 from ot_notebook.services.run import Run
@@ -67,7 +68,7 @@ class _LiveRun:
         """The state that the training thread is in; the trait follows with the next delivery."""
         self.changed = threading.Condition()
         self.ended = threading.Event()
-        self.executor: ThreadExecutor | None = None
+        self.executor: Executor | None = None
         self.handle: Run
         self.unsaved: list[tuple[float, e.Event]] = []
 
@@ -79,6 +80,9 @@ class TrainerService(t.HasTraits):
     set by the dispatcher alone, a few times a second: observe them for a display. Events are
     delivered one by one and none is lost: use `on` where each matters. A function of yours that
     raises is reported in the log and changes nothing else.
+
+    Args:
+        execute: where runs execute; by default on a thread of this process.
 
     Example:
         >>> svc = ot.trainer()
@@ -104,8 +108,9 @@ class TrainerService(t.HasTraits):
     error = t.Any(None, read_only=True, help="`RunFailed` of a run that failed, or None.")
     run = t.Any(None, read_only=True, help="The `Run` that is shown, or None.")
 
-    def __init__(self) -> None:
+    def __init__(self, execute: Execute = ThreadExecutor) -> None:
         super().__init__()
+        self._execute = execute
         self.history = History()
         """Curves, samples and log of the run that is shown."""
         self._lock = threading.RLock()  # one command at a time
@@ -125,9 +130,7 @@ class TrainerService(t.HasTraits):
             CommandRefused: while another run is live.
             ConfigError: if the config cannot run, or its workspace cannot be used.
         """
-        if not isinstance(config, TrainConfig):
-            kind = type(config).__name__
-            raise TypeError(f"start() was given a {kind}. It takes a TrainConfig, as job.config.")
+        _check_type("start", config, TrainConfig, "as job.config is")
         with self._lock:
             self._refuse_while_live()
             if blocking := [p for p in validate(config) if p.severity == "error"]:
@@ -141,7 +144,7 @@ class TrainerService(t.HasTraits):
             self._current = live
             self._say(live, e.TrainingState("loading"))
             self._say(live, e.StatusLine("Starting"))
-            live.executor = ThreadExecutor(
+            live.executor = self._execute(
                 config, lambda event: self._say(live, event), live.commands, live.ended.set
             )
         self.flush()
@@ -193,9 +196,7 @@ class TrainerService(t.HasTraits):
         Raises:
             CommandRefused: if no run is taking steps.
         """
-        if not isinstance(definition, SampleConfig):
-            kind = type(definition).__name__
-            raise TypeError(f"sample() was given a {kind}. Give it a SampleConfig(prompt=...).")
+        _check_type("sample", definition, SampleConfig, "such as SampleConfig(prompt='a fox')")
         with self._lock:
             self._live("sample", STEPPING).commands.sample_custom(definition)
 
@@ -216,6 +217,24 @@ class TrainerService(t.HasTraits):
         """
         with self._lock:
             self._live("save", STEPPING).commands.save()
+
+    def set(self, setting: str, value: Any) -> None:
+        """Change a setting of the live run, from its next step on.
+
+        The run answers with a `SettingChanged`, or with a warning that says why it cannot be.
+
+        Args:
+            setting: dotted name, such as "unet.learning_rate".
+            value: as the config takes it.
+
+        Raises:
+            CommandRefused: if no run is taking steps.
+            ConfigError: if the config has no such setting, or not with that value.
+        """
+        with self._lock:
+            live = self._live("set", STEPPING)
+            live.config.update(**{setting: value})  # only to find out now what would be refused
+            live.commands.set(setting, value)
 
     @contextmanager
     def paused(self, timeout: float = 600) -> Iterator[GenericTrainer]:
@@ -491,6 +510,12 @@ class _Guarded:
 def _by_run(batch: Sequence[_Said]) -> list[list[_Said]]:
     """Consecutive events of one run."""
     return [list(group) for _, group in groupby(batch, key=lambda said: id(said.run))]
+
+
+def _check_type(command: str, given: object, wanted: type, example: str) -> None:
+    if not isinstance(given, wanted):
+        kind = type(given).__name__
+        raise TypeError(f"{command}() was given a {kind}. It takes a {wanted.__name__}, {example}.")
 
 
 def _open_store(config: TrainConfig) -> RunStore:

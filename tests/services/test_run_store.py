@@ -22,6 +22,8 @@ ONE_OF_EACH = [
     e.SampleImage("default", Path("/gone/a.png"), "a 'fox'; DROP TABLE runs", 7, 10, 1, 0),
     e.BackupCreated(Path("/gone/b"), 10),
     e.ModelSaved(Path("/gone/lora.safetensors"), "KOHYA_LORA", 10, True),
+    e.ValidationLoss(10, 0.25, {"line art": 0.25}),
+    e.SettingChanged("learning_rate", 1e-3, 5e-4, 10),
     e.Warned("careful"),
     e.RunFailed("ValueError: no", "Do this.", "Traceback ..."),
 ]
