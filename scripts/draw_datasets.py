@@ -1,4 +1,4 @@
-"""Draws the image sets that ship with the package, from two icon packages.
+"""Draws the image sets that ship with the package, and the pictures that its model is judged by.
 
     npm install <the packages that scripts/pretrain_emoji/pictures.py names>
     python -m scripts.draw_datasets --packages node_modules
@@ -16,9 +16,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scripts.pretrain_emoji.pictures import Picture, map_pixels, on_background, read_packages
+from scripts.pretrain_emoji.evaluate import thumbnails
+from scripts.pretrain_emoji.pictures import (
+    Picture,
+    map_pixels,
+    on_background,
+    read_packages,
+    sheet,
+)
 
-ASSETS = Path(__file__).parent.parent / "ot_notebook" / "assets"
+ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "ot_notebook" / "assets"
+REFERENCES = ROOT / "tests" / "assets" / "emoji_16px.png"
+"""The emoji of `classes.json` in its order, 20 in a row, 16 x 16 pixels each."""
+
 SIZE = 64
 COUNT = 64
 CELL = 4  # pixels of a pixel-art cell
@@ -122,6 +133,10 @@ def main() -> None:
     cells = map_pixels((flat[id_] for id_ in chosen), pixel_art)
     palette = iter(one_palette([picture.pixels for picture in cells]))
     write("pixel_art", map_pixels(cells, lambda _: next(palette)))
+
+    known_pictures = np.stack([on_background(flat[id_].pixels) for id_ in known])
+    REFERENCES.parent.mkdir(parents=True, exist_ok=True)
+    sheet(thumbnails(known_pictures), columns=20).save(REFERENCES, optimize=True)
 
 
 if __name__ == "__main__":
