@@ -59,9 +59,8 @@ def test_gallery_shows_emoji_that_the_model_knows_and_the_set_lacks(preset):
 
 
 def test_licences_ship_with_the_files():
-    texts = {
-        path.name: path.read_text("utf-8") for path in assets.model().parent.glob("licenses/*")
-    }
+    folder = assets.model().parent
+    texts = {path.name: path.read_text("utf-8") for path in folder.glob("licenses/*")}
     assert "Copyright (c) Microsoft Corporation" in texts["fluent-emoji-MIT.txt"]
     assert "Apache License" in texts["noto-emoji-Apache-2.0.txt"]
     for document in (folder / "emoji/README.md", folder / "datasets/README.md"):
