@@ -1,23 +1,22 @@
 """Backups: folders from which a run goes on as if it had never stopped.
 
 The layout is OneTrainer's (`meta.json`, `lora/`, `optimizer/`, `onetrainer_config/`); the folder
-`ot/` adds what it leaves out: generators, data position and smoothed loss.
+`ot/` adds what it leaves out: generators, data position, clocks, smoothed loss and checksums.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from modules.adapters.files import save_tensors
 from modules.atomic import atomic_folder
 from modules.config import TrainConfig
 
@@ -26,9 +25,13 @@ class BackupError(ValueError):
     """A backup folder is incomplete or damaged."""
 
 
+CHECKSUMS = "ot/checksums.json"
+STATE = "ot/state.pt"
+
+
 @dataclass(frozen=True)
-class Checkpoint:
-    """All that decides how a run goes on."""
+class Place:
+    """Where in a run a backup was taken."""
 
     step: int
     """Optimizer steps done."""
@@ -40,60 +43,67 @@ class Checkpoint:
     """Batches of the current epoch done."""
     epoch_sample: int
     """Images of the current epoch done."""
-    adapter: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All that decides how a run goes on, but for the weights."""
+
+    place: Place
     optimizer: Mapping[str, Any]
     state: Mapping[str, Any]
-    """Data position, smoothed loss and generators; numbers, strings, lists, dicts and tensors."""
+    """Data position, generators, clocks and the like: numbers, strings, lists, dicts, tensors."""
 
 
-def backup_name(checkpoint: Checkpoint, now: datetime) -> str:
+def backup_name(place: Place, now: datetime) -> str:
     """Folder name of a backup; names sort by time."""
-    place = f"{checkpoint.global_step}-{checkpoint.epoch}-{checkpoint.epoch_step}"
-    return f"{now:%Y-%m-%d_%H-%M-%S}-backup-{place}"
+    return f"{now:%Y-%m-%d_%H-%M-%S}-backup-{place.global_step}-{place.epoch}-{place.epoch_step}"
 
 
-def write_backup(folder: Path, checkpoint: Checkpoint, config: TrainConfig) -> None:
-    """Write a backup folder: all of it, or nothing."""
-    progress = {
-        "epoch": checkpoint.epoch,
-        "epoch_step": checkpoint.epoch_step,
-        "epoch_sample": checkpoint.epoch_sample,
-        "global_step": checkpoint.global_step,
-    }
+def write_backup(
+    folder: Path,
+    checkpoint: Checkpoint,
+    config: TrainConfig,
+    write_weights: Callable[[Path], None],
+) -> None:
+    """Write a backup folder: all of it, or nothing.
+
+    Args:
+        folder: where it comes to stand.
+        checkpoint: what is not weights.
+        config: what the run does now.
+        write_weights: writes the trained weights into the folder it is given.
+    """
+    progress = {key: value for key, value in asdict(checkpoint.place).items() if key != "step"}
     with atomic_folder(folder) as new:
-        for name in ("lora", "optimizer", "onetrainer_config", "ot"):
+        for name in ("optimizer", "onetrainer_config", "ot"):
             (new / name).mkdir()
         (new / "meta.json").write_text(json.dumps({"train_progress": progress}, indent=4))
-        save_tensors(checkpoint.adapter, new / "lora" / "lora.safetensors", torch.float32)
+        write_weights(new)
         torch.save(checkpoint.optimizer, new / "optimizer" / "optimizer.pt")
-        torch.save({"step": checkpoint.step, **checkpoint.state}, new / "ot" / "state.pt")
+        torch.save({"step": checkpoint.place.step, **checkpoint.state}, new / STATE)
         config.save(new / "onetrainer_config" / "args.json")
+        sums = {str(path.relative_to(new).as_posix()): _digest(path) for path in _files(new)}
+        (new / CHECKSUMS).write_text(json.dumps(sums, indent=4))
 
 
 def read_backup(folder: Path) -> Checkpoint:
-    """Read a backup.
+    """Read a backup, but for its weights; those are checked too.
 
     Raises:
         BackupError: if a file is missing or damaged; names it.
     """
-    from safetensors.torch import load_file
-
-    name = "meta.json"
+    name = CHECKSUMS
     try:
+        digests = json.loads((folder / name).read_text())
+        for name, digest in digests.items():
+            if _digest(folder / name) != digest:
+                raise ValueError("it is not what was written")
+        name = "meta.json"
         progress = json.loads((folder / name).read_text())["train_progress"]
-        adapter = load_file(folder / (name := "lora/lora.safetensors"))
         optimizer = torch.load(folder / (name := "optimizer/optimizer.pt"), weights_only=True)
-        state = torch.load(folder / (name := "ot/state.pt"), weights_only=True)
-        return Checkpoint(
-            state["step"],
-            progress["global_step"],
-            progress["epoch"],
-            progress["epoch_step"],
-            progress["epoch_sample"],
-            adapter,
-            optimizer,
-            state,
-        )
+        state = torch.load(folder / (name := STATE), weights_only=True)
+        return Checkpoint(Place(state["step"], **progress), optimizer, state)
     except Exception as error:
         raise BackupError(f"{folder / name} cannot be read: {error}") from error
 
@@ -120,3 +130,15 @@ def prune(workspace: Path, keep: int) -> None:
     """Remove all but the newest `keep` backups, at least one."""
     for folder in backups(workspace)[max(1, keep) :]:
         shutil.rmtree(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 from modules.config import SampleConfig
 
@@ -31,7 +32,16 @@ class Save:
     """Write the model in its output format."""
 
 
-Command = SampleDefault | SampleCustom | Backup | Save
+@dataclass(frozen=True, slots=True)
+class ChangeSetting:
+    """Change one setting of the running config."""
+
+    setting: str
+    """Dotted name, such as "unet.learning_rate"."""
+    value: Any
+
+
+Command = SampleDefault | SampleCustom | Backup | Save | ChangeSetting
 
 
 class TrainCommands:
@@ -68,6 +78,13 @@ class TrainCommands:
     def save(self) -> None:
         """Ask for the model file as it is now."""
         self._add(Save())
+
+    def set(self, setting: str, value: Any) -> None:
+        """Ask for another value of a setting, from the next step on.
+
+        The run answers with `SettingChanged`, or with a warning that says why it cannot be.
+        """
+        self._add(ChangeSetting(setting, value))
 
     def pause(self) -> None:
         """Hold the run at the next step boundary; other requests are still served."""

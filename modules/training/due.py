@@ -33,9 +33,16 @@ class Due:
         self._every, self._unit, self._skip = every, unit, skip
         self._at_start, self._clock = at_start, clock
         self._began = self._fired = clock()
+        self._asked = -1
 
     def fires(self, step: int, epoch: int, epoch_ended: bool) -> bool:
-        """Whether it is due after `step` optimizer steps and `epoch` whole epochs."""
+        """Whether it is due after `step` optimizer steps and `epoch` whole epochs.
+
+        Asked about the same step again, as after a resume, it says no.
+        """
+        if step == self._asked:
+            return False
+        self._asked = step
         if self._unit is TimeUnit.NEVER or self._every <= 0:
             return False
         if step == 0:
@@ -47,6 +54,21 @@ class Due:
         if self._unit is TimeUnit.STEP:
             return step > self._skip and step % self._every == 0
         return epoch_ended and epoch > self._skip and epoch % self._every == 0
+
+    def change(self, every: float, unit: TimeUnit, skip: float = 0) -> None:
+        """Count otherwise from now on; what has been counted so far stays."""
+        self._every, self._unit, self._skip = every, unit, skip
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds on its clocks, and the step it was last asked about."""
+        now = self._clock()
+        return {"began": now - self._began, "fired": now - self._fired, "asked": self._asked}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Go on as if no time had passed since the backup."""
+        now = self._clock()
+        self._began, self._fired = now - state["began"], now - state["fired"]
+        self._asked = int(state["asked"])
 
     def _time_is_up(self, unit: float) -> bool:
         now = self._clock()

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from modules.config import TrainConfig
+from modules.config.paths import resolve
+from modules.data import Dataset, build, scan
 from modules.families.base import Condition, Family, Parts
+from modules.training.events import Event, TaskProgress, Warned
 
 SAMPLED = 4096
 """Numbers of each tensor that its fingerprint looks at: enough to tell weights apart, and quick."""
@@ -21,17 +27,16 @@ class LiveEncoder:
     Args:
         family: the architecture.
         parts: its networks.
-        layer_skip: text encoder layers to leave out.
         cache_text: False while a text encoder trains, as its output then changes.
     """
 
-    def __init__(self, family: Family, parts: Parts, layer_skip: int, cache_text: bool) -> None:
-        self._family, self._parts, self._layer_skip = family, parts, layer_skip
+    def __init__(self, family: Family, parts: Parts, cache_text: bool) -> None:
+        self._family, self._parts = family, parts
         self.image_identity = fingerprint(parts.vae)
         self.text_identity: str | None = None
         if cache_text:
             encoders = [fingerprint(parts.module(name)) for name in family.text_encoders]
-            self.text_identity = "-".join([*encoders, f"skip{layer_skip}"])
+            self.text_identity = "-".join([*encoders, parts.text.identity])
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -41,15 +46,58 @@ class LiveEncoder:
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Condition:
         """Captions -> the family's condition, each tensor [B, ...] on the CPU."""
-        condition = self._family.encode_text(self._parts, captions, self._layer_skip)
+        condition = self._family.encode_text(self._parts, captions)
         return {name: tensor.cpu() for name, tensor in condition.items()}
+
+
+def fill_cache(
+    config: TrainConfig,
+    family: Family,
+    parts: Parts,
+    cache_text: bool,
+    emit: Callable[[Event], None],
+    should_stop: Callable[[], bool],
+) -> Dataset:
+    """Read the training set and encode what the cache lacks; every problem is a warning.
+
+    Args:
+        config: concepts, cache folder, resolution and text encoder settings.
+        family: the architecture.
+        parts: its networks.
+        cache_text: False while a text encoder trains.
+        emit: receives progress and warnings.
+        should_stop: asked between images.
+
+    Raises:
+        CachingStopped: if told to stop; what was encoded is kept.
+        ConfigError: if there is nothing to train on.
+    """
+    found = scan(config.concepts or [])
+    for problem in found.problems:
+        emit(Warned(str(problem)))
+    dataset = build(
+        found,
+        LiveEncoder(family, parts, cache_text),
+        Path(resolve(config.cache_dir)),
+        resolution=config.resolution,
+        quantum=family.pixel_multiple,
+        bucketing=config.aspect_ratio_bucketing,
+        threads=config.dataloader_threads,
+        report=lambda done, total: emit(TaskProgress("caching", done, total)),
+        should_stop=should_stop,
+    )
+    for problem in dataset.problems:
+        emit(Warned(str(problem)))
+    return dataset
 
 
 def fingerprint(network: nn.Module) -> str:
     """16 hexadecimal digits that differ between networks of other classes, configs or weights."""
     digest = hashlib.sha256(type(network).__name__.encode())
     config = getattr(network, "config", None)
-    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
+    settings: dict[str, Any] = dict(config or {})
+    if config is not None and hasattr(config, "to_dict"):
+        settings = config.to_dict()
     public = {key: str(value) for key, value in settings.items() if not key.startswith("_")}
     digest.update(json.dumps(public, sort_keys=True).encode())
     for name, tensor in network.state_dict().items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 State = Literal[
     "idle",
@@ -126,6 +126,28 @@ class ModelSaved:
 
 
 @dataclass(frozen=True, slots=True)
+class ValidationLoss:
+    """The loss of the validation set, on noise and timesteps that are the same every time."""
+
+    name: ClassVar[str] = "validation"
+    step: int
+    loss: float
+    """Mean over the concepts."""
+    by_concept: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingChanged:
+    """A setting of the running config has another value, from this step on."""
+
+    name: ClassVar[str] = "setting"
+    setting: str
+    old: Any
+    new: Any
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warned:
     """Something the user should know; the run goes on."""
 
@@ -152,6 +174,8 @@ Event = (
     | SampleImage
     | BackupCreated
     | ModelSaved
+    | ValidationLoss
+    | SettingChanged
     | Warned
     | RunFailed
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ class Reading:
     grad_norm: float
     learning_rate: dict[str, float]
     steps_per_second: float
+    finite: bool
+    """Whether loss and gradient were numbers, so that the step changed the weights."""
 
 
 class Meter:
@@ -54,34 +57,29 @@ class Meter:
         if self._device.type == "cuda":
             host = torch.empty(2, pin_memory=True)
             host.copy_(numbers, non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()  # type: ignore[no-untyped-call]
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record()
             numbers = host
         self._pending.append((step, epoch, epoch_step, rates, numbers, arrived))
 
     def readings(self, wait: bool = False) -> Iterator[Reading]:
         """The steps whose numbers have arrived, oldest first; all of them if told to wait.
 
-        Raises:
-            FloatingPointError: if a loss is not finite.
+        A step that was no number leaves the smoothed loss as it was.
         """
         while self._pending:
             step, epoch, epoch_step, rates, numbers, arrived = self._pending[0]
             if isinstance(arrived, torch.cuda.Event):
                 if wait:
-                    arrived.synchronize()  # type: ignore[no-untyped-call]
+                    arrived.synchronize()
                 elif not arrived.query():  # type: ignore[no-untyped-call]
                     return
             self._pending.popleft()
             loss, grad_norm = numbers.tolist()
-            if not loss - loss == 0:  # inf and NaN alike
-                raise FloatingPointError(
-                    f"The loss of step {step} is {loss}. Lower learning_rate, or clip_grad_norm; "
-                    f"with FLOAT_16 use BFLOAT_16 or FLOAT_32."
-                )
-            yield Reading(
-                step, epoch, epoch_step, loss, self._smoothed(loss), grad_norm, rates, self._speed()
-            )
+            finite = math.isfinite(loss) and math.isfinite(grad_norm)
+            smooth = self._smoothed(loss) if finite else self._smooth
+            speed = self._speed()
+            yield Reading(step, epoch, epoch_step, loss, smooth, grad_norm, rates, speed, finite)
 
     def restart_clock(self) -> None:
         """Forget the speed so far: call it after a pause, or work that is no training."""

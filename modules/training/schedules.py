@@ -6,9 +6,10 @@ k counts optimizer steps from 0; T is the last, W the warm-up, S = T - W the ste
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from modules.config import LearningRateScheduler as Kind
+from modules.config import TrainConfig
 
 AFTER_WARMUP: dict[Kind, Callable[[float, float], float]] = {
     Kind.CONSTANT: lambda _done, _cycles: 1.0,
@@ -51,3 +52,20 @@ def learning_rate_factor(
     if kind in (Kind.COSINE_WITH_RESTARTS, Kind.COSINE_WITH_HARD_RESTARTS):
         done = min(done, 1.0 - 1.0 / remaining)  # the end of a cycle would be the start of another
     return min_factor + (1.0 - min_factor) * AFTER_WARMUP[kind](done, cycles)
+
+
+def learning_rates(
+    config: TrainConfig, base: Mapping[str, float], step: int, total_steps: int
+) -> dict[str, float]:
+    """Rate of each part in the step that follows `step` finished ones of `total_steps`."""
+    factor = learning_rate_factor(
+        config.learning_rate_scheduler,
+        step,
+        total_steps,
+        warmup_steps(
+            config.learning_rate_warmup_steps, total_steps, config.gradient_accumulation_steps
+        ),
+        config.learning_rate_min_factor,
+        config.learning_rate_cycles,
+    )
+    return {name: rate * factor for name, rate in base.items()}

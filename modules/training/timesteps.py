@@ -80,6 +80,7 @@ def probabilities(kind: Kind, count: int, weight: float, bias: float, shift: flo
     Sources: LOGIT_NORMAL, HEAVY_TAIL (there "mode sampling") and COS_MAP: Esser et al. 2024,
     arXiv:2403.03206, section 3.1. The others are OneTrainer's.
     """
+    chances: Tensor
     if kind in DENSITIES:
         x = torch.linspace(0, 1, count, dtype=torch.float64)
         inner = x / (shift - (shift - 1) * x)
@@ -89,7 +90,8 @@ def probabilities(kind: Kind, count: int, weight: float, bias: float, shift: flo
         edges = torch.linspace(0, 1, count + 1, dtype=torch.float64)
         inner = edges / (shift - (shift - 1) * edges)
         chances = CUMULATIVE[kind](inner, weight, bias).diff()
-    return chances.clamp(min=0) / chances.clamp(min=0).sum()
+    positive: Tensor = chances.clamp(min=0)
+    return positive / positive.sum()
 
 
 def _logit_normal(x: Tensor, weight: float, bias: float) -> Tensor:

@@ -5,53 +5,76 @@ from __future__ import annotations
 import gc
 import random
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from modules.adapters.files import load_canonical, save_tensors, to_canonical, to_format
-from modules.adapters.lora import add_lora, lora_layers, matching_layers
-from modules.config import ConfigError, DataType, SampleConfig, TrainConfig, validate
+from modules.config import (
+    ConfigError,
+    DataType,
+    EMAMode,
+    SampleConfig,
+    TimeUnit,
+    TrainConfig,
+    settings,
+    validate,
+)
 from modules.config.paths import resolve
-from modules.data import Batch, Batches, CachingStopped, Dataset, build, scan
-from modules.families import Condition, Parts, family_for
-from modules.families.loading import DTYPES
+from modules.data import Batches, CachingStopped
+from modules.families import Parts, family_for
 from modules.sampling.sampler import sample
 from modules.training.advice import advice_for
 from modules.training.callbacks import TrainCallbacks
 from modules.training.checkpoint import (
     BackupError,
     Checkpoint,
+    Place,
     backup_name,
     prune,
     read_newest,
     write_backup,
 )
-from modules.training.commands import Backup, SampleCustom, SampleDefault, Save, TrainCommands
+from modules.training.commands import (
+    Backup,
+    ChangeSetting,
+    SampleCustom,
+    SampleDefault,
+    Save,
+    TrainCommands,
+)
 from modules.training.due import Due
-from modules.training.encoder import LiveEncoder
+from modules.training.ema import Ema
+from modules.training.encoder import fill_cache
 from modules.training.events import (
     BackupCreated,
-    LossUpdate,
     ModelSaved,
-    Progress,
     RunFailed,
     SampleImage,
+    SettingChanged,
     State,
     StatusLine,
     TaskProgress,
     TrainingState,
     Warned,
 )
-from modules.training.meter import Meter
-from modules.training.objective import Diffusion
-from modules.training.optimizers import build_optimizer
+from modules.training.forward import Draw, Forward, batch_scale
+from modules.training.memory import MemoryLadder
+from modules.training.method import method_for
+from modules.training.noise import adapt_scheduler
+from modules.training.optimizers import build_optimizer, optimizer_problems
+from modules.training.randomness import Randomness
+from modules.training.reporter import Reporter
 from modules.training.samples import sample_folder, write_sample
-from modules.training.schedules import learning_rate_factor, warmup_steps
+from modules.training.schedules import learning_rates
+from modules.training.update import Update
+
+HEAVY = ("parts", "_method", "_forward", "_update", "_memory", "_reporter", "_batches", "_dataset")
+"""Attributes that hold tensors or the functions that do."""
 
 
 class GenericTrainer:
@@ -76,6 +99,7 @@ class GenericTrainer:
         commands: TrainCommands | None = None,
     ) -> None:
         self.config = config
+        """What the run does now: another object after each change while it runs."""
         self.step = 0
         """Optimizer steps done."""
         self.max_step = 0
@@ -85,9 +109,9 @@ class GenericTrainer:
         self._family = family_for(config.model_type)
         self._workspace = Path(resolve(config.workspace_dir))
         self._device = torch.device(config.train_device)
-        self._weight_dtype = DTYPES[getattr(config, self._family.denoiser).weight_dtype]
         self._state: State = "idle"
         self._status = ""
+        self._changes: list[dict[str, Any]] = []
 
     @property
     def model(self) -> Any:
@@ -135,7 +159,15 @@ class GenericTrainer:
             return
         self._enter("caching", "Reading the training set")
         try:
-            self._dataset = self._cache()
+            trains_text = not self._method.trainable.keys().isdisjoint(self._family.text_encoders)
+            self._dataset = fill_cache(
+                self.config,
+                self._family,
+                self.parts,
+                cache_text=not trains_text,
+                emit=self._emit,
+                should_stop=lambda: self._commands.stop_requested,
+            )
         except CachingStopped:
             return
         self._prepare()
@@ -143,100 +175,74 @@ class GenericTrainer:
             self._resume()
 
     def _check(self) -> None:
-        problems = validate(self.config)
+        problems = [*validate(self.config), *optimizer_problems(self.config.optimizer)]
         if blocking := [problem for problem in problems if problem.severity == "error"]:
             raise ConfigError(blocking)
         for problem in problems:
             self._emit(Warned(f"{problem.message} {problem.fix}"))
 
     def _load(self) -> None:
-        """Load the networks, put adapters on those that train and everything on its device."""
-        config = self.config
-        self.parts = self._family.load(config)
+        """Load the networks onto the device and make trainable what trains."""
+        self.parts = self._family.load(self.config)
+        adapt_scheduler(self.parts.pipeline, self.config)
         for network in self.parts.modules().values():
-            network.requires_grad_(False).eval().to(self._device)
-        self._trainable: dict[str, list[nn.Parameter]] = {}
-        for name in (self._family.denoiser, *self._family.text_encoders):
-            part = getattr(config, name)
-            if not part.train:
-                continue
-            network = self.parts.module(name)
-            is_denoiser = name == self._family.denoiser
-            chosen = config.layer_filter if is_denoiser else ""
-            layers = matching_layers(network, chosen, config.layer_filter_regex)
-            self._trainable[name] = add_lora(
-                network,
-                layers,
-                rank=config.lora_rank,
-                alpha=config.lora_alpha,
-                dropout=config.dropout_probability,
-                seed=config.ot.seed,
-            )
-            network.train()
-            if part.gradient_checkpointing:
-                _checkpoint_gradients(network)
-
-    def _cache(self) -> Dataset:
-        config, family = self.config, self._family
-        found = scan(config.concepts or [])
-        for problem in found.problems:
-            self._emit(Warned(str(problem)))
-        trains_text = any(name in self._trainable for name in family.text_encoders)
-        encoder = LiveEncoder(
-            family, self.parts, config.text_encoder_layer_skip, cache_text=not trains_text
-        )
-
-        def report(done: int, total: int) -> None:
-            self._emit(TaskProgress("caching", done, total))
-
-        dataset = build(
-            found,
-            encoder,
-            Path(resolve(config.cache_dir)),
-            resolution=config.resolution,
-            quantum=family.pixel_multiple,
-            bucketing=config.aspect_ratio_bucketing,
-            threads=config.dataloader_threads,
-            report=report,
-            should_stop=lambda: self._commands.stop_requested,
-        )
-        for problem in dataset.problems:
-            self._emit(Warned(str(problem)))
-        return dataset
+            network.to(self._device)
+        self._method = method_for(self.config, self._family, self.parts)
 
     def _prepare(self) -> None:
-        """Build what the loop needs: batches, objective, optimizer, generator, triggers."""
+        """Build what the loop needs: batches, forward pass, optimizer, generators, triggers."""
         config = self.config
+        trainable = self._method.trainable
         self._batches = Batches(self._dataset, config.batch_size, config.ot.seed)
         forwards = sum(self._batches.batches_in(epoch) for epoch in range(config.epochs))
         self.max_step = max(1, forwards // config.gradient_accumulation_steps)
-        alphas = self.parts.scheduler.alphas_cumprod.to(self._device)
-        self._objective = Diffusion(
-            alphas,
-            self._family.objective(self.parts),
-            config.loss_weight_fn,
-            config.loss_weight_strength,
-            first_timestep=int(len(alphas) * config.min_noising_strength),
-            last_timestep=max(1, int(len(alphas) * config.max_noising_strength)),
-        )
-        self._rates = {
-            name: getattr(config, name).learning_rate or config.learning_rate
-            for name in self._trainable
-        }
-        self._optimizer = build_optimizer(config.optimizer, self._trainable, self._rates)
-        self._parameters = [p for part in self._trainable.values() for p in part]
-        self._generator = torch.Generator(self._device).manual_seed(config.ot.seed)
+        self._forward = Forward(config, self._family, self.parts, self._device)
+        self._sampling_due = Due(0, TimeUnit.NEVER, at_start=True)
+        self._backup_due = Due(0, TimeUnit.NEVER)
+        self._save_due = Due(0, TimeUnit.NEVER)
+        parameters = [p for part in trainable.values() for p in part]
+        ema = None
+        if config.ema is not EMAMode.OFF:
+            place = torch.device("cpu") if config.ema is EMAMode.CPU else None
+            ema = Ema(parameters, config.ema_decay, config.ema_update_step_interval, place)
         half = config.train_dtype is DataType.FLOAT_16
-        self._scaler = torch.amp.GradScaler(self._device.type, enabled=half)
-        self._meter = Meter(self._device)
-        self._sampling_due = Due(
-            config.sample_after,
-            config.sample_after_unit,
-            at_start=True,
-            skip=config.sample_skip_first,
+        self._configure(config)
+        self._update = Update(
+            build_optimizer(config.optimizer, trainable, self._rates),
+            parameters,
+            config.clip_grad_norm,
+            torch.amp.GradScaler(self._device.type, enabled=half),
+            ema,
         )
-        self._backup_due = Due(config.backup_after, config.backup_after_unit)
-        self._save_due = Due(config.save_every, config.save_every_unit, skip=config.save_skip_first)
+        self._randomness = Randomness(self._device, config.ot.seed)
+        self._reporter = Reporter(
+            self._emit,
+            self._device,
+            self.max_step,
+            config.epochs,
+            config.batch_size * config.gradient_accumulation_steps,
+            self._batches.batches_in,
+        )
+        self._memory = MemoryLadder(
+            {name: self.parts.module(name) for name in trainable},
+            config.batch_size,
+            lambda text: self._emit(Warned(text)),
+        )
+
+    def _configure(self, config: TrainConfig) -> None:
+        """Take up everything that may also change while the run goes on."""
+        self._forward.configure(config)
+        factor = batch_scale(config.learning_rate_scaler, config) ** 0.5
+        self._rates = {
+            name: factor * _first(getattr(config, name).learning_rate, config.learning_rate)
+            for name in self._method.trainable
+        }
+        self._sampling_due.change(
+            config.sample_after, config.sample_after_unit, config.sample_skip_first
+        )
+        self._backup_due.change(config.backup_after, config.backup_after_unit)
+        self._save_due.change(config.save_every, config.save_every_unit, config.save_skip_first)
+        self.config = config
 
     # ---------------------------------------------------------------- train
 
@@ -244,116 +250,59 @@ class GenericTrainer:
         """Take optimizer steps until the last epoch ends or a stop is asked for."""
         if self._commands.stop_requested:
             return
-        config, family, objective = self.config, self._family, self._objective
-        accumulate = config.gradient_accumulation_steps
+        accumulate = self.config.gradient_accumulation_steps
         self._enter("training", "Training")
         self._serve(epoch_ended=False)
-        while self.step < self.max_step and not self._commands.stop_requested:
-            rates = self._set_learning_rates()
-            loss = torch.zeros((), device=self._device)
-            epoch = self._batches.epoch
-            for _ in range(accumulate):
-                batch = next(self._batches)
-                latents = batch.latents.to(self._device, torch.float32, non_blocking=True)
-                noise = self._noise_like(latents)
-                timestep = objective.draw_timesteps(len(latents), self._generator)
-                noisy = objective.add_noise(latents, noise, timestep).to(self._weight_dtype)
+        with self._randomness.isolated():
+            while self.step < self.max_step and not self._commands.stop_requested:
+                epoch = self._batches.epoch
+                rates = learning_rates(self.config, self._rates, self.step, self.max_step)
+                self._update.set_rates(rates)
 
-                with self._autocast():
-                    condition = self._condition(batch)
-                    prediction = family.predict(self.parts, noisy, timestep, condition)
-                losses = objective.loss(prediction, latents, noise, timestep)
-                share = (losses * batch.loss_weight.to(losses)).mean() / accumulate
-                self._scaler.scale(share).backward()
-                loss += share.detach()
+                generator = self._randomness.generator
+                window = [
+                    self._forward.draw(next(self._batches), generator) for _ in range(accumulate)
+                ]
+                backward = partial(self._backward, window)
+                loss = self._memory.hold(backward, undo=self._update.drop_gradients)
+                grad_norm = self._update(self.step)
 
-            self._scaler.unscale_(self._optimizer)
-            limit = config.clip_grad_norm or float("inf")
-            grad_norm = nn.utils.clip_grad_norm_(self._parameters, limit)
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
-            self._optimizer.zero_grad(set_to_none=True)
+                self.step += 1
+                self._reporter.push(self.step, epoch, self._epoch_step(), rates, loss, grad_norm)
+                self._stop_parts()
+                self._serve(epoch_ended=self._batches.epoch > epoch)
+        self._reporter.report(wait=True)
 
-            self.step += 1
-            self._meter.push(self.step, epoch, self._epoch_step(), rates, loss, grad_norm)
-            self._report()
-            self._serve(epoch_ended=self._batches.epoch > epoch)
-        self._report(wait=True)
+    def _backward(self, window: list[Draw], pieces: int) -> Tensor:
+        """Add up the gradient of a step's mean loss, and return that loss, a scalar.
 
-    def _set_learning_rates(self) -> dict[str, float]:
-        config = self.config
-        accumulate = config.gradient_accumulation_steps
-        factor = learning_rate_factor(
-            config.learning_rate_scheduler,
-            self.step,
-            self.max_step,
-            warmup_steps(config.learning_rate_warmup_steps, self.max_step, accumulate),
-            config.learning_rate_min_factor,
-        )
-        rates = {name: rate * factor for name, rate in self._rates.items()}
-        for group in self._optimizer.param_groups:
-            group["lr"] = rates[group["name"]]
-        return rates
+        Args:
+            window: the batches of the step.
+            pieces: how many forward passes each batch takes.
+        """
+        total = torch.zeros((), device=self._device)
+        for index, draw in enumerate(window):
+            self._randomness.seed_layers(self.step, index)
+            for piece, share in draw.pieces(pieces):
+                loss = self._forward.loss(piece).mean() * (share / len(window))
+                self._update.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                total += loss.detach()
+        return total
 
-    def _noise_like(self, latents: Tensor) -> Tensor:
-        return torch.randn(
-            latents.shape, generator=self._generator, device=self._device, dtype=latents.dtype
-        )
-
-    def _condition(self, batch: Batch) -> Condition:
-        """The batch's encoded captions: from the cache, or live while a text encoder trains."""
-        if batch.condition is None:
-            skip = self.config.text_encoder_layer_skip
-            return self._family.encode_text(self.parts, batch.captions, skip)
-        return {
-            name: tensor.to(self._device, self._weight_dtype, non_blocking=True)
-            for name, tensor in batch.condition.items()
-        }
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        dtype = self.config.train_dtype
-        if dtype is DataType.FLOAT_32:
-            return nullcontext()
-        return torch.autocast(self._device.type, DTYPES[dtype])
+    def _stop_parts(self) -> None:
+        """Freeze the parts whose time is over; their weights stay as they are from then on."""
+        for name, parameters in self._method.trainable.items():
+            part = getattr(self.config, name)
+            limit, unit = part.stop_training_after, part.stop_training_after_unit
+            done = {TimeUnit.EPOCH: self._batches.epoch, TimeUnit.STEP: self.step}.get(unit)
+            if limit and done is not None and done >= limit and parameters[0].requires_grad:
+                for parameter in parameters:
+                    parameter.requires_grad_(False)
+                self._emit(StatusLine(f"{name} is trained: it stays as it is from here on"))
 
     def _epoch_step(self) -> int:
         """Batches of the current epoch that are done; a finished epoch counts whole."""
         return self._batches.position or self._batches.batches_in(self._batches.epoch - 1)
-
-    def _report(self, wait: bool = False) -> None:
-        """Emit what the device has finished computing."""
-        config = self.config
-        cuda = self._device.type == "cuda"
-        for done in self._meter.readings(wait):
-            images = config.batch_size * config.gradient_accumulation_steps
-            self._emit(
-                LossUpdate(
-                    done.step,
-                    done.epoch + 1,
-                    done.loss,
-                    done.smooth_loss,
-                    done.learning_rate,
-                    done.grad_norm,
-                    done.steps_per_second * images,
-                    torch.cuda.max_memory_allocated(self._device) if cuda else 0,
-                )
-            )
-            left = self.max_step - done.step
-            self._emit(
-                Progress(
-                    done.step,
-                    self.max_step,
-                    done.epoch + 1,
-                    config.epochs,
-                    done.epoch_step,
-                    self._batches.batches_in(done.epoch),
-                    done.loss,
-                    done.smooth_loss,
-                    max(done.learning_rate.values()),
-                    done.steps_per_second,
-                    left / done.steps_per_second if done.steps_per_second else 0.0,
-                )
-            )
 
     # ------------------------------------------------- between steps: requests and what is due
 
@@ -362,32 +311,35 @@ class GenericTrainer:
         now = (self.step, self._batches.epoch, epoch_ended)
         if self._sampling_due.fires(*now):
             self._take_samples()
-        if self._backup_due.fires(*now):
-            self._attempt(self._backup, "back up")
         if self._save_due.fires(*now):
             self._attempt(self._save, "save the model")
+        if self._backup_due.fires(*now):
+            self._attempt(self._backup, "back up")
         while not self._commands.stop_requested:
             match self._commands.take():
                 case SampleDefault():
                     self._take_samples()
                 case SampleCustom(definition):
-                    self._attempt(lambda: self._sample(definition, -1), "sample")
+                    self._attempt(partial(self._sample, definition, -1), "sample")
                 case Backup():
                     self._attempt(self._backup, "back up")
                 case Save():
                     self._attempt(self._save, "save the model")
+                case ChangeSetting(setting, value):
+                    self._attempt(partial(self._change, setting, value), f"change {setting}")
                 case None:
                     if not self._commands.pause_requested:
                         break
-                    self._report(wait=True)
+                    self._reporter.report(wait=True)
                     self._enter("paused", f"Paused at step {self.step}")
                     self._commands.wait_while_paused()
+                    self._reporter.meter.restart_clock()
         if self._commands.stop_requested:
             self._enter("stopping", "Stopping")
         else:
             self._enter("training", "Training")
 
-    def _attempt(self, action: Any, words: str) -> None:
+    def _attempt(self, action: Callable[[], None], words: str) -> None:
         """Do something that may fail without ending the run; a failure is reported."""
         try:
             action()
@@ -398,15 +350,35 @@ class GenericTrainer:
                     f"{advice_for(error)} Training goes on."
                 )
             )
-        self._meter.restart_clock()
+        self._reporter.meter.restart_clock()
+
+    def _change(self, setting: str, value: Any) -> None:
+        """Change one setting of the running config.
+
+        Raises:
+            ConfigError: for an unknown setting, a value it cannot have, or one that is fixed at
+                the start of a run.
+        """
+        changed = self.config.update(**{setting: value})
+        known = {one.path: one for one in settings(TrainConfig)}
+        if setting in known and known[setting].applies != "now":
+            raise ValueError(
+                f"{setting} is fixed when a run starts. Stop, change it, and start again "
+                f"(continue_last_backup goes on from here)"
+            )
+        old = self.config.get(setting)
+        self._configure(changed)
+        self._update.clip = changed.clip_grad_norm
+        if self._update.ema is not None:
+            self._update.ema.decay = changed.ema_decay
+        self._changes.append({"setting": setting, "value": value, "step": self.step})
+        self._emit(SettingChanged(setting, old, changed.get(setting), self.step))
 
     def _take_samples(self) -> None:
         for index, definition in enumerate(self.config.samples or []):
             if definition.enabled and not self._commands.stop_requested:
-                self._attempt(
-                    lambda index=index, definition=definition: self._sample(definition, index),
-                    f"sample {definition.prompt!r}",
-                )
+                action = partial(self._sample, definition, index)
+                self._attempt(action, f"sample {definition.prompt!r}")
 
     def _sample(self, definition: SampleConfig, index: int) -> None:
         config = self.config
@@ -414,14 +386,15 @@ class GenericTrainer:
         if definition.random_seed:
             seed = random.SystemRandom().randrange(2**31)
             definition = definition.update(seed=seed)
-        image = sample(
-            self._family,
-            self.parts,
-            definition,
-            layer_skip=config.text_encoder_layer_skip,
-            report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
-            should_stop=lambda: self._commands.stop_requested,
-        )
+        with self._update.shown():
+            image = sample(
+                self._family,
+                self.parts,
+                definition,
+                layer_skip=config.text_encoder_layer_skip,
+                report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
+                should_stop=lambda: self._commands.stop_requested,
+            )
         if image is None:
             return
         path = write_sample(
@@ -432,7 +405,7 @@ class GenericTrainer:
             config.sample_image_format,
             datetime.now(),
         )
-        kind = "custom" if index < 0 else "default"
+        kind: Literal["custom", "default"] = "custom" if index < 0 else "default"
         epoch = self._batches.epoch + 1
         self._emit(
             SampleImage(kind, path, definition.prompt, definition.seed, self.step, epoch, index)
@@ -442,38 +415,40 @@ class GenericTrainer:
 
     def end(self) -> None:
         """Write the last backup and the final model, if any step was taken."""
-        if self.step == 0 or not hasattr(self, "_optimizer"):
+        if self.step == 0 or not hasattr(self, "_update"):
             return
         if self.config.backup_before_save:
-            self._backup()
+            self._attempt(self._backup, "back up")
         self._save(final=True)
 
     def _backup(self) -> None:
+        self._reporter.report(wait=True)
         self._enter("saving", "Writing a backup")
         batches = self._batches
-        checkpoint = Checkpoint(
-            step=self.step,
-            global_step=self.step * self.config.gradient_accumulation_steps,
-            epoch=batches.epoch,
-            epoch_step=batches.position,
-            epoch_sample=batches.position * self.config.batch_size,
-            adapter=to_canonical(lora_layers(self._adapted()), self._family),
-            optimizer=self._optimizer.state_dict(),
-            state={
-                "batches": batches.state_dict(),
-                "generator": self._generator.get_state(),
-                "meter": self._meter.state_dict(),
-                "scaler": self._scaler.state_dict(),
-            },
+        place = Place(
+            self.step,
+            self.step * self.config.gradient_accumulation_steps,
+            batches.epoch,
+            batches.position,
+            batches.position * self.config.batch_size,
         )
-        folder = self._workspace / "backup" / backup_name(checkpoint, datetime.now())
+        state = {
+            "batches": batches.state_dict(),
+            "generator": self._randomness.generator.get_state(),
+            "meter": self._reporter.meter.state_dict(),
+            "due": {name: due.state_dict() for name, due in self._dues().items()},
+            "changes": self._changes,
+        }
+        folder = self._workspace / "backup" / backup_name(place, datetime.now())
         if not folder.exists():  # a second one in the same second at the same step is the same
-            write_backup(folder, checkpoint, self.config)
+            checkpoint = Checkpoint(place, self._update.state_dict(), state)
+            write_backup(folder, checkpoint, self.config, self._method.write_backup)
         if self.config.rolling_backup:
             prune(self._workspace, self.config.rolling_backup_count)
         self._emit(BackupCreated(folder, self.step))
 
     def _save(self, final: bool = False) -> None:
+        self._reporter.report(wait=True)
         config = self.config
         self._enter("saving", "Saving the model")
         if final:
@@ -482,9 +457,8 @@ class GenericTrainer:
                 path = path / f"{self._stamp()}.safetensors"
         else:
             path = self._workspace / "save" / f"{self._stamp()}-save-{self._place()}.safetensors"
-        tensors = to_format(lora_layers(self._adapted()), self._family, config.output_model_format)
-        architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
-        save_tensors(tensors, path, DTYPES[config.output_dtype], architecture)
+        with self._update.shown():
+            self._method.write(path, config, {})
         self._emit(ModelSaved(path, config.output_model_format.value, self.step, final))
 
     def _resume(self) -> None:
@@ -493,19 +467,24 @@ class GenericTrainer:
             if isinstance(found, BackupError):
                 self._emit(Warned(f"Passed over a damaged backup: {found}."))
                 continue
-            load_canonical(found.adapter, lora_layers(self._adapted()), self._family)
-            self._optimizer.load_state_dict(dict(found.optimizer))
+            self._method.read_backup(folder)
+            for missing in self._update.load_state_dict(found.optimizer):
+                self._emit(Warned(f"{folder.name}: {missing}."))
             self._batches.load_state_dict(found.state["batches"])
-            self._generator.set_state(found.state["generator"])
-            self._meter.load_state_dict(found.state["meter"])
-            self._scaler.load_state_dict(found.state["scaler"])
-            self.step = found.step
+            self._randomness.generator.set_state(found.state["generator"])
+            self._reporter.meter.load_state_dict(found.state["meter"])
+            self.step = found.place.step
+            for change in found.state["changes"]:
+                self._attempt(partial(self._change, change["setting"], change["value"]), "replay")
+            for name, due in self._dues().items():
+                due.load_state_dict(found.state["due"][name])
+            self._stop_parts()
             self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))
             return
         self._emit(Warned(f"No backup in {self._workspace / 'backup'}; the run begins anew."))
 
-    def _adapted(self) -> dict[str, nn.Module]:
-        return {name: self.parts.module(name) for name in self._trainable}
+    def _dues(self) -> dict[str, Due]:
+        return {"sampling": self._sampling_due, "backup": self._backup_due, "save": self._save_due}
 
     def _stamp(self) -> str:
         return f"{self.config.save_filename_prefix}{datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -518,7 +497,7 @@ class GenericTrainer:
 
     def close(self) -> None:
         """Let go of networks, optimizer and data, and give the device's memory back."""
-        for name in ("parts", "_trainable", "_parameters", "_optimizer", "_batches", "_dataset"):
+        for name in HEAVY:
             self.__dict__.pop(name, None)
         gc.collect()
         if self._device.type == "cuda":
@@ -533,9 +512,5 @@ class GenericTrainer:
             self._emit(StatusLine(text))
 
 
-def _checkpoint_gradients(network: nn.Module) -> None:
-    """Recompute activations in the backward pass instead of keeping them: less memory, slower."""
-    for name in ("enable_gradient_checkpointing", "gradient_checkpointing_enable"):
-        if hasattr(network, name):
-            getattr(network, name)()
-            return
+def _first(own: float | None, usual: float) -> float:
+    return usual if own is None else own

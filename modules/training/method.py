@@ -1,0 +1,190 @@
+"""What of a model trains, and which files hold it: an adapter, or the networks themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from modules.adapters.files import load_canonical, save_tensors, to_canonical, to_format
+from modules.adapters.lora import add_lora, lora_layers, matching_layers
+from modules.atomic import atomic_folder
+from modules.config import ConfigError, ModelFormat, Problem, TrainConfig, TrainingMethod
+from modules.families import Family, Parts
+from modules.families.loading import DTYPES
+from modules.training.memory import recompute
+
+
+class Method(Protocol):
+    """Prepares networks for training and knows the files of what was trained."""
+
+    trainable: dict[str, list[nn.Parameter]]
+    """What trains, by part ("unet", "text_encoder")."""
+
+    def write_backup(self, folder: Path) -> None:
+        """Write the trained weights into a backup folder, every bit."""
+
+    def read_backup(self, folder: Path) -> None:
+        """Take the weights of a backup folder.
+
+        Raises:
+            ValueError: if they are of other layers than this run trains.
+            OSError: if a file is missing.
+        """
+
+    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
+        """Write the trained model in its output format, for other tools."""
+
+
+def method_for(config: TrainConfig, family: Family, parts: Parts) -> Method:
+    """Make what the config trains trainable, and everything else fixed.
+
+    Raises:
+        ConfigError: if the engine does not know the method, or nothing would train.
+    """
+    kinds: dict[TrainingMethod, type[Lora] | type[FineTune]] = {
+        TrainingMethod.LORA: Lora,
+        TrainingMethod.FINE_TUNE: FineTune,
+    }
+    if config.training_method not in kinds:
+        raise _error(
+            "training_method",
+            f"training_method is {config.training_method.value}, which this engine cannot do.",
+            "Use LORA or FINE_TUNE.",
+        )
+    for network in parts.modules().values():
+        network.requires_grad_(False)
+        network.eval()
+    method: Method = kinds[config.training_method](config, family, parts)
+    if not any(method.trainable.values()):
+        names = " and ".join(f"{name}.train" for name in _trained(family))
+        raise _error(f"{family.denoiser}.train", "Nothing trains.", f"Turn {names} on.")
+    for name in method.trainable:
+        network = parts.module(name)
+        network.train()
+        if getattr(config, name).gradient_checkpointing:
+            recompute(network)
+    return method
+
+
+class Lora:
+    """An adapter on the layers of each part; the model itself stays as it is."""
+
+    def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
+        self._family = family
+        self.trainable: dict[str, list[nn.Parameter]] = {}
+        for name in _trained(family):
+            if not getattr(config, name).train:
+                continue
+            network = parts.module(name)
+            chosen = config.layer_filter if name == family.denoiser else ""
+            self.trainable[name] = add_lora(
+                network,
+                matching_layers(network, chosen, config.layer_filter_regex),
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                dropout=config.dropout_probability,
+                seed=config.ot.seed,
+            )
+        self._networks = {name: parts.module(name) for name in self.trainable}
+
+    def write_backup(self, folder: Path) -> None:
+        """`lora/lora.safetensors`, with OneTrainer's own keys."""
+        (folder / "lora").mkdir()
+        tensors = to_canonical(lora_layers(self._networks), self._family)
+        save_tensors(tensors, folder / "lora" / "lora.safetensors", torch.float32)
+
+    def read_backup(self, folder: Path) -> None:
+        """Take the adapter of a backup."""
+        from safetensors.torch import load_file
+
+        tensors = load_file(folder / "lora" / "lora.safetensors")
+        load_canonical(tensors, lora_layers(self._networks), self._family)
+
+    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
+        """One safetensors file of adapter weights."""
+        layers = lora_layers(self._networks)
+        tensors = to_format(layers, self._family, config.output_model_format)
+        architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
+        save_tensors(tensors, path, DTYPES[config.output_dtype], {**architecture, **metadata})
+
+
+class FineTune:
+    """The networks themselves; `layer_filter` narrows the denoiser's layers."""
+
+    def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
+        self._parts = parts
+        self.trainable: dict[str, list[nn.Parameter]] = {}
+        for name in _trained(family):
+            if not getattr(config, name).train:
+                continue
+            network = parts.module(name)
+            if name == family.denoiser and config.layer_filter:
+                for path in matching_layers(
+                    network, config.layer_filter, config.layer_filter_regex
+                ):
+                    network.get_submodule(path).requires_grad_(True)
+            else:
+                network.requires_grad_(True)
+            self.trainable[name] = [p for p in network.parameters() if p.requires_grad]
+
+    def write_backup(self, folder: Path) -> None:
+        """The trained networks, each in a folder as diffusers lays a model out."""
+        for name in self.trainable:
+            network: Any = self._parts.module(name)
+            network.save_pretrained(folder / name)
+
+    def read_backup(self, folder: Path) -> None:
+        """Take the networks of a backup."""
+        from safetensors.torch import load_file
+
+        for name in self.trainable:
+            tensors: dict[str, torch.Tensor] = {}
+            for file in sorted((folder / name).glob("*.safetensors")):
+                tensors.update(load_file(file))
+            if not tensors:
+                raise OSError(f"{folder / name} holds no weights")
+            network = self._parts.module(name)
+            own = network.state_dict()
+            # transformers leaves tied and buffer-only tensors out of its files
+            odd = sorted(key for key in tensors if key not in own)
+            if odd:
+                raise ValueError(f"{name} has no {odd[0]}, which the backup holds")
+            network.load_state_dict({**own, **tensors})
+
+    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:  # noqa: ARG002 - diffusers' folders carry none
+        """A diffusers folder of the whole model."""
+        if config.output_model_format is not ModelFormat.DIFFUSERS:
+            raise _error(
+                "output_model_format",
+                f"output_model_format is {config.output_model_format.value}, which this engine "
+                f"cannot write for FINE_TUNE.",
+                "Use DIFFUSERS.",
+            )
+        dtype = DTYPES[config.output_dtype]
+        networks = self._parts.modules()
+        stored = {name: next(network.parameters()).dtype for name, network in networks.items()}
+        own = {
+            name: {key: tensor.clone() for key, tensor in network.state_dict().items()}
+            for name, network in networks.items()
+            if stored[name] != dtype
+        }
+        with atomic_folder(path) as new:
+            try:
+                for name in own:
+                    networks[name].to(dtype)
+                self._parts.pipeline.save_pretrained(new)
+            finally:
+                for name, tensors in own.items():
+                    networks[name].to(stored[name]).load_state_dict(tensors)
+
+
+def _trained(family: Family) -> tuple[str, ...]:
+    return (family.denoiser, *family.trainable_encoders)
+
+
+def _error(field: str, message: str, fix: str) -> ConfigError:
+    return ConfigError([Problem(field, "error", message, fix)])

@@ -1,0 +1,47 @@
+"""Everything random in a run, apart from everything random around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads consecutive numbers apart
+
+
+class Randomness:
+    """A run's generator, and the seeding of layers that draw for themselves.
+
+    Dropout draws from torch's global generators, which a notebook draws from as well. They are
+    seeded anew before every forward pass, from the pass's place in the run alone, so that a resumed
+    run drops what the straight one would have.
+
+    Args:
+        device: where the loop runs.
+        seed: the run's.
+    """
+
+    def __init__(self, device: torch.device, seed: int) -> None:
+        self._seed = seed
+        self.generator = torch.Generator(device).manual_seed(seed)
+        """Noise, timesteps and dropped captions; part of a backup."""
+        self._layers = [torch.default_generator]
+        self._devices: list[torch.device] = []
+        if device.type == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            index = torch.cuda.current_device() if device.index is None else device.index
+            self._layers.append(torch.cuda.default_generators[index])
+            self._devices.append(torch.device("cuda", index))
+
+    def seed_layers(self, step: int, index: int) -> None:
+        """Seed dropout for forward pass `index` of optimizer step `step`."""
+        seed = (self._seed + (step * 65536 + index + 1) * MIX) % 2**63
+        for generator in self._layers:
+            generator.manual_seed(seed)
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Leave the global generators as they were before the block."""
+        with torch.random.fork_rng(self._devices):
+            yield

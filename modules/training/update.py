@@ -1,0 +1,133 @@
+"""One optimizer step: gradients in, changed weights out, or nothing where they are no numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.training.ema import Ema
+from modules.training.optimizers import load_optimizer_state
+
+
+class Update:
+    """Clips and applies gradients.
+
+    A step whose gradients hold NaN or infinity changes no weight and no moment. On a GPU that is
+    decided there, without waiting for it, where the optimizer is fused.
+
+    Args:
+        optimizer: changes the weights.
+        parameters: what it changes.
+        clip: largest norm of the gradient; None for any.
+        scaler: scales the loss of half precision; disabled otherwise.
+        ema: follows the weights, if there is one.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        parameters: Sequence[nn.Parameter],
+        clip: float | None,
+        scaler: torch.amp.GradScaler,
+        ema: Ema | None = None,
+    ) -> None:
+        self.optimizer, self.scaler, self.ema = optimizer, scaler, ema
+        self.clip = clip
+        self._parameters = list(parameters)
+        self._on_device = any(p.is_cuda for p in self._parameters) and all(
+            group.get("fused") for group in optimizer.param_groups
+        )
+        _mode(optimizer, "train")
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Set the learning rate of each part."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rates[group["name"]]
+
+    def __call__(self, step: int) -> Tensor:
+        """Apply the gradients and drop them; returns their norm before clipping, a scalar.
+
+        Args:
+            step: optimizer steps done before.
+        """
+        self.scaler.unscale_(self.optimizer)
+        # A limit nothing reaches would turn infinity into NaN, which counts as the same below.
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.clip or float("inf"))
+        if self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif self._on_device:
+            self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif norm.isfinite():
+            self.optimizer.step()
+        self.drop_gradients()
+        if self.ema is not None:
+            self.ema.update(step)
+        return norm
+
+    def drop_gradients(self) -> None:
+        """Forget what was added up so far."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def shown(self, averaged: bool = True) -> Iterator[None]:
+        """The weights as they are sampled and saved; every bit as before when the block ends.
+
+        That is the moving average where there is one, and the evaluation point of an optimizer
+        that keeps one beside the weights (schedule-free methods).
+        """
+        if self.ema is not None and averaged:
+            with self.ema.in_place():
+                yield
+        elif hasattr(self.optimizer, "eval"):
+            own = [p.detach().clone() for p in self._parameters]
+            _mode(self.optimizer, "eval")
+            try:
+                yield
+            finally:
+                _mode(self.optimizer, "train")
+                with torch.no_grad():
+                    for parameter, values in zip(self._parameters, own, strict=True):
+                        parameter.copy_(values)
+        else:
+            yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments, loss scale and average."""
+        return {
+            "kind": type(self.optimizer).__name__,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> list[str]:
+        """Take up a backup's; returns what could not be, in words.
+
+        Raises:
+            ValueError: if the backup is of other parameters.
+        """
+        missing: list[str] = []
+        kind = type(self.optimizer).__name__
+        if state["kind"] == kind:
+            load_optimizer_state(self.optimizer, state["optimizer"])
+        else:
+            missing.append(
+                f"the optimizer is {kind}, in the backup {state['kind']}: it starts anew"
+            )
+        self.scaler.load_state_dict(dict(state["scaler"])) if state["scaler"] else None
+        if self.ema is not None and state["ema"] is not None:
+            self.ema.load_state_dict(state["ema"])
+        elif self.ema is not None:
+            missing.append("the backup has no EMA: the average starts from its weights")
+        return missing
+
+
+def _mode(optimizer: torch.optim.Optimizer, name: str) -> None:
+    if hasattr(optimizer, name):
+        getattr(optimizer, name)()
