@@ -44,18 +44,18 @@ class EventHub(Generic[Item]):
             self._start()
 
     def flush(self) -> None:
-        """Deliver all that was posted before this call.
+        """Deliver all that was posted before this call, as one batch.
 
-        Called by a reader during a delivery it does nothing: the delivery goes on to the last item
-        by itself, and a nested one would show a later reader the newer items first.
+        Called by a reader during a delivery it does nothing: a nested delivery would show a later
+        reader the newer items first.
         """
         with self._delivering:
             if self._inside:
                 return
             self._inside = True
             try:
-                while self._pending:
-                    self._deliver([self._pending.popleft() for _ in range(len(self._pending))])
+                if batch := [self._pending.popleft() for _ in range(len(self._pending))]:
+                    self._deliver(batch)
             finally:
                 self._inside = False
 
@@ -68,6 +68,7 @@ class EventHub(Generic[Item]):
         if dispatcher is not None and dispatcher is not threading.current_thread():
             dispatcher.join()
         self.flush()
+        self.flush()  # what readers said of the last batch
 
     def _start(self) -> None:
         with self._starting:

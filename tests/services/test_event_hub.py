@@ -68,6 +68,7 @@ def test_an_item_posted_by_a_reader_comes_after_the_batch_it_answers():
     hub._dispatcher = threading.current_thread()  # no second thread: the order is the point
     hub.post("question")
     hub.flush()
+    hub.flush()
     assert seen == ["question", "end of the first batch", "answer"]
 
 
