@@ -21,20 +21,22 @@ FAILED, INVALID = 1, 2
 """Exit codes: a run that ended on an error; a config that cannot run."""
 
 
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(help="Config JSON: OneTrainer's or ours, any version.")
+]
+PresetOption = Annotated[
+    str | None, typer.Option("--preset", help="Preset, by name or path; the config goes over it.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="One setting, as in --set unet.learning_rate=1e-4. Repeatable."),
+]
+
+
 def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
     """The command line; `find_preset` turns a preset's name into its file."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
     console, errors = Console(), Console(stderr=True)
-    config_argument = Annotated[
-        Path | None, typer.Argument(help="Config JSON: OneTrainer's or ours, any version.")
-    ]
-    preset_option = Annotated[
-        str | None, typer.Option("--preset", help="Preset, by name or path; the config goes over it.")
-    ]
-    set_option = Annotated[
-        list[str] | None,
-        typer.Option("--set", help="One setting, as in --set unet.learning_rate=1e-4. Repeatable."),
-    ]
 
     def load(config: Path | None, preset: str | None, settings: list[str] | None) -> TrainConfig:
         try:
@@ -48,18 +50,18 @@ def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
 
     @app.command()
     def train(
-        config: config_argument = None,
-        preset: preset_option = None,
-        settings: set_option = None,
+        config: ConfigArgument = None,
+        preset: PresetOption = None,
+        settings: SetOption = None,
     ) -> None:
         """Train. Ctrl+C stops after the current step and saves; twice, at once."""
         raise typer.Exit(_train(load(config, preset, settings), console, errors))
 
     @app.command("validate")
     def validate_config(
-        config: config_argument = None,
-        preset: preset_option = None,
-        settings: set_option = None,
+        config: ConfigArgument = None,
+        preset: PresetOption = None,
+        settings: SetOption = None,
     ) -> None:
         """Say what is wrong with a config; exit code 2 if it cannot run."""
         problems = validate(load(config, preset, settings))
@@ -126,7 +128,7 @@ def _train(config: TrainConfig, console: Console, errors: Console) -> int:
         with Progress(*columns, console=console) as progress:
             reader = _Reader(progress)
             GenericTrainer(config, TrainCallbacks(on_event=reader.read), commands).run()
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - reported to the person below
+    except (Exception, KeyboardInterrupt) as error:  # reported to the person below
         if reader.failure is None:
             raise
         errors.print(f"[red]{escape(reader.failure.error)}")

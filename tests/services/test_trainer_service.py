@@ -274,8 +274,7 @@ def test_an_observer_may_command_and_flush(stage):
     stage.start()
     stage.run.enter("training")
     stage.run.step(1, loss=0.05)
-    service.flush()
-    assert service.state == "stopping"
+    assert eventually(lambda: service.state == "stopping")
 
 
 def test_a_stop_wins_against_states_that_the_trainer_was_on_its_way_to(stage):

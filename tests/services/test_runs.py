@@ -1,0 +1,122 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+from typer.testing import CliRunner
+
+import ot_notebook as ot
+from modules.training import events as e
+from ot_notebook.cli import app
+
+HOSTILE = (
+    '<script>alert(1)</script><img src=x onerror="alert(2)">&amp;\x00\x1b[31m\u202e"\'</style>'
+)
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text, self.attributes = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_data(self, text):
+        self.text.append(text)
+
+
+def read(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+@pytest.fixture
+def finished(stage, tmp_path):
+    """A run that took three steps, with two samples of which one file is gone."""
+    from PIL import Image
+
+    folder = tmp_path / "workspace" / "samples"
+    handle = stage.start()
+    folder.mkdir(parents=True)
+    Image.new("RGB", (64, 64), "red").save(folder / "a.png")
+    stage.run.enter("training")
+    for step in range(1, 4):
+        stage.run.step(step, loss=1 / step, last=3)
+    for name, step in (("a.png", 1), ("gone.png", 3)):
+        stage.run.emit(e.SampleImage("default", folder / name, HOSTILE, 7, step, 1, 0))
+    stage.run.emit(e.Warned(HOSTILE))
+    stage.run.emit(e.ModelSaved(tmp_path / "lora.safetensors", "KOHYA_LORA", 3, True))
+    stage.run.end()
+    return handle.wait()
+
+
+def test_runs_lists_what_ran_below_the_current_folder(finished, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for table in (ot.runs(), ot.runs(tmp_path / "workspace")):
+        (row,) = table.to_dict("records")
+        assert (row["id"], row["state"]) == (finished.id, "finished")
+        assert (row["step"], row["max_step"], row["smooth_loss"]) == (3, 3, 1 / 3)
+        assert row["ended"] >= row["started"]
+        assert row["workspace"] == str(tmp_path / "workspace")
+
+
+def test_a_run_is_read_back_by_its_id(finished, tmp_path):
+    run = ot.run(finished.id, tmp_path / "workspace")
+    assert run.config == finished.config
+    assert run.metrics().equals(finished.metrics())
+    samples = run.samples()
+    assert samples["step"].tolist() == [1, 3]
+    assert samples["prompt"].tolist() == [HOSTILE] * 2
+    assert run.wait() is run
+
+
+def test_unknown_runs_and_workspaces_are_named(finished, tmp_path, monkeypatch):
+    with pytest.raises(KeyError, match=r"No run 'x' in .*run\.db.*ot\.runs\(\) lists"):
+        ot.run("x", tmp_path / "workspace")
+    with pytest.raises(FileNotFoundError, match=r"nowhere.run\.db does not exist"):
+        ot.runs(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert ot.runs().empty
+    with pytest.raises(KeyError, match=r"No run 'x' in any run\.db below .*empty"):
+        ot.run("x")
+
+
+def test_the_report_is_one_file_in_which_foreign_text_stays_text(finished, tmp_path):
+    path = finished.report(tmp_path / "report.html")
+    page, text = read(path), path.read_text(encoding="utf-8")
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    assert page.tags.count("img") == 1
+    assert all(value.startswith("data:image/png;base64,") for name, value in page.attributes
+               if name in ("src", "href"))  # fmt: skip
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", text)
+    said = "".join(page.text)
+    assert said.count("<script>alert(1)</script>") == 2, "prompt and warning, as text"
+    assert "gone.png is gone" in said
+    assert "3 of 3" in said
+    assert "lora.safetensors" in said
+    assert "polyline" in page.tags
+
+
+def test_a_failed_run_has_a_report_with_its_advice(stage, tmp_path):
+    handle = stage.start()
+    stage.run.emit(e.RunFailed("ValueError: no <b>", "Do this."))
+    stage.run.end("failed")
+    said = "".join(read(handle.report()).text)
+    assert "ValueError: no <b>" in said
+    assert "Do this." in said
+    assert "No step was taken." in said
+
+
+def test_the_command_line_lists_runs(finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    answer = CliRunner().invoke(app, ["runs", str(tmp_path / "workspace")])
+    assert answer.exit_code == 0
+    assert finished.id in answer.output
+    assert "finished" in answer.output
+    answer = CliRunner().invoke(app, ["runs", str(tmp_path / "nowhere")])
+    assert answer.exit_code == 1
+    assert "does not exist" in answer.output
