@@ -1,0 +1,39 @@
+// Small helpers for the page, joined in front of each module by Python.
+
+function element(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+function button(className, text, onclick) {
+  const node = element("button", className, text);
+  node.type = "button";
+  node.onclick = onclick;
+  return node;
+}
+
+/** A drawing of 14 by 14 units, in the colour of the text around it. */
+function icon(path) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 14 14");
+  svg.setAttribute("aria-hidden", "true");
+  const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  shape.setAttribute("d", path);
+  svg.append(shape);
+  return svg;
+}
+
+/** Write only what differs, so that nothing flickers and a screen reader is not told twice. */
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/** Put `nodes` under `parent` in order, moving only what is elsewhere: the focus stays. */
+function arrange(parent, nodes) {
+  nodes.forEach((node, index) => {
+    if (parent.children[index] !== node) parent.insertBefore(node, parent.children[index] ?? null);
+  });
+  while (parent.children.length > nodes.length) parent.lastElementChild.remove();
+}

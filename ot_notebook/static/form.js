@@ -1,0 +1,645 @@
+// The settings form. Python describes it (groups, values, problems); this file draws it and reports edits.
+
+const TYPING_MS = 180; // pause after which what was typed is checked
+const SETTLE_MS = 500; // after this, a field that was left shows what the kernel made of it
+const APPLIES = { now: "Takes effect at once", epoch: "Takes effect with the next epoch", restart: "Takes effect with the next start" };
+const BADGES = { now: "live", epoch: "epoch" }; // the rest waits for a start, which goes without saying
+const SHAPES = {
+  undo: "M5.2 1 1.5 4.5 5.2 8V5.5h3.3a2.5 2.5 0 0 1 0 5H4V12h4.5a4 4 0 0 0 0-8H5.2z",
+  redo: "M8.8 1v3H5.5a4 4 0 0 0 0 8H10v-1.5H5.5a2.5 2.5 0 0 1 0-5h3.3V8l3.7-3.5z",
+  reset: "M7 1.5a5.5 5.5 0 1 1-5.3 4h1.6A4 4 0 1 0 7 3v2.2L3.5 2.6 7 0z",
+  save: "M1.5 1.5h9l2 2v9h-11zM3 3v3h7V3zm4 5a1.5 1.5 0 1 0 0 3 1.5 1.5 0 0 0 0-3z",
+  remove: "M3.7 2.6 7 5.9l3.3-3.3 1.1 1.1L8.1 7l3.3 3.3-1.1 1.1L7 8.1l-3.3 3.3-1.1-1.1L5.9 7 2.6 3.7z",
+  up: "M7 3l5 6.5H2z",
+  down: "M7 11 2 4.5h10z",
+  copy: "M1.5 1.5h8V4H8V3H3v5h1v1.5H1.5zM5 5h7.5v7.5H5zm1.5 1.5V11H11V6.5z",
+};
+
+function iconButton(shape, label, onclick, className = "") {
+  const node = button(`ot-icon ${className}`, undefined, onclick);
+  node.append(icon(SHAPES[shape]));
+  node.title = label;
+  node.setAttribute("aria-label", label);
+  return node;
+}
+
+/** The control of one setting: its node, and functions that write and read it. */
+function makeControl(row) {
+  if (row.kind === "bool") {
+    const node = element("input", "ot-switch");
+    node.type = "checkbox";
+    return { node, typed: false, write: (value) => (node.checked = value), read: () => node.checked };
+  }
+  if (row.kind === "choice") {
+    const node = element("select", "ot-input");
+    const put = (value, label) => node.append(Object.assign(element("option", "", label), { value }));
+    row.choices.forEach(([value, label]) => put(value, label));
+    const write = (value) => {
+      if (![...node.options].some((option) => option.value === value)) put(value, value); // a draft
+      node.value = value;
+    };
+    return { node, typed: false, write, read: () => node.value };
+  }
+  const long = row.kind === "json";
+  const node = element(long ? "textarea" : "input", "ot-input");
+  if (long) node.rows = 1;
+  else node.type = "text";
+  if (row.kind === "number") node.inputMode = "decimal";
+  node.spellcheck = false;
+  node.autocomplete = "off";
+  return { node, typed: true, write: (value) => (node.value = value), read: () => node.value };
+}
+
+/** One setting: label, control, unit, badge, reset, and what is wrong with it. */
+function createRow(row, path, form) {
+  const node = element("div", `ot-field ot-kind-${row.kind}`);
+  const control = makeControl(row);
+  const id = `${form.client}-${path}`;
+  control.node.id = id;
+  const label = element("label", "ot-field-label", row.label);
+  label.htmlFor = id;
+  const box = element("div", "ot-field-control");
+  box.append(control.node);
+  if (row.unit) box.append(element("span", "ot-unit", row.unit));
+  if (BADGES[row.applies]) {
+    const badge = element("span", "ot-chip", BADGES[row.applies]);
+    badge.title = APPLIES[row.applies];
+    box.append(badge);
+  }
+  const reset = iconButton("reset", "", () => form.send({ op: "reset", path }), "ot-reset");
+  const problem = element("div", "ot-field-error");
+  problem.id = `${id}-problem`;
+  node.append(label, box, reset, problem);
+
+  const { node: input } = control;
+  if (control.typed) {
+    input.oninput = () => form.edit(path, control.read(), TYPING_MS);
+    input.onblur = () => form.leave();
+    input.onkeydown = (event) => {
+      if (event.key === "Enter" && !(event.shiftKey || row.kind === "json")) form.leave();
+    };
+  }
+  input.onchange = () => form.edit(path, control.read(), 0);
+  const describe = () => form.describe(row, path);
+  node.onpointerenter = describe;
+  input.onfocus = describe;
+
+  return {
+    node,
+    fill(value, there, wrong) {
+      const busy = form.waits(path) || (control.typed && input === form.focused());
+      if (!busy && control.read() !== value) control.write(value);
+      const changed = there !== undefined;
+      node.classList.toggle("ot-changed", changed);
+      reset.classList.toggle("ot-away", !changed);
+      reset.tabIndex = changed ? 0 : -1;
+      if (changed) {
+        reset.title = `Back to ${there}`;
+        reset.setAttribute("aria-label", `Reset ${row.label} to ${there}`);
+      }
+      write(problem, wrong?.text ?? "");
+      problem.classList.toggle("ot-warn", wrong?.severity === "warning");
+      input.setAttribute("aria-invalid", String(wrong?.severity === "error"));
+      if (wrong) input.setAttribute("aria-describedby", problem.id);
+      else input.removeAttribute("aria-describedby");
+    },
+  };
+}
+
+/** A list of sections: a card for each item, made of the same rows. */
+function createList(row, path, form) {
+  const node = element("div", "ot-field ot-list");
+  const head = element("div", "ot-list-head");
+  const reset = iconButton("reset", "", () => form.send({ op: "reset", path }), "ot-reset");
+  const add = button("ot-button ot-small", `Add to ${row.label.toLowerCase()}`, () => act("add", 0));
+  head.append(element("span", "ot-field-label", row.label), reset, add);
+  const cards = element("div", "ot-cards");
+  const problem = element("div", "ot-field-error");
+  node.append(head, problem, cards);
+  head.onpointerenter = () => form.describe(row, path);
+  const act = (action, index) => form.send({ op: "items", path, action, index });
+  const made = [];
+
+  const makeCard = (index) => {
+    const card = element("section", "ot-item");
+    const title = element("b");
+    const tools = element("span", "ot-item-tools");
+    const number = index + 1;
+    tools.append(
+      iconButton("up", `Move ${number} up`, () => act("up", index)),
+      iconButton("down", `Move ${number} down`, () => act("down", index)),
+      iconButton("copy", `Copy ${number}`, () => act("copy", index)),
+      iconButton("remove", `Remove ${number}`, () => act("remove", index)),
+    );
+    const top = element("div", "ot-item-head");
+    top.append(title, tools);
+    card.append(top);
+    const rows = row.items.map((inner) => {
+      const full = `${path}.${index}.${inner.path}`;
+      const one = createRow(inner, full, form);
+      one.inner = inner;
+      one.path = full;
+      card.append(one.node);
+      return one;
+    });
+    return { card, title, rows };
+  };
+  return {
+    node,
+    fill(values, there, wrong, problems) {
+      while (made.length > values.length) made.pop();
+      while (made.length < values.length) made.push(makeCard(made.length));
+      arrange(cards, made.map(({ card }) => card));
+      made.forEach(({ title, rows }, index) => {
+        const names = rows.filter(({ inner }) => inner.kind === "text" && inner.level === "basic");
+        const name = names.map(({ inner }) => values[index][inner.path]).find(Boolean);
+        write(title, `${index + 1}. ${name ?? "new"}`);
+        for (const one of rows) one.fill(values[index][one.inner.path], undefined, problems.get(one.path));
+      });
+      const changed = there !== undefined;
+      head.classList.toggle("ot-changed", changed);
+      reset.classList.toggle("ot-away", !changed);
+      reset.tabIndex = changed ? 0 : -1;
+      reset.title = `Back to ${there}`;
+      reset.setAttribute("aria-label", `Reset ${row.label} to ${there}`);
+      write(problem, wrong?.text ?? "");
+      problem.classList.toggle("ot-warn", wrong?.severity === "warning");
+    },
+    /** Show only basic rows of the items, or those with a problem, or all. */
+    filter(all, problems) {
+      for (const { rows } of made)
+        for (const one of rows) one.node.hidden = !(all || one.inner.level === "basic" || problems.has(one.path));
+    },
+  };
+}
+
+/** A window for what needs more room: a path, code, a list of differences. */
+function createWindow(root) {
+  const dialog = element("dialog", "ot ot-viewer ot-window");
+  dialog.dataset.lmSuppressShortcuts = "true";
+  const title = element("h3");
+  const body = element("div", "ot-window-body");
+  const head = element("div", "ot-viewer-head");
+  head.append(title, button("ot-button", "Close", () => dialog.close()));
+  dialog.append(head, body);
+  dialog.onclick = (event) => {
+    if (event.target === dialog) dialog.close(); // the backdrop
+  };
+  root.append(dialog);
+  return {
+    open(name, ...nodes) {
+      title.textContent = name;
+      dialog.setAttribute("aria-label", name);
+      body.replaceChildren(...nodes);
+      if (!dialog.open) dialog.showModal();
+      body.querySelector("input, select, textarea, button")?.focus();
+    },
+    close: () => dialog.close(),
+  };
+}
+
+/** A line of text to give, and a button that uses it. */
+function askPath(label, value, word, done) {
+  const form = element("form", "ot-ask");
+  const input = element("input", "ot-input");
+  input.type = "text";
+  input.value = value;
+  input.spellcheck = false;
+  const name = element("label", "", label);
+  name.append(input);
+  const go = element("button", "ot-button ot-primary", word);
+  form.append(name, go);
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    if (input.value.trim()) done(input.value.trim());
+  };
+  return form;
+}
+
+function table(rows, onreset) {
+  const node = element("table", "ot-table");
+  const top = element("tr");
+  for (const name of ["Setting", "There", "Here", ""]) top.append(element("th", "", name));
+  node.append(top);
+  for (const { path, there, here } of rows) {
+    const line = element("tr");
+    const name = element("td");
+    name.append(element("code", "", path));
+    const last = element("td");
+    if (onreset) last.append(iconButton("reset", `Reset ${path}`, () => onreset(path, line)));
+    line.append(name, element("td", "", there), element("td", "", here), last);
+    node.append(line);
+  }
+  return node;
+}
+
+function download(name, text) {
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}
+
+/** What a person chose to see; of no interest to the kernel. */
+function createFilter(redraw) {
+  const state = { query: [], all: false, changed: false };
+  const search = element("input", "ot-input ot-search");
+  search.type = "search";
+  search.placeholder = "Search all settings";
+  search.setAttribute("aria-label", "Search all settings");
+  search.oninput = () => {
+    state.query = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    redraw();
+  };
+  const levels = element("div", "ot-segments");
+  levels.setAttribute("role", "group");
+  levels.setAttribute("aria-label", "Settings to show");
+  const segments = [
+    ["Basic", () => Object.assign(state, { all: false, changed: false }), () => !state.all && !state.changed],
+    ["All", () => Object.assign(state, { all: true, changed: false }), () => state.all],
+    ["Changed", () => Object.assign(state, { all: false, changed: true }), () => state.changed],
+  ].map(([name, choose, chosen]) => {
+    const node = button("", name, () => {
+      choose();
+      redraw();
+    });
+    levels.append(node);
+    return { node, name, chosen };
+  });
+  const bar = element("div", "ot-filter");
+  bar.append(search, levels);
+  return {
+    bar,
+    state,
+    clear() {
+      search.value = "";
+      state.query = [];
+    },
+    draw(changes) {
+      for (const { node, name, chosen } of segments) {
+        node.setAttribute("aria-pressed", String(chosen()));
+        write(node, name === "Changed" && changes ? `Changed ${changes}` : name);
+      }
+    },
+    fits(row, changed, wrong) {
+      if (state.query.length) {
+        row.text ??= `${row.label} ${row.path} ${row.help}`.toLowerCase();
+        return state.query.every((word) => row.text.includes(word));
+      }
+      if (state.changed) return changed;
+      return state.all || row.level === "basic" || changed || wrong;
+    },
+  };
+}
+
+/** The place at the bottom that explains the setting pointed at: always there, so nothing jumps. */
+function createInspector() {
+  const node = element("div", "ot-inspector");
+  const head = element("div", "ot-inspector-head");
+  const help = element("div", "ot-inspector-help");
+  help.textContent = "Point at a setting to read what it does.";
+  node.append(head, help);
+  return {
+    node,
+    describe(row, path) {
+      const facts = [row.rule && `${row.rule}${row.unit ? ` ${row.unit}` : ""}`, row.default && `default ${row.default}`, APPLIES[row.applies]];
+      head.replaceChildren(element("b", "", row.label), element("code", "", path), element("span", "", facts.filter(Boolean).join(" · ")));
+      help.textContent = row.help;
+      help.title = row.help;
+    },
+  };
+}
+
+/** Preset, undo and redo, save. */
+function createHead(model, send, openSave) {
+  const node = element("div", "ot-form-head");
+  const preset = element("select", "ot-input ot-preset");
+  preset.setAttribute("aria-label", "Preset");
+  const own = element("option");
+  preset.append(own);
+  for (const [family, names] of model.get("presets")) {
+    const group = element("optgroup");
+    group.label = family;
+    for (const name of names) group.append(Object.assign(element("option", "", name), { value: name }));
+    preset.append(group);
+  }
+  preset.onchange = () => {
+    if (preset.value) send({ op: "load", source: preset.value });
+  };
+  const undo = iconButton("undo", "Undo", () => send({ op: "undo" }));
+  const redo = iconButton("redo", "Redo", () => send({ op: "redo" }));
+  const save = iconButton("save", "Save", () => (model.get("head").file ? send({ op: "save", path: "" }) : openSave()));
+  const tools = element("div", "ot-tools");
+  tools.append(undo, redo, save);
+  node.append(element("h3", "", "Settings"), preset, tools);
+  return {
+    node,
+    draw({ preset: name, file, undo: back, redo: forward }) {
+      const known = [...preset.options].some((option) => option !== own && option.value === name);
+      own.textContent = known ? "Choose a preset" : name || "Settings from code";
+      own.hidden = known;
+      preset.value = known ? name : "";
+      preset.title = file || name;
+      undo.disabled = !back;
+      redo.disabled = !forward;
+      save.title = file ? `Save to ${file}` : "Save as";
+    },
+  };
+}
+
+/** Remarks of the kernel, and how many settings are wrong; a click goes to the first. */
+function createNotes(goTo) {
+  const node = element("div", "ot-notes");
+  node.setAttribute("role", "status");
+  const notice = element("div", "ot-alert");
+  const text = element("span");
+  let dismissed = 0;
+  let number = 0;
+  notice.append(text, iconButton("remove", "Dismiss", () => {
+    dismissed = number;
+    notice.hidden = true;
+  }));
+  const wrong = element("div", "ot-wrong");
+  node.append(notice, wrong);
+  return {
+    node,
+    draw(said, problems) {
+      number = said?.number ?? 0;
+      notice.hidden = !said || number === dismissed;
+      if (said) {
+        notice.className = `ot-alert ot-notice ot-tone-${said.tone}`;
+        write(text, said.text);
+      }
+      const errors = problems.filter(({ severity }) => severity === "error");
+      const shown = errors.length ? errors : problems;
+      wrong.hidden = !shown.length;
+      if (!shown.length) return;
+      wrong.className = `ot-wrong ot-tone-${errors.length ? "bad" : "hold"}`;
+      const what = errors.length ? "problem" : "remark";
+      const count = `${shown.length} ${what}${shown.length > 1 ? "s" : ""}`;
+      const [first] = shown;
+      const words = first.path ? `${first.path}` : first.text;
+      if (wrong.dataset.said !== count + words) {
+        wrong.dataset.said = count + words;
+        const go = button("ot-link", words, () => goTo(first.path));
+        wrong.replaceChildren(element("b", "", count), first.path ? go : element("span", "", words));
+      }
+    },
+  };
+}
+
+/** Load, import, export and the like. */
+function createActions(model, send, window) {
+  const node = element("div", "ot-actions");
+  const add = (label, hint, action) => {
+    const made = button("ot-link", label, action);
+    made.title = hint;
+    node.append(made);
+  };
+  const file = element("input");
+  file.type = "file";
+  file.accept = ".json,application/json";
+  file.hidden = true;
+  file.onchange = async () => {
+    const [chosen] = file.files;
+    if (chosen) send({ op: "import", name: chosen.name, text: await chosen.text() });
+    file.value = "";
+  };
+  const path = () => model.get("head").file;
+  const openSave = () =>
+    window.open("Save as", askPath("File on the kernel's machine", path() || "config.json", "Save", (value) => {
+      send({ op: "save", path: value });
+      window.close();
+    }));
+  add("Load", "Load a config or preset from the kernel's machine", () =>
+    window.open("Load", askPath("File on the kernel's machine, or a preset", path(), "Load", (value) => {
+      send({ op: "load", source: value });
+      window.close();
+    })));
+  add("Import", "Import a config from your computer", () => file.click());
+  add("Save as", "Save under another name", openSave);
+  add("Export", "Download as OneTrainer's JSON", () => send({ op: "export" }));
+  add("Python", "Show the code that makes these settings", () => send({ op: "python" }));
+  add("Compare", "Show what differs from a preset", () => send({ op: "diff", against: null }));
+  node.append(file);
+  return { node, openSave };
+}
+
+/** Windows that show an answer of the kernel. */
+function createAnswers(model, send, window) {
+  let against = null;
+  const showCode = (text) => {
+    const area = element("textarea", "ot-input ot-code");
+    area.readOnly = true;
+    area.value = text;
+    area.rows = Math.min(20, text.split("\n").length);
+    area.setAttribute("aria-label", "Python code");
+    const copy = button("ot-button ot-primary", "Copy", async () => {
+      area.select();
+      try {
+        await navigator.clipboard.writeText(text);
+        copy.textContent = "Copied";
+      } catch {
+        copy.textContent = "Press Ctrl+C"; // an embedded page may not touch the clipboard
+      }
+    });
+    window.open("As Python", area, copy);
+  };
+  const showDifferences = (rows) => {
+    const select = element("select", "ot-input");
+    const put = (parent, value, label) => parent.append(Object.assign(element("option", "", label), { value }));
+    put(select, "*", "where these settings started");
+    put(select, "", "the defaults");
+    for (const [family, names] of model.get("presets")) {
+      const group = element("optgroup");
+      group.label = family;
+      names.forEach((name) => put(group, name, name));
+      select.append(group);
+    }
+    select.value = against ?? "*";
+    select.onchange = () => {
+      against = select.value === "*" ? null : select.value;
+      send({ op: "diff", against });
+    };
+    const label = element("label", "ot-against", "Compared with ");
+    label.append(select);
+    const undo = (path, line) => {
+      send({ op: "reset", path });
+      line.remove();
+    };
+    const nothing = element("p", "ot-caption", "No setting differs.");
+    window.open("Differences", label, rows.length ? table(rows, against === null && undo) : nothing);
+  };
+  return (message) => {
+    if (message.op === "export") download(message.name, message.text);
+    if (message.op === "python") showCode(message.text);
+    if (message.op === "diff") showDifferences(message.rows);
+  };
+}
+
+/** Edits on their way to the kernel: typing is gathered, the rest goes at once. */
+function createEdits(model, redraw) {
+  const pending = new Map(); // path -> value
+  let timer = 0;
+  const flush = () => {
+    clearTimeout(timer);
+    for (const [path, value] of pending) model.send({ op: "edit", path, value });
+    pending.clear();
+  };
+  return {
+    flush,
+    waits: (path) => pending.has(path),
+    edit(path, value, wait) {
+      pending.set(path, value);
+      clearTimeout(timer);
+      if (wait) timer = setTimeout(flush, wait);
+      else flush();
+    },
+    leave() {
+      flush();
+      setTimeout(redraw, SETTLE_MS);
+    },
+  };
+}
+
+/** Groups of rows; a row is made when it is first shown. */
+function createBody(model, form, filter) {
+  const node = element("div", "ot-form-body");
+  const none = element("p", "ot-caption ot-nothing");
+  const groups = model.get("groups").map(({ name, rows }) => {
+    const section = element("details", "ot-group");
+    section.open = true;
+    const summary = element("summary");
+    const chip = element("span", "ot-chip");
+    summary.append(element("h4", "", name), chip);
+    const list = element("div", "ot-fields");
+    section.append(summary, list);
+    node.append(section);
+    return { section, chip, list, rows, made: new Map() };
+  });
+  node.append(none);
+  const draw = () => {
+    const values = model.get("values");
+    const changed = model.get("changed");
+    const visible = new Set(model.get("visible"));
+    const problems = new Map(model.get("problems").map((one) => [one.path, one]));
+    const inside = (path) => [...problems.keys()].some((key) => key.startsWith(`${path}.`));
+    let found = 0;
+    for (const { section, chip, list, rows, made } of groups) {
+      let changes = 0;
+      const shown = rows.filter((row) => {
+        const differs = row.path in changed;
+        const wrong = problems.has(row.path) || (row.kind === "list" && inside(row.path));
+        if (!(visible.has(row.path) || wrong) || !filter.fits(row, differs, wrong)) return false;
+        changes += differs;
+        return true;
+      });
+      section.hidden = !shown.length;
+      found += shown.length;
+      if (filter.state.query.length && shown.length) section.open = true;
+      write(chip, changes ? `${changes} changed` : "");
+      chip.hidden = !changes;
+      arrange(list, shown.map((row) => {
+        if (!made.has(row.path)) made.set(row.path, (row.kind === "list" ? createList : createRow)(row, row.path, form));
+        const one = made.get(row.path);
+        one.fill(values[row.path], changed[row.path], problems.get(row.path), problems);
+        one.filter?.(filter.state.all, problems);
+        return one.node;
+      }));
+    }
+    none.hidden = found > 0;
+    write(none, filter.state.query.length ? "No setting that counts here matches." : "Nothing is changed.");
+  };
+  return { node, draw };
+}
+
+function renderForm(model, el, client) {
+  const root = element("div", "ot ot-form");
+  root.dataset.lmSuppressShortcuts = "true";
+  const send = (message) => {
+    edits.flush();
+    model.send(message);
+  };
+  const edits = createEdits(model, () => draw());
+  const filter = createFilter(() => draw());
+  const inspector = createInspector();
+  const window = createWindow(root);
+  const actions = createActions(model, send, window);
+  const head = createHead(model, send, actions.openSave);
+  const form = {
+    client,
+    send,
+    edit: edits.edit,
+    leave: edits.leave,
+    waits: edits.waits,
+    describe: inspector.describe,
+    focused: () => root.ownerDocument.activeElement,
+  };
+  const goTo = (path) => {
+    filter.clear();
+    draw();
+    const control = root.ownerDocument.getElementById(`${client}-${path}`);
+    control?.closest("details")?.setAttribute("open", "");
+    control?.scrollIntoView({ block: "center" });
+    control?.focus({ preventScroll: true });
+  };
+  const notes = createNotes(goTo);
+  const body = createBody(model, form, filter);
+  const top = root.firstChild;
+  for (const part of [head, { node: filter.bar }, notes, body, inspector, actions]) root.insertBefore(part.node, top);
+  el.append(root);
+
+  const draw = () => {
+    const said = model.get("head");
+    head.draw(said);
+    notes.draw(said.notice, model.get("problems"));
+    filter.draw(Object.keys(model.get("changed")).length);
+    body.draw();
+  };
+  root.onkeydown = (event) => {
+    const typing = event.target.matches("input:not([type=checkbox]), textarea");
+    if (typing || !(event.ctrlKey || event.metaKey) || event.key.toLowerCase() !== "z") return;
+    event.preventDefault();
+    send({ op: event.shiftKey ? "redo" : "undo" });
+  };
+  let queued = false; // several traits change together: draw them once
+  const drawSoon = () => {
+    if (queued) return;
+    queued = true;
+    queueMicrotask(() => {
+      queued = false;
+      draw();
+    });
+  };
+  const watched = ["values", "visible", "changed", "problems", "head"].map((name) => `change:${name}`);
+  watched.forEach((event) => model.on(event, drawSoon));
+  const answer = createAnswers(model, send, window);
+  model.on("msg:custom", answer);
+  draw();
+  return () => {
+    edits.flush();
+    watched.forEach((event) => model.off(event, drawSoon));
+    model.off("msg:custom", answer);
+  };
+}
+
+export default () => {
+  let line;
+  let views = 0;
+  return {
+    initialize({ model }) {
+      line = connect(model);
+      return () => line.close();
+    },
+    render({ model, el }) {
+      views += 1;
+      const undraw = renderForm(model, el, `ot-${Math.random().toString(36).slice(2)}-${views}`);
+      const hidden = line.shown();
+      return () => {
+        undraw();
+        hidden();
+      };
+    },
+  };
+};

@@ -1,0 +1,127 @@
+// Controls and progress of a run. Python writes every text; this file draws `view` and reports clicks.
+
+const ICONS = {
+  start: "M3 1.5v11l10-5.5z",
+  pause: "M3 2h3v10H3zM8 2h3v10H8z",
+  resume: "M3 1.5v11l10-5.5z",
+  stop: "M2.5 2.5h9v9h-9z",
+  sample: "M1 2h12v10H1zm1.5 8.5h9L8.8 6.6 6.6 9.2 5 7.6z",
+  backup: "M7 1a6 6 0 1 0 6 6h-1.6A4.4 4.4 0 1 1 7 2.6V5l3.5-3.2L7-1.2zM6.3 4h1.4v3l2.2 1.3-.7 1.2-2.9-1.8z",
+  save: "M6.2 1h1.6v6.2l2.3-2.3 1.1 1.1L7 10.2 2.8 6l1.1-1.1 2.3 2.3zM1.5 11.4h11V13h-11z",
+};
+
+/** Keep a list of nodes as long as the data, and fill each. */
+function each(parent, data, make, fill) {
+  while (parent.children.length > data.length) parent.lastElementChild.remove();
+  data.forEach((datum, index) => {
+    const node = parent.children[index] ?? parent.appendChild(make());
+    fill(node, datum);
+  });
+}
+
+function makeBar() {
+  const bar = element("div");
+  const text = element("div", "ot-bar-text");
+  text.append(element("span"), element("span"));
+  const track = element("div", "ot-track");
+  track.setAttribute("role", "progressbar");
+  track.setAttribute("aria-valuemin", "0");
+  track.setAttribute("aria-valuemax", "100");
+  track.append(element("div", "ot-fill"));
+  bar.append(text, track);
+  return bar;
+}
+
+function fillBar(bar, { label, text, percent }) {
+  const [name, count] = bar.firstElementChild.children;
+  write(name, label);
+  write(count, text);
+  const track = bar.lastElementChild;
+  track.setAttribute("aria-label", label);
+  track.setAttribute("aria-valuenow", String(Math.round(percent)));
+  track.firstElementChild.style.width = `${percent}%`;
+}
+
+function makeStat() {
+  const stat = element("div", "ot-stat");
+  stat.append(element("span"), element("b"));
+  return stat;
+}
+
+function fillButton(button, { op, label, enabled, hint, kind }) {
+  if (button.dataset.op !== op) {
+    button.dataset.op = op;
+    button.replaceChildren(icon(ICONS[op] ?? ""), element("span"));
+  }
+  button.className = `ot-button ${kind ? `ot-${kind}` : ""}`;
+  write(button.lastElementChild, label);
+  // aria-disabled keeps the focus where it is when a click switches its own button off
+  button.disabled = !enabled && button !== button.ownerDocument.activeElement;
+  button.setAttribute("aria-disabled", String(!enabled));
+  button.title = hint;
+}
+
+export default () => {
+  let line;
+  return {
+    initialize({ model }) {
+      line = connect(model);
+      return () => line.close();
+    },
+    render({ model, el }) {
+      const root = element("div");
+      root.dataset.lmSuppressShortcuts = "true"; // or "b" on a focused button would insert a cell
+      const head = element("div", "ot-head");
+      const badge = element("span", "ot-badge");
+      badge.setAttribute("role", "status");
+      const status = element("span", "ot-status");
+      const buttons = element("div", "ot-buttons");
+      buttons.setAttribute("role", "group");
+      buttons.setAttribute("aria-label", "Control the run");
+      head.append(badge, status, buttons);
+      const alert = element("div", "ot-alert");
+      alert.setAttribute("role", "alert");
+      const bars = element("div", "ot-bars");
+      const stats = element("div", "ot-stats");
+      root.append(head, alert, bars, stats);
+      el.append(root);
+
+      const makeButton = () => {
+        const made = button("ot-button", undefined, () => {
+          if (made.getAttribute("aria-disabled") !== "true") model.send({ op: "do", command: made.dataset.op });
+        });
+        return made;
+      };
+      const draw = () => {
+        const view = model.get("view");
+        if (!view?.state) return;
+        root.className = `ot ot-panel ot-tone-${view.tone}`;
+        root.dataset.state = view.state;
+        write(badge, view.label);
+        write(status, view.status);
+        status.title = view.status;
+        each(buttons, view.buttons, makeButton, fillButton);
+        alert.hidden = !view.alert;
+        if (view.alert) {
+          alert.className = `ot-alert ot-tone-${view.alert.tone}`;
+          const text = `${view.alert.title}\n${view.alert.text}`;
+          if (alert.textContent !== text) {
+            alert.replaceChildren(element("b", "", view.alert.title), `\n${view.alert.text}`);
+          }
+        }
+        each(bars, view.bars, makeBar, fillBar);
+        each(stats, view.stats, makeStat, (stat, [name, value]) => {
+          write(stat.firstElementChild, name);
+          write(stat.lastElementChild, value);
+        });
+      };
+      model.on("change:view", draw);
+      draw();
+      const hidden = line.shown();
+      return () => {
+        model.off("change:view", draw);
+        hidden();
+      };
+    },
+  };
+};

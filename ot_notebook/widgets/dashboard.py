@@ -1,0 +1,200 @@
+"""The live dashboard of a run: what it does, how far it is, how well it learns; its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import ipywidgets as W
+import traitlets as t
+
+from modules.training.events import ENDED, Event, LossUpdate
+from ot_notebook.services import curve
+from ot_notebook.widgets import markup
+from ot_notebook.widgets.chart import LossChart
+from ot_notebook.widgets.live import Front, LiveView, Mode, esm
+from ot_notebook.widgets.view_state import (
+    Alert,
+    Control,
+    curve_caption,
+    log_lines,
+    panel_view,
+    plain,
+)
+
+if TYPE_CHECKING:
+    from modules.config import TrainConfig
+    from ot_notebook.services.trainer_service import TrainerService
+
+LOG_LINES = 200
+"""Lines of the log that a page holds; all of them are in the run's store."""
+
+SNAPSHOT_POINTS = 300
+"""Points of a line in a saved notebook."""
+
+CORE_POINTS = 600
+"""Points of a line that is sent as SVG a few times a second."""
+
+ICONS = {
+    "start": "play",
+    "pause": "pause",
+    "resume": "play",
+    "stop": "stop",
+    "sample": "image",
+    "backup": "history",
+    "save": "download",
+}
+
+
+class Panel(Front):
+    """Badge, buttons, bars and figures. The buttons share the heartbeat's comm on purpose.
+
+    Recent kernels answer a comm on a thread of its own once it has replied, so that Stop and Pause
+    work while a cell blocks the main thread.
+    """
+
+    _esm = esm("panel.js")
+
+    view = t.Dict(help="A `PanelView`.").tag(sync=True)
+
+
+class LogView(anywidget.AnyWidget):
+    """The last lines of the log."""
+
+    _esm = markup.STATIC / "log.js"
+    _css = markup.css()
+
+    lines = t.List(help="`LogLine`s, oldest first.").tag(sync=True)
+
+
+class Dashboard(LiveView):
+    """Live view of a run, with its controls.
+
+    Any number of dashboards show one service and stay in step; a new one replays all of it.
+
+    Args:
+        service: what to show; this kernel's trainer by default.
+        job: settings that Start trains with: anything with a `config`, for instance a `JobConfig`.
+        mode: "auto", "rich" or "core"; see `AdaptiveView`.
+
+    Example:
+        >>> job = ot.JobConfig("emoji LoRA")
+        >>> ot.Dashboard(job=job)
+    """
+
+    def __init__(
+        self, service: TrainerService | None = None, job: Any = None, *, mode: Mode = "auto"
+    ) -> None:
+        self.job = job
+        self._config: TrainConfig | None = None
+        self._alert: Alert | None = None
+        super().__init__(service, mode)
+        self.add_class("ot-card")
+
+    def start_with(self, config: TrainConfig) -> Any:
+        """Start training `config` and give the run; Start uses it again from now on."""
+        self._config = config
+        return self.service.start(config)
+
+    def do(self, command: str) -> None:
+        """What the button `command` does: ask the service, and show the reason if it refuses."""
+        service = self.service
+        actions: dict[str, Callable[[], Any]] = {
+            "start": lambda: service.start(self._ready()),
+            "pause": service.pause,
+            "resume": service.resume,
+            "stop": service.stop,
+            "sample": service.sample_default,
+            "backup": service.backup,
+            "save": service.save,
+        }
+        self._alert = None
+        try:
+            actions[command]()
+        except Exception as error:  # noqa: BLE001 - shown to the person who pressed the button
+            self._alert = Alert(
+                tone="hold", title=f"{command.capitalize()} refused", text=str(error)
+            )
+        service.flush()
+        with self._drawing:
+            self._draw(None)
+
+    def _settings(self) -> TrainConfig | None:
+        return self.job.config if self.job is not None else self._config
+
+    def _ready(self) -> TrainConfig:
+        """The settings to start with."""
+        if (config := self._settings()) is None:
+            raise ValueError("There are no settings to start with. Give Dashboard() a job.")
+        return config
+
+    # live view ---------------------------------------------------------------------------------
+
+    def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
+        self._panel = Panel(layout=W.Layout(width="100%"))
+        self._chart = LossChart(self.service)
+        self._log = LogView(layout=W.Layout(width="100%"))
+        self._log.add_class("ot-log-host")
+        return self._panel, [self._panel, self._chart, self._log]
+
+    def _make_core(self) -> Sequence[W.Widget]:
+        wide = {"layout": W.Layout(width="100%")}
+        self._core_panel, self._core_curve, self._core_log = (W.HTML(**wide) for _ in range(3))
+        self._buttons: dict[str, W.Button] = {}
+        for op, icon in ICONS.items():
+            button = W.Button(icon=icon, layout=W.Layout(width="auto"))
+            button.on_click(lambda _button, op=op: self.do(op))
+            self._buttons[op] = button
+        row = W.Box(
+            list(self._buttons.values()),
+            layout=W.Layout(display="flex", flex_flow="row wrap", margin="10px 0 0 0"),
+        )
+        return [W.HTML(markup.style()), self._core_panel, row, self._core_curve, self._core_log]
+
+    def _draw(self, events: Sequence[Event] | None) -> None:
+        view = panel_view(self.service, self._settings() is not None, self._alert)
+        final = events is None or view["state"] in ENDED
+        stepped = final or any(isinstance(event, LossUpdate) for event in events or ())
+        lines = log_lines(self.service, LOG_LINES)
+        if self.mode == "rich":
+            self._panel.view = dict(view)
+            self._log.lines = list(lines)
+            if stepped or self._chart.late:
+                self._chart.draw(final)
+            return
+        self._core_panel.value = markup.panel(view)
+        self._core_log.value = markup.log(lines)
+        self._draw_buttons(view["buttons"])
+        if stepped:
+            self._core_curve.value = self._curve_html(CORE_POINTS)
+
+    def _draw_buttons(self, controls: Sequence[Control]) -> None:
+        shown = {control["op"]: control for control in controls}
+        for op, button in self._buttons.items():
+            control = shown.get(op)  # type: ignore[call-overload]
+            button.layout.display = "" if control else "none"
+            if control:
+                button.description, button.disabled = control["label"], not control["enabled"]
+                button.tooltip = control["hint"]
+
+    def _curve_html(self, points: int) -> str:
+        history = self.service.history
+        text = curve_caption(self.service)
+        raw = curve.finite(*history.points("loss", points))
+        smooth = curve.finite(*history.points("smooth_loss", points))
+        body = curve.svg(raw, smooth, text) if raw else markup.no_curve(curve.HEIGHT)
+        return f'{markup.curve_title()}<div class="ot">{body}</div>{markup.caption(text)}'
+
+    def _on_request(self, content: dict[str, Any]) -> None:
+        if content.get("op") == "do":
+            self.do(str(content.get("command")))
+
+    def story(self) -> str:
+        """State and curve as HTML."""
+        view = panel_view(self.service, can_start=False)
+        return f"{markup.panel(view)}{self._curve_html(SNAPSHOT_POINTS)}"
+
+    def plain(self) -> str:
+        """The run in a few lines."""
+        return plain(self.service)
