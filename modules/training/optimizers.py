@@ -44,6 +44,10 @@ class Recipe:
     """Arguments that make the class what the name promises."""
     betas: tuple[float, ...] = (0.9, 0.999)
     """The library's own, for those that the config leaves open."""
+    above_zero: Mapping[str, float] = field(default_factory=dict)
+    """Settings that the class refuses at 0, which is their usual value, with its own instead."""
+    one_rate: bool = False
+    """Whether all parts must have one learning rate, because it finds the rate itself."""
 
     @property
     def package(self) -> str:
@@ -64,13 +68,19 @@ RECIPES: dict[Optimizer, Recipe] = {
     Optimizer.ADAFACTOR: Recipe("transformers.optimization.Adafactor"),
     Optimizer.LION: Recipe("lion_pytorch.Lion", betas=(0.9, 0.99)),
     Optimizer.SCHEDULE_FREE_ADAMW: Recipe("schedulefree.AdamWScheduleFree"),
-    Optimizer.SCHEDULE_FREE_SGD: Recipe("schedulefree.SGDScheduleFree"),
-    Optimizer.DADAPT_ADAM: Recipe("dadaptation.DAdaptAdam"),
-    Optimizer.DADAPT_ADAN: Recipe("dadaptation.DAdaptAdan", betas=(0.98, 0.92, 0.99)),
-    Optimizer.DADAPT_ADA_GRAD: Recipe("dadaptation.DAdaptAdaGrad"),
-    Optimizer.DADAPT_LION: Recipe("dadaptation.DAdaptLion", betas=(0.9, 0.99)),
-    Optimizer.DADAPT_SGD: Recipe("dadaptation.DAdaptSGD"),
-    Optimizer.PRODIGY: Recipe("prodigyopt.Prodigy"),
+    Optimizer.SCHEDULE_FREE_SGD: Recipe(
+        "schedulefree.SGDScheduleFree", above_zero={"momentum": 0.9}
+    ),
+    Optimizer.DADAPT_ADAM: Recipe("dadaptation.DAdaptAdam", one_rate=True),
+    Optimizer.DADAPT_ADAN: Recipe(
+        "dadaptation.DAdaptAdan", betas=(0.98, 0.92, 0.99), one_rate=True
+    ),
+    Optimizer.DADAPT_ADA_GRAD: Recipe(
+        "dadaptation.DAdaptAdaGrad", above_zero={"eps": 1e-6}, one_rate=True
+    ),
+    Optimizer.DADAPT_LION: Recipe("dadaptation.DAdaptLion", betas=(0.9, 0.99), one_rate=True),
+    Optimizer.DADAPT_SGD: Recipe("dadaptation.DAdaptSGD", one_rate=True),
+    Optimizer.PRODIGY: Recipe("prodigyopt.Prodigy", one_rate=True),
     Optimizer.PRODIGY_PLUS_SCHEDULE_FREE: Recipe(
         "prodigyplus.ProdigyPlusScheduleFree", betas=(0.9, 0.99)
     ),
@@ -118,7 +128,22 @@ def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
         message = f"{name} is part of the package {recipe.package}, which is not installed."
         fix = f"Install it (pip install {PIP[recipe.package]}), or use ADAMW."
         return [Problem("optimizer.optimizer", "error", message, fix)]
-    return []
+    chosen = dict(settings)
+    usual = dict(TrainOptimizerConfig(optimizer=settings.optimizer))
+    changed = [key for key in chosen if chosen[key] not in (None, usual[key])]
+    if not changed:
+        return []
+    known = _known_settings(recipe)
+    return [
+        Problem(
+            f"optimizer.{key}",
+            "error",
+            f"optimizer.{key} is {chosen[key]}, but {name} has no such setting here.",
+            f"Set it to {usual[key]}, its usual value, or choose another optimizer.",
+        )
+        for key in changed
+        if key not in known
+    ]
 
 
 def build_optimizer(
@@ -140,13 +165,27 @@ def build_optimizer(
     if problems := optimizer_problems(settings):
         raise ConfigError(problems)
     recipe = RECIPES[settings.optimizer]
-    module, _, name = recipe.source.rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
+    if recipe.one_rate and len(set(rates.values())) > 1:
+        raise ConfigError(
+            [
+                Problem(
+                    f"{next(iter(rates))}.learning_rate",
+                    "error",
+                    f"{settings.optimizer.value} finds the learning rate itself and takes one for "
+                    f"all parts, but they have {sorted(set(rates.values()))}.",
+                    "Leave the learning rates of the parts empty.",
+                )
+            ]
+        )
+    kind = _class_of(recipe)
     groups: list[dict[str, Any]] = [
         {"name": part, "params": list(values), "lr": rates[part]}
         for part, values in parameters.items()
     ]
-    arguments = optimizer_arguments(settings, recipe, inspect.signature(kind.__init__).parameters)
+    accepted = inspect.signature(kind.__init__).parameters
+    arguments = optimizer_arguments(settings, recipe, accepted)
+    if accepted["lr"].default is None and not settings.relative_step:
+        arguments["lr"] = max(rates.values())  # refused if missing, though every group has its own
     try:
         optimizer = kind(groups, **arguments)
     except (ValueError, RuntimeError, TypeError) as error:
@@ -164,27 +203,46 @@ def build_optimizer(
 
 
 def optimizer_arguments(
-    settings: TrainOptimizerConfig, recipe: Recipe, accepted: Mapping[str, Any]
+    settings: TrainOptimizerConfig, recipe: Recipe, accepted: Mapping[str, inspect.Parameter]
 ) -> dict[str, Any]:
     """Keyword arguments for a class that accepts these; what the config leaves open is left out."""
+    chosen = dict(settings)
     given: dict[str, Any] = {
-        recipe.names.get(name, name): value
-        for name, value in dict(settings).items()
-        if value is not None and name != "optim_bits"
+        recipe.names.get(name, name): recipe.above_zero.get(name, value) if value == 0 else value
+        for name, value in chosen.items()
+        if value is not None and name not in ("optimizer", "optim_bits")
     }
-    numbers = [getattr(settings, f"beta{place + 1}") for place in range(len(recipe.betas))]
+    numbers = [chosen[f"beta{place + 1}"] for place in range(len(recipe.betas))]
     given["betas"] = tuple(
         own if number is None else number for number, own in zip(numbers, recipe.betas, strict=True)
     )
-    if isinstance(accepted.get("eps"), inspect.Parameter) and isinstance(
-        accepted["eps"].default, tuple
-    ):
+    if "eps" in accepted and isinstance(accepted["eps"].default, tuple):
         first, second = accepted["eps"].default
         given["eps"] = (given.get("eps", first), given.get("eps2", second))
+    if "orthogonal_gradient" in accepted and accepted["orthogonal_gradient"].default == "disabled":
+        given["orthogonal_gradient"] = "flattened" if chosen["orthogonal_gradient"] else "disabled"
     if given.get("fused") and given.get("foreach") is False:
         del given["foreach"]  # torch refuses two ways at once, also where one is off
     arguments = {name: value for name, value in given.items() if name in accepted}
-    return {**arguments, **{k: v for k, v in recipe.fixed.items() if k in accepted}}
+    return {**arguments, **recipe.fixed}
+
+
+def _class_of(recipe: Recipe) -> Any:
+    module, _, name = recipe.source.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _known_settings(recipe: Recipe) -> set[str]:
+    """Names of the settings that reach the class."""
+    accepted = inspect.signature(_class_of(recipe).__init__).parameters
+    names = {
+        key for key in TrainOptimizerConfig.model_fields if recipe.names.get(key, key) in accepted
+    }
+    if "betas" in accepted:
+        names |= {f"beta{place + 1}" for place in range(len(recipe.betas))}
+    if "eps" in accepted and isinstance(accepted["eps"].default, tuple):
+        names.add("eps2")
+    return names
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
@@ -202,7 +260,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
         raise ValueError(
             f"the backup's optimizer trains {names}, this run {[g['name'] for g in current]}"
         )
-    optimizer.load_state_dict(dict(state))
+    groups = state["param_groups"]
+    if type(optimizer).__name__ == "Lion_adv":
+        # adv_optm 2.5 reads a key on loading that this one class never writes.
+        groups = [{"actual_state_precision": "auto", **group} for group in groups]
+    optimizer.load_state_dict({**state, "param_groups": groups})
     for group, own in zip(optimizer.param_groups, current, strict=True):
         group.update({key: value for key, value in own.items() if key in SETTINGS})
 

@@ -1,0 +1,173 @@
+import importlib.util
+
+import pytest
+import torch
+from torch import nn
+
+from modules.config import ConfigError, Optimizer, TrainConfig
+from modules.training.optimizers import (
+    RECIPES,
+    build_optimizer,
+    load_optimizer_state,
+    optimizer_problems,
+)
+
+INSTALLED = [
+    kind for kind, recipe in RECIPES.items() if importlib.util.find_spec(recipe.package) is not None
+]
+
+
+def settings(kind, **numbers):
+    return TrainConfig().update(optimizer={"optimizer": kind.value, **numbers}).optimizer
+
+
+def parameters():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(16, 8), (8, 16), (12,), (4, 3, 3, 3)]
+    return {
+        "unet": [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes[:2]],
+        "text_encoder": [
+            nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes[2:]
+        ],
+    }
+
+
+def steps(optimizer, groups, count, first=0):
+    """Walk down a bowl around 0, with noise that depends on the step alone."""
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    for step in range(first, first + count):
+        generator = torch.Generator().manual_seed(step)
+        for parameter in (p for group in groups.values() for p in group):
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = 2 * parameter.detach() + 0.01 * noise
+        torch.manual_seed(step)  # stochastic rounding and the like
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def build(kind, groups, rate=0.05):
+    other = rate if RECIPES[kind].one_rate else rate / 2
+    return build_optimizer(settings(kind), groups, {"unet": rate, "text_encoder": other})
+
+
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.value)
+def test_every_installed_optimizer_goes_downhill(kind):
+    groups = parameters()
+    before = sum(p.square().sum() for group in groups.values() for p in group)
+    finds_its_rate = "PRODIGY" in kind.value or "DADAPT" in kind.value
+    optimizer = build(kind, groups, rate=1.0 if finds_its_rate else 0.05)
+    assert [group["name"] for group in optimizer.param_groups] == ["unet", "text_encoder"]
+    heights = []
+    for step in range(20):
+        steps(optimizer, groups, 1, first=step)
+        heights.append(sum(p.square().sum() for group in groups.values() for p in group))
+    # those that find their rate overshoot in so smooth a bowl before they settle
+    assert (min(heights) if finds_its_rate else heights[-1]) < before
+    assert all(p.isfinite().all() for group in groups.values() for p in group)
+
+
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.value)
+def test_a_reloaded_optimizer_goes_on_bit_for_bit(kind, tmp_path):
+    straight = parameters()
+    optimizer = build(kind, straight)
+    steps(optimizer, straight, 3)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    resumed = {
+        name: [nn.Parameter(p.detach().clone()) for p in group] for name, group in straight.items()
+    }
+    steps(optimizer, straight, 3, first=3)
+
+    again = build(kind, resumed)
+    load_optimizer_state(again, torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    steps(again, resumed, 3, first=3)
+    for name, group in straight.items():
+        for expected, parameter in zip(group, resumed[name], strict=True):
+            assert torch.equal(expected, parameter), name
+
+
+def test_numbers_reach_the_class():
+    optimizer = build_optimizer(
+        settings(Optimizer.ADAMW, beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.3),
+        parameters(),
+        {"unet": 1e-3, "text_encoder": 1e-4},
+    )
+    unet, text = optimizer.param_groups
+    assert (unet["lr"], text["lr"]) == (1e-3, 1e-4)
+    assert (unet["betas"], unet["eps"], unet["weight_decay"]) == ((0.8, 0.95), 1e-6, 0.3)
+    assert unet["fused"]
+
+
+def test_settings_have_other_names_in_libraries():
+    def group(kind, **numbers):
+        return build_optimizer(
+            settings(kind, **numbers), parameters(), {"unet": 1e-3, "text_encoder": 1e-4}
+        ).param_groups[0]
+
+    assert group(Optimizer.ADAFACTOR, eps2=0.01)["eps"] == (1e-30, 0.01)
+    assert group(Optimizer.TIGER, beta1=0.9)["beta"] == 0.9
+    assert group(Optimizer.YOGI, decoupled_decay=False)["weight_decouple"] is False
+    assert group(Optimizer.CAME, beta3=0.95)["betas"] == (0.9, 0.999, 0.95)
+
+
+def test_a_backup_keeps_the_moments_and_not_the_settings():
+    groups = parameters()
+    optimizer = build(Optimizer.ADAMW, groups)
+    steps(optimizer, groups, 2)
+    other = build_optimizer(
+        settings(Optimizer.ADAMW, weight_decay=0.5), groups, {"unet": 1.0, "text_encoder": 2.0}
+    )
+    load_optimizer_state(other, optimizer.state_dict())
+    assert [group["lr"] for group in other.param_groups] == [1.0, 2.0]
+    assert {group["weight_decay"] for group in other.param_groups} == {0.5}
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    assert all(
+        torch.equal(a, b["exp_avg"]) for a, b in zip(moments, other.state.values(), strict=True)
+    )
+
+
+def test_a_backup_of_other_parts_is_refused():
+    optimizer = build(Optimizer.ADAMW, parameters())
+    alone = build_optimizer(
+        settings(Optimizer.ADAMW), {"unet": parameters()["unet"]}, {"unet": 1e-3}
+    )
+    with pytest.raises(ValueError, match="trains"):
+        load_optimizer_state(alone, optimizer.state_dict())
+
+
+def test_a_missing_package_is_named_with_its_pip_line():
+    missing = [kind for kind in RECIPES if kind not in INSTALLED]
+    if not missing:
+        pytest.skip("every optional package is installed")
+    (problem,) = optimizer_problems(settings(missing[0]))
+    package = RECIPES[missing[0]].package
+    assert package in problem.message
+    assert f"pip install {package}" in problem.fix
+    with pytest.raises(ConfigError, match="pip install"):
+        build(missing[0], parameters())
+
+
+def test_a_setting_that_the_optimizer_lacks_is_refused():
+    (problem,) = optimizer_problems(settings(Optimizer.SGD, beta1=0.9))
+    assert problem.field == "optimizer.beta1"
+    assert "SGD has no such setting" in problem.message
+    assert optimizer_problems(settings(Optimizer.SGD, momentum=0.9)) == []
+
+
+def test_an_optimizer_that_finds_its_rate_takes_one():
+    with pytest.raises(ConfigError, match="PRODIGY finds the learning rate itself"):
+        build_optimizer(
+            settings(Optimizer.PRODIGY), parameters(), {"unet": 1.0, "text_encoder": 0.5}
+        )
+
+
+def test_an_optimizer_that_the_engine_lacks_is_refused():
+    (problem,) = optimizer_problems(settings(Optimizer.MUON))
+    assert "MUON" in problem.message
+    assert "ADAMW" in problem.fix
+
+
+def test_numbers_that_a_library_refuses_are_the_users_to_change():
+    bad = settings(Optimizer.SGD, nesterov=True, momentum=0.0)
+    with pytest.raises(ConfigError, match=r"SGD refuses its settings.*[Nn]esterov"):
+        build_optimizer(bad, parameters(), {"unet": 1e-3, "text_encoder": 1e-3})
