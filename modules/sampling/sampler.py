@@ -39,7 +39,6 @@ def sample(
     parts: Parts,
     definition: SampleConfig,
     *,
-    layer_skip: int = 0,
     report: Callable[[int, int], None] = lambda _done, _total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Image | None:
@@ -52,7 +51,6 @@ def sample(
         family: the architecture.
         parts: its live networks.
         definition: prompt, size, seed, steps, guidance and scheduler.
-        layer_skip: text encoder layers to leave out, as in training.
         report: called after each denoising step with (done, total).
         should_stop: asked after each denoising step.
     """
@@ -65,21 +63,18 @@ def sample(
         pipeline._interrupt = should_stop()  # diffusers' documented way to end a call early
         return tensors
 
-    with _undisturbed(parts), _scheduler(pipeline, definition.noise_scheduler), torch.no_grad():
+    name = None if family.objective(parts) == "flow" else definition.noise_scheduler
+    with _undisturbed(parts), _scheduler(pipeline, name), torch.no_grad():
         latents = pipeline(
-            **family.prompt_arguments(
-                parts, definition.prompt, definition.negative_prompt, layer_skip
-            ),
-            width=definition.width,
-            height=definition.height,
+            **family.sample_arguments(parts, definition),
             num_inference_steps=definition.diffusion_steps,
-            guidance_scale=definition.cfg_scale,
             generator=generator,
             output_type="latent",
             callback_on_step_end=after_step,
         ).images
         if pipeline.interrupt:
             return None
+        latents = family.spatial(latents, definition.height, definition.width)
         pixels = family.decode(parts, latents).float()
         picture: Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
         return picture
@@ -102,7 +97,11 @@ def _undisturbed(parts: Parts) -> Iterator[None]:
 
 
 @contextmanager
-def _scheduler(pipeline: Any, name: NoiseScheduler) -> Iterator[None]:
+def _scheduler(pipeline: Any, name: NoiseScheduler | None) -> Iterator[None]:
+    """The pipeline samples by that scheduler inside the block; None is a flow model's own."""
+    if name is None:
+        yield
+        return
     import diffusers
 
     class_name, settings = SCHEDULERS[name]

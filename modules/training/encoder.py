@@ -94,10 +94,8 @@ def fill_cache(
 def fingerprint(network: nn.Module) -> str:
     """16 hexadecimal digits that differ between networks of other classes, configs or weights."""
     digest = hashlib.sha256(type(network).__name__.encode())
-    config = getattr(network, "config", None)
-    settings: dict[str, Any] = dict(config or {})
-    if config is not None and hasattr(config, "to_dict"):
-        settings = config.to_dict()
+    config: Any = getattr(network, "config", None)
+    settings = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
     public = {key: str(value) for key, value in settings.items() if not key.startswith("_")}
     digest.update(json.dumps(public, sort_keys=True).encode())
     for name, tensor in network.state_dict().items():

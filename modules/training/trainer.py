@@ -391,7 +391,6 @@ class GenericTrainer:
                 self._family,
                 self.parts,
                 definition,
-                layer_skip=config.text_encoder_layer_skip,
                 report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
                 should_stop=lambda: self._commands.stop_requested,
             )
