@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -58,6 +59,12 @@ class EventHub(Generic[Item]):
                     self._deliver(batch)
             finally:
                 self._inside = False
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """A block during which nothing is delivered."""
+        with self._delivering:
+            yield
 
     def close(self) -> None:
         """Deliver what is left and end the dispatcher. A later `post` starts a new one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from array import array
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,13 +45,27 @@ class Series:
         self._values = array("d")
 
     def add(self, step: float, value: float) -> None:
-        """Append a point; steps rise."""
+        """Append a point. A step back, as to a backup, replaces what followed it."""
+        if self._steps and step <= self._steps[-1]:
+            self.cut(step)
         self._steps.append(step)
         self._values.append(value)
         if len(self._steps) >= self._max_points:
             steps, values = thin(*self.arrays(), self._max_points // 2)
             self._steps = array("d", steps.tobytes())
             self._values = array("d", values.tobytes())
+
+    def extend(self, steps: Floats, values: Floats) -> None:
+        """Append points; steps rise."""
+        steps, values = thin(
+            np.append(self._steps, steps), np.append(self._values, values), self._max_points // 2
+        )
+        self._steps, self._values = array("d", steps.tobytes()), array("d", values.tobytes())
+
+    def cut(self, step: float) -> None:
+        """Drop the points at and after `step`."""
+        keep = bisect_left(self._steps, step)
+        del self._steps[keep:], self._values[keep:]
 
     def arrays(self) -> tuple[Floats, Floats]:
         """Copies of steps and values."""
@@ -86,6 +101,16 @@ class History:
             steps, values = self._series[name].arrays()
         return thin(steps, values, max_points)
 
+    def curves(self, first_step: float = 0) -> dict[str, tuple[Floats, Floats]]:
+        """The curves of steps from `first_step` on, by name, as they are drawn."""
+        with self._lock:
+            series = {name: each.arrays() for name, each in self._series.items()}
+        return {
+            name: (steps[steps >= first_step], values[steps >= first_step])
+            for name, (steps, values) in series.items()
+            if name != "validation_loss"
+        }
+
     @property
     def samples(self) -> list[e.SampleImage]:
         """Every sample of the run, oldest first."""
@@ -113,6 +138,17 @@ class History:
         """Take in an event that was sent at `at`, in seconds since 1970."""
         with self._lock:
             self._take(event, at)
+
+    def extend(self, name: str, steps: Floats, values: Floats) -> None:
+        """Append points to a series; steps rise."""
+        with self._lock:
+            self._series.setdefault(name, Series()).extend(steps, values)
+
+    def cut(self, step: float) -> None:
+        """Drop the points of every series at and after `step`."""
+        with self._lock:
+            for series in self._series.values():
+                series.cut(step)
 
     def note(self, text: str, level: Level = "info") -> None:
         """Add a line that no run sent."""

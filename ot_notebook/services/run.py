@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.config import TrainConfig
 from modules.training.events import ENDED, Event, RunFailed, SampleImage
+from ot_notebook.services.heartbeat import living
 from ot_notebook.services.run_store import FILE, RunStore, StoredRun
 
 if TYPE_CHECKING:
@@ -55,8 +56,20 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Where it is now, or how it ended."""
-        return self._stored().state
+        """Where it is now, or how it ended; "cut off" if its process died."""
+        return state_of(self._stored())
+
+    @property
+    def ending(self) -> str:
+        """How it ended, or where it is, in words."""
+        run, state = self._stored(), self.state
+        last = self.store.last_progress(self.id)
+        place = f"step {last[1].step} of {last[1].max_step}" if last else "the first step"
+        if state == "cut off":
+            return f"Cut off while {run.state} at {place}: its process ended. resume() goes on."
+        if state not in ENDED and self._ended is None:
+            return f"Live in {living(self.workspace)}, {state} at {place}."
+        return f"{state.capitalize()} at {place}"
 
     @cached_property
     def config(self) -> TrainConfig:
@@ -88,6 +101,21 @@ class Run:
         if (error := self.error) is not None:
             raise RunFailedError(f"{error.error}\n{error.advice}")
         return self
+
+    def resume(self, **settings: Any) -> Run:
+        """Go on from its last backup with this kernel's trainer, and give the new run.
+
+        Args:
+            settings: those to change, by name.
+
+        Raises:
+            CommandRefused: while a run is live here.
+            ConfigError: if it is live in another process, or the config cannot run any more.
+        """
+        from ot_notebook.services.trainer_service import trainer
+
+        config = self.config.update(continue_last_backup=True, **settings)
+        return trainer().start(config, after=self)
 
     def events(self, *names: str) -> list[Event]:
         """What it said, in order: all but its steps, or the kinds named ("sample", "warning")."""
@@ -130,11 +158,18 @@ class Run:
         return self.store.run(self.id)
 
     def __repr__(self) -> str:
-        run = self._stored()
-        text = f"<Run {self.id}: {run.state}"
+        text = f"<Run {self.id}: {self.state}"
         if last := self.store.last_progress(self.id):
             text += f", step {last[1].step} of {last[1].max_step}"
         return f"{text}, in {self.workspace}>"
+
+
+def state_of(run: StoredRun) -> str:
+    """Its state; one that has not ended but lives nowhere was cut off."""
+    if run.state in ENDED:
+        return run.state
+    beat = living(run.workspace)
+    return run.state if beat is not None and beat.run == run.id else "cut off"
 
 
 def find_stores(workspace: str | Path | None = None) -> list[RunStore]:
@@ -169,7 +204,7 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
             rows.append(
                 {
                     "id": run.id,
-                    "state": run.state,
+                    "state": state_of(run),
                     "started": _time(run.started),
                     "ended": _time(run.ended if run.state in ENDED else at),
                     "step": place.step if place else 0,
@@ -184,6 +219,30 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=columns.split())
     newest_first: pd.DataFrame = frame.sort_values("started", ascending=False, ignore_index=True)
     return newest_first
+
+
+def attach(workspace: str | Path | None = None) -> Run:
+    """Show the newest run of a workspace in this kernel, say how it ended, and give it.
+
+    `attach().resume()` goes on from its last backup, exactly.
+
+    Args:
+        workspace: its folder; else the newest of all in and below the current folder.
+
+    Raises:
+        FileNotFoundError: if there is no run there.
+        CommandRefused: while a run is live in this kernel.
+    """
+    from ot_notebook.services.trainer_service import trainer
+
+    table = runs(workspace)
+    if table.empty:
+        where = Path(workspace or Path.cwd())
+        raise FileNotFoundError(f"No run in {where}. Name its workspace: ot.attach('folder').")
+    newest = table.iloc[0]
+    found = run(newest["id"], newest["workspace"])
+    trainer().show(found)
+    return found
 
 
 def _time(seconds: float | None) -> Any:

@@ -9,18 +9,23 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from modules.training.events import ENDED, EVENT_TYPES, Event, LossUpdate, Progress, TrainingState
 
 if TYPE_CHECKING:
     import pandas as pd
     from pydantic import TypeAdapter
+
+Floats = npt.NDArray[np.float64]
 
 FILE = "run.db"
 
@@ -32,7 +37,7 @@ VERSION = 1
 SCHEMA = """
 CREATE TABLE runs (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, started REAL NOT NULL, ended REAL,
-    state TEXT NOT NULL, config TEXT NOT NULL
+    state TEXT NOT NULL, config TEXT NOT NULL, parent TEXT
 );
 CREATE TABLE events (
     number INTEGER PRIMARY KEY, run INTEGER NOT NULL, time REAL NOT NULL, name TEXT NOT NULL,
@@ -47,6 +52,10 @@ CREATE TABLE metrics (
     learning_rates TEXT,
     PRIMARY KEY (run, step)
 ) WITHOUT ROWID;
+CREATE TABLE curves (
+    run INTEGER NOT NULL, name TEXT NOT NULL, last_step INTEGER NOT NULL,
+    steps BLOB NOT NULL, "values" BLOB NOT NULL, PRIMARY KEY (run, name)
+);
 """
 
 METRICS = (
@@ -62,6 +71,9 @@ METRICS = (
     "peak_memory",
 )
 """Columns of `RunStore.metrics`, in order."""
+
+SERIES = ("loss", "smooth_loss", "learning_rate", "grad_norm", "images_per_second")
+"""Those that `RunStore.curves` gives."""
 
 
 class StoreError(RuntimeError):
@@ -79,6 +91,8 @@ class StoredRun:
     state: str
     config: dict[str, Any]
     workspace: Path
+    parent: str | None
+    """The run that it went on from."""
 
 
 class RunStore:
@@ -96,16 +110,18 @@ class RunStore:
 
     # ---------------------------------------------------------------- writing
 
-    def begin(self, run: str, config: dict[str, Any], now: float) -> None:
-        """Enter a run.
+    def begin(
+        self, run: str, config: dict[str, Any], now: float, parent: str | None = None
+    ) -> None:
+        """Enter a run; `parent` is the one it goes on from.
 
         Raises:
             StoreError: if the file is no store of ours or cannot be written.
         """
         with self._writing() as connection:
             connection.execute(
-                "INSERT INTO runs (id, started, state, config) VALUES (?, ?, 'idle', ?)",
-                (run, now, json.dumps(config)),
+                "INSERT INTO runs (id, started, state, config, parent) VALUES (?, ?, 'idle', ?, ?)",
+                (run, now, json.dumps(config), parent),
             )
 
     def append(self, run: str, events: Sequence[tuple[float, Event]]) -> None:
@@ -143,7 +159,7 @@ class RunStore:
         """
         with self._writing() as connection:
             key = self._key(run, connection)
-            for table in ("metrics", "events"):
+            for table in ("metrics", "events", "curves"):
                 connection.execute(f"DELETE FROM {table} WHERE run = ?", (key,))  # noqa: S608
             connection.execute("DELETE FROM runs WHERE key = ?", (key,))
             del self._keys[run]
@@ -163,11 +179,11 @@ class RunStore:
             return []
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT id, started, ended, state, config FROM runs ORDER BY started, key"
+                "SELECT id, started, ended, state, config, parent FROM runs ORDER BY started, key"
             ).fetchall()
         return [
-            StoredRun(name, started, ended, state, json.loads(config), self.path.parent)
-            for name, started, ended, state, config in rows
+            StoredRun(name, started, ended, state, json.loads(config), self.path.parent, parent)
+            for name, started, ended, state, config, parent in rows
         ]
 
     def run(self, run: str) -> StoredRun:
@@ -180,6 +196,10 @@ class RunStore:
         if run not in found:
             raise KeyError(f"No run {run!r} in {self.path}; it holds {', '.join(found) or 'none'}.")
         return found[run]
+
+    def has(self, run: str) -> bool:
+        """Whether there is such a run."""
+        return any(each.id == run for each in self.runs())
 
     def events(self, run: str, *names: str) -> list[tuple[float, Event]]:
         """Events of a run with their times, in order: all but steps, or the kinds named."""
@@ -211,6 +231,57 @@ class RunStore:
             parts = pd.json_normalize(several.map(json.loads).tolist())
             frame = frame.join(parts.add_prefix("learning_rate."))
         return frame
+
+    def first_step(self, run: str) -> int | None:
+        """The first step that a run took."""
+        with self._reading() as connection:
+            key = self._key(run, connection)
+            row = connection.execute("SELECT min(step) FROM metrics WHERE run = ?", (key,))
+            step: int | None = row.fetchone()[0]
+        return step
+
+    def save_curves(self, run: str, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
+        """Keep curves of a long run as they are drawn, so that `curves` need not read every step.
+
+        Raises:
+            StoreError: if they cannot be written; nothing is lost but time.
+        """
+        with self._writing() as connection:
+            key = self._key(run, connection)
+            connection.executemany(
+                "INSERT OR REPLACE INTO curves VALUES (?, ?, ?, ?, ?)",
+                [
+                    (key, name, int(steps[-1]), steps.tobytes(), values.tobytes())
+                    for name, (steps, values) in curves.items()
+                    if len(steps)
+                ],
+            )
+
+    def curves(self, run: str) -> Iterator[tuple[str, Floats, Floats]]:
+        """Name, steps and values of each series: those kept, and the steps taken since."""
+        with self._reading() as connection:
+            key = self._key(run, connection)
+            last = 0
+            for name, last_step, steps, values in connection.execute(
+                'SELECT name, last_step, steps, "values" FROM curves WHERE run = ?', (key,)
+            ):
+                last = last_step
+                yield name, np.frombuffer(steps), np.frombuffer(values)
+            rows = connection.execute(
+                f"SELECT step, {', '.join(SERIES)}, learning_rates FROM metrics "  # noqa: S608
+                "WHERE run = ? AND step > ? AND loss IS NOT NULL ORDER BY step",
+                (key, last),
+            ).fetchall()
+        if not rows:
+            return
+        numbers = np.array([row[:-1] for row in rows], float)
+        for place, name in enumerate(SERIES, start=1):
+            yield name, numbers[:, 0], numbers[:, place]
+        if rows[0][-1] is not None:
+            rates = [json.loads(row[-1]) for row in rows]
+            for part in rates[0]:
+                values = np.array([rate.get(part, np.nan) for rate in rates], float)
+                yield f"learning_rate.{part}", numbers[:, 0], values
 
     def last_progress(self, run: str) -> tuple[float, Progress] | None:
         """Where a run was when it was last heard of, and when that was."""

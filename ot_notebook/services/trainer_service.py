@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import atexit
-import secrets
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import traitlets as t
 
-from modules.config import ConfigError, Problem, SampleConfig, TrainConfig, validate
-from modules.config.paths import resolve
+from modules.config import ConfigError, SampleConfig, TrainConfig, validate
 from modules.training import events as e
-from modules.training.commands import TrainCommands
+from ot_notebook.services.budget import training_seconds
 from ot_notebook.services.event_hub import EventHub
-from ot_notebook.services.executors import Execute, Executor
+from ot_notebook.services.executors import Execute
 from ot_notebook.services.executors.thread import ThreadExecutor
 from ot_notebook.services.history import History
+from ot_notebook.services.live_run import LiveRun
+from ot_notebook.services.readers import Handler, Reader, Readers
+from ot_notebook.services.replay import replay
 from ot_notebook.services.run import Run
-from ot_notebook.services.run_store import FILE, RunStore, StoreError
+from ot_notebook.services.run_store import StoreError
 
 if TYPE_CHECKING:
     from modules.training.trainer import GenericTrainer
 
-Reader = Callable[[Sequence[e.Event]], None]
-Handler = Callable[[Any], None]
-
 LIVE: tuple[e.State, ...] = ("loading", "caching", "training", "paused", "sampling", "saving")
 STEPPING: tuple[e.State, ...] = ("training", "paused", "sampling", "saving")
 
-_UNTIL_STOP = ("loading", "caching", "training", "paused", "sampling")
-"""States that mean nothing once a stop is asked for: the trainer was on its way into them."""
-
-MAX_UNSAVED = 200_000
-"""Events kept in memory while `run.db` cannot be written."""
+CURVE_STEPS = 20_000
+"""Steps after which the curves are kept as they are drawn."""
 
 
 class CommandRefused(RuntimeError):  # noqa: N818 - an answer, not a defect
@@ -52,25 +44,9 @@ class CommandRefused(RuntimeError):  # noqa: N818 - an answer, not a defect
 class _Said:
     """An event with its run and time, on its way to the dispatcher."""
 
-    run: _LiveRun | None
+    run: LiveRun | None
     time: float
     event: e.Event
-
-
-class _LiveRun:
-    """What the service holds of a run while it is live."""
-
-    def __init__(self, config: TrainConfig, store: RunStore) -> None:
-        self.config, self.store = config, store
-        self.id = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
-        self.commands = TrainCommands()
-        self.state: e.State = "loading"
-        """The state that the training thread is in; the trait follows with the next delivery."""
-        self.changed = threading.Condition()
-        self.ended = threading.Event()
-        self.executor: Executor | None = None
-        self.handle: Run
-        self.unsaved: list[tuple[float, e.Event]] = []
 
 
 class TrainerService(t.HasTraits):
@@ -114,39 +90,45 @@ class TrainerService(t.HasTraits):
         self.history = History()
         """Curves, samples and log of the run that is shown."""
         self._lock = threading.RLock()  # one command at a time
-        self._current: _LiveRun | None = None
-        self._shown: _LiveRun | None = None
-        self._readers: list[Reader] = []
-        self._handlers: list[tuple[type[e.Event] | None, int, Handler, list[int]]] = []
-        self._reported: set[str] = set()
+        self._current: LiveRun | None = None
+        self._shown: LiveRun | None = None
+        self._readers = Readers(lambda message: self._say(self._shown, e.Warned(message)))
         self._hub: EventHub[_Said] = EventHub(self._deliver)
 
     # ---------------------------------------------------------------- commands
 
-    def start(self, config: TrainConfig) -> Run:
+    def start(
+        self, config: TrainConfig, *, after: Run | None = None, budget: str | float | None = None
+    ) -> Run:
         """Start training and give the run, at once; the model loads on the training thread.
+
+        Args:
+            config: what to train.
+            after: the run that it goes on from; its curves are shown before those of this one.
+            budget: time after which the session is cut off, in seconds or as "3h40m". The run
+                stops in time to write its backup and its model.
 
         Raises:
             CommandRefused: while another run is live.
             ConfigError: if the config cannot run, or its workspace cannot be used.
+            ValueError: for a budget that is no time span, or too short to save in.
         """
         _check_type("start", config, TrainConfig, "as job.config is")
+        seconds = None if budget is None else training_seconds(budget)
         with self._lock:
             self._refuse_while_live()
             if blocking := [p for p in validate(config) if p.severity == "error"]:
                 raise ConfigError(blocking)
-            live = _LiveRun(config, _open_store(config))
-            live.handle = Run(live.id, live.store, self.flush, live.ended)
-            try:
-                live.store.begin(live.id, config.to_dict(), time.time())
-            except StoreError as error:
-                raise ConfigError([_workspace_problem(str(error), "")]) from error
-            self._current = live
+            live = self._current = LiveRun(config, self.flush, after)
             self._say(live, e.TrainingState("loading"))
             self._say(live, e.StatusLine("Starting"))
             live.executor = self._execute(
-                config, lambda event: self._say(live, event), live.commands, live.ended.set
+                config, lambda event: self._say(live, event), live.commands, live.done
             )
+            if seconds is not None:
+                threading.Thread(
+                    target=self._end_in, args=(live, seconds), name="ot-budget", daemon=True
+                ).start()
         self.flush()
         return live.handle
 
@@ -284,12 +266,7 @@ class TrainerService(t.HasTraits):
         Returns:
             A function that ends it.
         """
-        self._readers = [*self._readers, reader]
-
-        def unsubscribe() -> None:
-            self._readers = [other for other in self._readers if other is not reader]
-
-        return unsubscribe
+        return self._readers.add(reader)
 
     def on(self, event: type[Any] | str, every: int = 1) -> Callable[[Handler], Handler]:
         """Decorator: call the function with each event of a kind, none left out.
@@ -306,25 +283,37 @@ class TrainerService(t.HasTraits):
             ... def show(update):
             ...     print(update.step, update.smooth_loss)
         """
-        kind = e.EVENT_TYPES.get(event) if isinstance(event, str) else event
-        if kind not in e.EVENT_TYPES.values():
-            raise ValueError(f"{event!r} is no event. Use one of {', '.join(e.EVENT_TYPES)}.")
-        if every < 1:
-            raise ValueError(f"every is {every}, but must be 1 or more.")
-
-        def register(function: Handler) -> Handler:
-            self._handlers = [*self._handlers, (kind, every, function, [0])]
-            return function
-
-        return register
+        return self._readers.on(event, every)
 
     def off(self, function: Handler) -> None:
         """End what `on` began for a function."""
-        self._handlers = [each for each in self._handlers if each[2] is not function]
+        self._readers.remove(function)
 
     def observe(self, handler: Handler, names: Any = t.All, type: str = "change") -> None:  # noqa: A002
         """Call `handler` when traits change; see traitlets. If it raises, that is reported."""
-        super().observe(_Guarded(handler, self._report), names, type)
+        super().observe(self._readers.guarded(handler), names, type)
+
+    def show(self, run: Run) -> None:
+        """Show a run that is over, as if it had been watched here.
+
+        Raises:
+            CommandRefused: while a run is live here.
+        """
+        self.flush()
+        with self._hub.exclusive(), self._lock:  # in this order, as an observer takes them
+            self._refuse_while_live("show")
+            self._shown = None
+            self.history = replay(run, self.history.next_line)
+            self._reset(run)
+            last = run.store.last_progress(run.id)
+            self._set_numbers(last[1] if last else None)
+            self.set_trait("error", run.error)
+            self.set_trait("status", run.ending)
+            state: e.State = "stopped"
+            for each in e.ENDED:
+                state = each if each == run.state else state
+            self.set_trait("state", state)
+            self._readers.tell([e.TrainingState(state)])
 
     def flush(self) -> None:
         """Bring traits, store and readers up to date now, from any thread."""
@@ -338,18 +327,26 @@ class TrainerService(t.HasTraits):
 
     # ---------------------------------------------------------------- inside
 
-    def _refuse_while_live(self) -> None:
+    def _end_in(self, live: LiveRun, seconds: float) -> None:
+        """Stop a run when its time is up; its end writes a backup and the model."""
+        if live.ended.wait(seconds) or live.stopping:
+            return
+        self._say(live, e.Warned("The session's time is nearly up. The run stops and saves."))
+        live.commands.stop()
+        self._say(live, e.TrainingState("stopping"))
+
+    def _refuse_while_live(self, command: str = "start") -> None:
         live = self._current
         if live is None or live.executor is None:
             return
         if live.state in e.ENDED and live.executor.join(timeout=60):
             return  # it had only to let go of its memory
         raise CommandRefused(
-            f"start is refused: a run is {self._state_of(live)} in {live.store.path.parent}. "
+            f"{command} is refused: a run is {self._state_of(live)} in {live.workspace}. "
             f"Stop it first, or wait for its end."
         )
 
-    def _live(self, command: str, allowed: Sequence[e.State]) -> _LiveRun:
+    def _live(self, command: str, allowed: Sequence[e.State]) -> LiveRun:
         """The run, if `command` makes sense in its state."""
         live = self._current
         state = self._state_of(live)
@@ -368,44 +365,26 @@ class TrainerService(t.HasTraits):
         return live
 
     @staticmethod
-    def _state_of(live: _LiveRun | None) -> e.State:
+    def _state_of(live: LiveRun | None) -> e.State:
         if live is None:
             return "idle"
-        if live.state not in e.ENDED and live.commands.stop_requested:
-            return "stopping"
-        return live.state
+        return "stopping" if live.stopping else live.state
 
-    def _say(self, live: _LiveRun | None, event: e.Event) -> None:
+    def _say(self, live: LiveRun | None, event: e.Event) -> None:
         """Queue an event, and note the state it brings. Mostly on the training thread."""
         if isinstance(event, (e.SampleImage, e.BackupCreated, e.ModelSaved)):
             event = replace(event, path=event.path.absolute())  # before a cell changes the folder
-        if live is None or not isinstance(event, e.TrainingState):
-            self._hub.post(_Said(live, time.time(), event))
-            return
-        with live.changed:  # so that states are queued in the order in which they were entered
-            ended = live.state in e.ENDED
-            overtaken = live.commands.stop_requested and event.state in _UNTIL_STOP
-            if ended or overtaken:
-                return
-            live.state = event.state
-            live.changed.notify_all()
-            self._hub.post(_Said(live, time.time(), event))
+        said = _Said(live, time.time(), event)
+        if live is not None and isinstance(event, e.TrainingState):
+            live.enter(event.state, lambda: self._hub.post(said))
+        else:
+            self._hub.post(said)
 
     def _deliver(self, batch: list[_Said]) -> None:
         """Store, then traits, then readers. The one writer of all three."""
         for said in _by_run(batch):
-            self._call(self._take_in, said)
-        events = [one.event for one in batch]
-        for reader in self._readers:
-            self._call(reader, events)
-        for event in events:
-            for kind, every, function, seen in self._handlers:
-                if type(event) is not kind:
-                    continue
-                seen[0] += 1
-                count = event.step if isinstance(event, (e.LossUpdate, e.Progress)) else seen[0]
-                if count % every == 0:
-                    self._call(function, event)
+            self._readers.call(self._take_in, said)
+        self._readers.tell([one.event for one in batch])
 
     def _take_in(self, said: Sequence[_Said]) -> None:
         """Events of one run: into its store, its history and the traits."""
@@ -417,28 +396,40 @@ class TrainerService(t.HasTraits):
         for one in said:
             self.history.add(one.event, one.time)
         self._set_traits([one.event for one in said])
+        if live is not None:
+            self._keep_curves(live)
 
-    def _show(self, live: _LiveRun) -> None:
+    def _show(self, live: LiveRun) -> None:
         """Turn to a new run."""
         self._shown = live
-        self.history = History(self.history.next_line)
-        self._reported.clear()
+        line = self.history.next_line
+        self.history = replay(live.after, line) if live.after else History(line)
+        self._reset(live.handle)
+
+    def _reset(self, run: Run) -> None:
+        """Forget what the traits say of another run."""
+        self._readers.forget()
         for name, trait in self.traits().items():
             if name not in ("state", "run"):
                 self.set_trait(name, trait.default_value)
-        self.set_trait("run", live.handle)
+        self.set_trait("run", run)
 
-    def _keep(self, live: _LiveRun, said: Sequence[_Said]) -> None:
-        """Write to the store; what it does not take is tried again with the next batch."""
-        live.unsaved += [(one.time, one.event) for one in said]
+    def _keep(self, live: LiveRun, said: Sequence[_Said]) -> None:
         try:
-            live.store.append(live.id, live.unsaved)
-            live.unsaved = []
-            if live.state in e.ENDED:
-                live.store.close()  # a later event opens it again
+            live.keep([(one.time, one.event) for one in said])
         except (StoreError, KeyError) as error:
-            del live.unsaved[:-MAX_UNSAVED]
-            self._warn_once(f"The run's history is not being saved: {error} Training goes on.")
+            self._readers.warn(f"The run's history is not being saved: {error} Training goes on.")
+
+    def _keep_curves(self, live: LiveRun) -> None:
+        """Now and then, and at the end: what spares a reader of a long run its every step."""
+        due = live.curves_until + CURVE_STEPS <= self.step
+        if not due and not (live.state in e.ENDED and self.step > live.curves_until > 0):
+            return
+        live.curves_until = self.step
+        try:
+            live.store.save_curves(live.id, self.history.curves(live.first_step))
+        except (StoreError, KeyError) as error:
+            self._readers.warn(f"The curves of the run are not being saved: {error}")
 
     def _set_traits(self, events: Sequence[e.Event]) -> None:
         """The latest state of a batch. Numbers come before the state that they led to."""
@@ -468,44 +459,6 @@ class TrainerService(t.HasTraits):
             self.set_trait(name, getattr(progress, name))
         self.set_trait("progress", progress)
 
-    def _call(self, function: Callable[[Any], None], argument: Any) -> None:
-        try:
-            function(argument)
-        except Exception as error:  # noqa: BLE001 - a user's function must change nothing else
-            self._report(function, error)
-
-    def _report(self, function: Handler, error: Exception) -> None:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        name = getattr(function, "__qualname__", repr(function))
-        self._warn_once(
-            f"Observer {name} raised {type(error).__name__}: {error} ({where.filename}, line "
-            f"{where.lineno}). Nothing else is affected; mend it to receive what it asked for."
-        )
-
-    def _warn_once(self, message: str) -> None:
-        if message not in self._reported:
-            self._reported.add(message)
-            self._say(self._shown, e.Warned(message))
-
-
-class _Guarded:
-    """A trait observer whose errors are reported; equal to it, so that `unobserve` finds it."""
-
-    def __init__(self, function: Handler, report: Callable[[Handler, Exception], None]) -> None:
-        self._function, self._report = function, report
-
-    def __call__(self, change: Any) -> None:
-        try:
-            self._function(change)
-        except Exception as error:  # noqa: BLE001 - a user's function must change nothing else
-            self._report(self._function, error)
-
-    def __eq__(self, other: object) -> bool:
-        return self._function == (other._function if isinstance(other, _Guarded) else other)
-
-    def __hash__(self) -> int:
-        return hash(self._function)
-
 
 def _by_run(batch: Sequence[_Said]) -> list[list[_Said]]:
     """Consecutive events of one run."""
@@ -516,21 +469,6 @@ def _check_type(command: str, given: object, wanted: type, example: str) -> None
     if not isinstance(given, wanted):
         kind = type(given).__name__
         raise TypeError(f"{command}() was given a {kind}. It takes a {wanted.__name__}, {example}.")
-
-
-def _open_store(config: TrainConfig) -> RunStore:
-    workspace = Path(resolve(config.workspace_dir))
-    try:
-        workspace.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            [_workspace_problem(f"{workspace} cannot be made: {error}.", "Choose another folder.")]
-        ) from error
-    return RunStore(workspace / FILE)
-
-
-def _workspace_problem(message: str, fix: str) -> Problem:
-    return Problem(field="workspace_dir", severity="error", message=message, fix=fix)
 
 
 if "_service" not in globals():  # `%autoreload` runs this file again; the run must survive it

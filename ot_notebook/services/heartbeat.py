@@ -1,0 +1,147 @@
+"""A sign of life in a workspace, by which other kernels tell a live run from a dead one.
+
+A live run holds a lock on the file, which the system takes away however the process ends. Where the
+file system has no locks, or the run is on another machine, the file's age decides.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import tempfile
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+FILE = "run.live"
+
+SECONDS = 5.0
+"""Time between two beats."""
+
+DEAD_AFTER = 6 * SECONDS
+"""Age in seconds at which a run that cannot be asked counts as dead."""
+
+_REGION = 1 << 30
+"""Where the lock lies: beyond the text, since a lock on Windows also keeps readers out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Who lives here."""
+
+    run: str
+    pid: int
+    host: str
+
+    def __str__(self) -> str:
+        return f"run {self.run} in process {self.pid} on {self.host}"
+
+
+class WorkspaceBusyError(RuntimeError):
+    """Another run is live in the workspace; the text says which."""
+
+
+class Heartbeat:
+    """Marks a workspace as in use until `close`, or until this process ends.
+
+    Args:
+        workspace: the folder, which exists.
+        run: name of the run.
+
+    Raises:
+        WorkspaceBusyError: if another run is live there.
+        OSError: if the file cannot be written.
+    """
+
+    def __init__(self, workspace: Path, run: str) -> None:
+        path = workspace / FILE
+        if (other := living(workspace)) is not None:
+            raise WorkspaceBusyError(f"{workspace} is in use by {other}.")
+        self._path = path
+        self._file = path.open("a+b")
+        try:
+            if not _lock(self._file):
+                raise WorkspaceBusyError(f"{workspace} was taken by another run just now.")
+            self._file.truncate(0)
+            beat = Beat(run, os.getpid(), socket.gethostname())
+            self._file.write(json.dumps(asdict(beat)).encode())
+            self._file.flush()
+        except BaseException:
+            self._file.close()
+            raise
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ot-heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Free the workspace."""
+        self._closed.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+    def _run(self) -> None:
+        while not self._closed.wait(SECONDS):
+            try:
+                os.utime(self._path)
+            except OSError:
+                continue  # an unplugged drive: the lock still stands, and the next beat tries again
+
+
+def living(workspace: Path) -> Beat | None:
+    """The run that is live in a workspace, in whatever process, or None."""
+    path = workspace / FILE
+    try:
+        file = path.open("r+b")
+    except OSError:
+        return None
+    with file:
+        try:
+            beat = Beat(**json.loads(file.read()))
+        except (ValueError, TypeError):
+            return None  # torn by a crash while it was written: nobody who lives leaves it so
+        try:
+            free = _lock(file)
+        except OSError:
+            return beat if _age(path) < DEAD_AFTER else None
+        if not free:
+            return beat
+        elsewhere = beat.host != socket.gethostname()  # locks of other machines may not show
+        return beat if elsewhere and _age(path) < DEAD_AFTER else None
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Take the lock of an open file; False if somebody holds it.
+
+    Raises:
+        OSError: if the file system has no locks.
+    """
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(_REGION)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EDEADLK):
+                return False
+            raise
+        finally:
+            file.seek(0)
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _age(path: Path) -> float:
+    """Seconds since the last beat, by the clock of the file's own drive."""
+    with tempfile.NamedTemporaryFile(dir=path.parent) as now:
+        return Path(now.name).stat().st_mtime - path.stat().st_mtime
