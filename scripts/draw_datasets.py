@@ -31,7 +31,7 @@ REFERENCES = ROOT / "tests" / "assets" / "emoji_16px.png"
 """The emoji of `classes.json` in its order, 20 in a row, 16 x 16 pixels each."""
 
 SIZE = 64
-COUNT = 64
+COUNT = 96
 CELL = 4  # pixels of a pixel-art cell
 COLORS = 24  # of the whole pixel-art set
 
