@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from modules.training import events as events
     from ot_notebook import assets as assets
     from ot_notebook.preset_files import presets as presets
+    from ot_notebook.services.run import attach as attach
     from ot_notebook.services.run import run as run
     from ot_notebook.services.run import runs as runs
     from ot_notebook.services.trainer_service import CommandRefused as CommandRefused
@@ -39,6 +40,7 @@ _HOMES = {
     "SampleConfig": "modules.config",
     "SampleGallery": "ot_notebook.widgets.sample_gallery",
     "TrainConfig": "modules.config",
+    "attach": "ot_notebook.services.run",
     "presets": "ot_notebook.preset_files",
     "run": "ot_notebook.services.run",
     "runs": "ot_notebook.services.run",

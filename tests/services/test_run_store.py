@@ -203,3 +203,33 @@ def test_kill_9_leaves_all_that_was_delivered(tmp_path):
     after = RunStore(path)
     after.append("one", [(time.time(), e.Warned("goes on"))])
     after.close()
+
+
+@pytest.mark.slow
+def test_a_million_steps_stay_quick(store):
+    from ot_notebook.services.history import History
+    from ot_notebook.services.replay import replay
+    from ot_notebook.services.run import Run
+
+    store.begin("one", {}, now=0)
+    history, count, batch = History(), 1_000_000, 1000
+    spent = 0.0
+    for first in range(1, count + 1, batch):
+        events = [
+            e.LossUpdate(step, 1, step % 97, 0.5, {"unet": 1e-3}, 1.0, 8.0, 0)
+            for step in range(first, first + batch)
+        ]
+        for event in events:
+            history.add(event, 0.0)
+        began = time.perf_counter()
+        store.append("one", [(0.0, event) for event in events])
+        if first % 20_000 == 1:
+            store.save_curves("one", history.curves())
+        spent += time.perf_counter() - began
+    assert spent / count < 1e-3
+    began = time.perf_counter()
+    steps, values = replay(Run("one", RunStore(store.path))).points("loss", 2000)
+    took = time.perf_counter() - began
+    print(f"append {spent / count * 1e6:.1f} us a step, first chart {took * 1e3:.0f} ms")
+    assert took < 0.3
+    assert (steps[0], steps[-1], values.max()) == (1, count, 96)
