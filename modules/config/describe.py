@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from types import MappingProxyType, NoneType, UnionType
@@ -28,7 +28,7 @@ class Setting:
     """Whether null is a value."""
     choices: tuple[Enum, ...]
     """Members of the enumeration it is of; empty for other types."""
-    default: Any
+    default: Any = field(hash=False)
     help: str
     """What it does, in a sentence."""
     unit: str
@@ -45,7 +45,7 @@ class Setting:
     """Model types that use it; None for all."""
     methods: frozenset[TrainingMethod] | None
     """Training methods that use it; None for all."""
-    when: Mapping[str, tuple[Any, ...]]
+    when: Mapping[str, tuple[Any, ...]] = field(hash=False)
     """Other settings, by dotted name, and the values they must have for this one to count."""
     default_text: str
     """The default in words, where it differs between machines; else empty."""

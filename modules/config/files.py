@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from modules.atomic import atomic_file
 from modules.config.concept_config import ConceptConfig
-from modules.config.migrations import migrate, migrate_concept
+from modules.config.migrations import RETIRED, migrate, migrate_concept
 from modules.config.paths import resolve
 from modules.config.problems import ConfigError, Problem, error
 from modules.config.resolve import resolve_loaded
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 64 * 2**20
 """Larger files are no configs; a real one is below a megabyte, however many concepts it has."""
 MAX_DEPTH = 64
+MAX_REPORTED = 100
+"""Unknown keys that are reported one by one."""
 _SILENT = ("__version", "__description")
 """Keys about the file itself."""
 
@@ -51,7 +54,7 @@ def load(
         raise error("", f"The config is {clip(data)}, but must be an object.", "Name another file.")
     data = _prepared(dict(_copied(data)), warnings)
     config = cls.parse(data, kept=(ANY_KEY,))
-    warnings += _unknown(config, cls.names())
+    _report_unknown(config, warnings)
     return _with_files(config, folder, warnings), warnings
 
 
@@ -190,7 +193,7 @@ def _load_list(
                     for p in failure.problems
                 ]
             ) from None
-        warnings += _unknown(made[-1], cls.names(), f"{what}.{number}.")
+        _report_unknown(made[-1], warnings, f"{what}.{number}.")
     return tuple(made), warnings
 
 
@@ -198,14 +201,17 @@ def _rest(problem: Problem) -> tuple[Any, str, str]:
     return problem.severity, problem.message, problem.fix
 
 
-def _copied(value: Any, depth: int = 0) -> Any:
+def _copied(value: Any, *path: str) -> Any:
     """Plain containers copied, so that nothing of the caller's is changed."""
-    if depth > MAX_DEPTH:
+    if len(path) > MAX_DEPTH:
         raise error("", f"The config is nested more than {MAX_DEPTH} deep.", "Flatten it.")
     if isinstance(value, Mapping):
-        return {str(key): _copied(inner, depth + 1) for key, inner in value.items()}
+        return {str(key): _copied(inner, *path, str(key)) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copied(inner, depth + 1) for inner in value]
+        return [_copied(inner, *path, str(number)) for number, inner in enumerate(value)]
+    if isinstance(value, float) and math.isnan(value):
+        name = clip(".".join(path))
+        raise error(name, f"{name} is nan, but must be a finite number.", "Give a number.")
     return value
 
 
@@ -227,23 +233,40 @@ def _filled(value: Any) -> list[Any]:
     return [] if value in (None, "", 0, "0", "root") else [value]
 
 
-def _unknown(section: Section, known: tuple[str, ...], prefix: str = "") -> list[Problem]:
-    """A warning for each key that no setting has, here and below."""
-    found = []
+def _report_unknown(section: Section, warnings: list[Problem], prefix: str = "") -> None:
+    """Append a warning for each key that no setting has; after many, one for the rest."""
+    found = list(_unknown(section))
+    for outer, path, known in found[:MAX_REPORTED]:
+        name = f"{prefix}{outer}{path}"
+        if name in RETIRED:
+            message = f"{name} is a setting of old versions that nothing reads any more."
+            warnings.append(Problem(name, "warning", message, "It is kept, and has no effect."))
+            continue
+        _, _, hint = unknown_name(path, known).partition(" is no setting. ")
+        message = f"{clip(name)} is no setting."
+        warnings.append(Problem(clip(name), "warning", message, f"It is kept. {hint}"))
+    if len(found) > MAX_REPORTED:
+        message = f"{len(found) - MAX_REPORTED} more keys are no settings."
+        warnings.append(Problem("", "warning", message, "They are kept."))
+
+
+def _unknown(
+    section: Section, known: tuple[str, ...] = (), outer: str = "", prefix: str = ""
+) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Unknown keys: the list item they are in, their dotted name in it, the names known there."""
+    known = known or type(section).names()
     for name in section.model_extra or {}:
-        message, _, hint = unknown_name(f"{prefix}{name}", known).partition(". ")
-        found.append(Problem(f"{prefix}{name}", "warning", f"{message}.", f"It is kept. {hint}"))
+        yield outer, f"{prefix}{name}", known
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, Section):
-            found += _unknown(value, known, f"{prefix}{name}.")
-        elif isinstance(value, tuple):
-            for number, item in enumerate(value):
-                if isinstance(item, Section):
-                    inner = type(item).names()
-                    found += _unknown(item, inner, f"{prefix}{name}.{number}.")
+            yield from _unknown(value, known, outer, f"{prefix}{name}.")
+            continue
+        items: Iterable[tuple[Any, Any]] = ()
+        if isinstance(value, tuple):
+            items = enumerate(value)
         elif isinstance(value, Mapping):
-            for key, item in value.items():
-                if isinstance(item, Section):
-                    found += _unknown(item, type(item).names(), f"{prefix}{name}.{key}.")
-    return found
+            items = value.items()
+        for key, item in items:
+            if isinstance(item, Section):
+                yield from _unknown(item, (), f"{outer}{prefix}{name}.{key}.")

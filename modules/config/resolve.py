@@ -86,11 +86,13 @@ def _filter(
         return data
     preset = presets.get(name)
     if not text:
-        if preset is None or (name == "full" and "layer_filter" not in data):
+        if preset is None or name == "full":
             return data
         return {**data, "layer_filter": preset.layer_filter, "layer_filter_regex": preset.regex}
     if preset is not None and text == preset.layer_filter:
-        return {**data, "layer_filter_regex": preset.regex}
+        regex = data.get("layer_filter_regex", preset.regex)
+        name = name if regex == preset.regex else CUSTOM
+        return {**data, "layer_filter_preset": name, "layer_filter_regex": regex}
     if name != "full":
         warnings.append(
             Problem(

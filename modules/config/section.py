@@ -106,6 +106,8 @@ class Section(BaseModel):
             field = cls.model_fields.get(name)
             if field is None and name not in kept and ANY_KEY not in kept:
                 raise ValueError(unknown_name(str(name), cls.model_fields))
+            if isinstance(value, str) and not _writable(value):
+                raise ValueError(f"{name} holds characters that no file can hold. Remove them.")
             if field and isinstance(value, Mapping) and isinstance(field.default, Section):
                 filled[name] = {**_fields_of(field.default), **value}
         return filled
@@ -206,9 +208,19 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
 
 
 def clip(value: Any, limit: int = 80) -> str:
-    """A value as an error message shows it: its repr, at most `limit` long; a str as it is."""
+    """A value as a message shows it: its repr, at most `limit` long; a str as it is."""
     text = value if isinstance(value, str) else _bounded_repr(value)
+    text = text.encode("utf-8", "replace").decode("utf-8")
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def _writable(text: str) -> bool:
+    """Whether a text can stand in a file: halves of characters, which JSON can name, cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _bounded_repr(value: Any) -> str:
