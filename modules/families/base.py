@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from modules.config import ModelFormat, ModelType, TrainConfig
+from modules.config import MODELS, ModelFormat, ModelType, SampleConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from modules.adapters.key_map import KeyMap
 
 Condition = dict[str, Tensor]
-"""Encoded captions by name, each [B, ...]: what the cache stores and `predict` reads."""
+"""Encoded captions by name, each [B, ...]: what the cache stores and `predict` reads.
+
+Every caption of a run gives tensors of the same shape (text is padded to the length of the run and
+comes with a mask), so that the rows of any two captions make a batch.
+"""
 
 Objective = Literal["epsilon", "v_prediction", "flow"]
 """What the denoiser predicts, and so how latents are noised and what the loss compares."""
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How captions are encoded, besides the encoders: a part of the cache's key."""
+
+    layer_skip: Mapping[str, int] = field(default_factory=dict)
+    """Last layers that are left out, by text encoder; none where it is not named."""
+    length: Mapping[str, int | None] = field(default_factory=dict)
+    """Tokens that a caption is padded or cut to, by text encoder; None for the model's most."""
+    use_mask: bool = False
+    """Whether the denoiser is told which tokens are padding, where that is a choice."""
+
+    def skip(self, encoder: str) -> int:
+        """Last layers of a text encoder to leave out."""
+        return self.layer_skip.get(encoder, 0)
+
+    def tokens(self, encoder: str, default: int) -> int:
+        """Length of the encoder's captions, where the run names none the default."""
+        return self.length.get(encoder) or default
+
+    @property
+    def identity(self) -> str:
+        """Text that differs wherever these options make another encoding."""
+        skips = [f"skip{count}" for _, count in sorted(self.layer_skip.items())]
+        lengths = [f"length{count}" for _, count in sorted(self.length.items())]
+        return "-".join([*skips, *lengths, f"mask{self.use_mask:d}"])
 
 
 @dataclass
@@ -26,16 +61,32 @@ class Parts:
 
     pipeline: Any
     denoiser_name: str
+    text: TextOptions = field(default_factory=TextOptions)
+    guidance: float = 1.0
+    """What weights that were distilled to a guidance are told while training."""
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
         """The network that trains: a UNet or a transformer."""
         return self.module(self.denoiser_name)
 
     @property
-    def vae(self) -> nn.Module:
+    def vae(self) -> Any:
         """The network between pixels and latents."""
         return self.module("vae")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.module(self.denoiser_name).parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the denoiser's own weights; that of an adapter on it may be another."""
+        for name, weight in self.module(self.denoiser_name).named_parameters():
+            if not any(word in name for word in ("lora_", "hada_", "lokr_", "oft_")):
+                return weight.dtype
+        raise TypeError(f"{self.denoiser_name} has no weights")
 
     @property
     def scheduler(self) -> Any:
@@ -43,9 +94,14 @@ class Parts:
         return self.pipeline.scheduler
 
     def module(self, name: str) -> nn.Module:
-        """A network by its pipeline name, such as "text_encoder"."""
+        """A network by its pipeline name, such as "text_encoder".
+
+        Raises:
+            TypeError: if the pipeline has none there.
+        """
         module = getattr(self.pipeline, name)
-        assert isinstance(module, nn.Module), f"{name} is {type(module).__name__}, not a network"
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"{name} is {type(module).__name__}, not a network")
         return module
 
     def modules(self) -> dict[str, nn.Module]:
@@ -57,35 +113,104 @@ class Parts:
 class Family(Protocol):
     """One architecture, over the diffusers pipeline of that architecture.
 
-    Shapes: B batch, C latent channels, H W latent height and width, h w pixels.
+    Whatever is peculiar to it (reversed time, packed tokens, negated output) stays inside. What is
+    the same for most has a body here, which a family inherits by naming this class as its base.
+
+    Shapes: B batch, C latent channels, H W latent height and width, h w pixels. Models of moving
+    pictures have latents [B, C, F, H, W], F frames.
     """
 
     model_types: tuple[ModelType, ...]
-    denoiser: str
-    text_encoders: tuple[str, ...]
-    pixel_multiple: int
-    layer_presets: Mapping[str, str]
-    lora_prefixes: Mapping[ModelFormat, Mapping[str, str]]
-    """For each adapter format the family can write: the key prefix of each part."""
+    architecture: str
+    """Name of the architecture in a file's metadata (modelspec)."""
+    pipeline: str
+    """diffusers class of its pipeline."""
+    denoiser: str = "transformer"
+    text_encoders: tuple[str, ...] = ("text_encoder",)
+    """Networks that encode captions, by pipeline name."""
+    trainable_encoders: tuple[str, ...] = ()
+    """Those of them that can train."""
+    skipping_encoders: tuple[str, ...] = ()
+    """Those of them whose last layers can be left out."""
+    lora_formats: Mapping[ModelFormat, KeyMap]
+    """The key layout of each adapter format that the family can write."""
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Edges of pictures are multiples of this many pixels."""
+        return MODELS[self.model_types[0]].pixel_multiple
 
     def load(self, config: TrainConfig) -> Parts:
         """Load the networks that `config` names.
 
         Raises:
-            ConfigError: if the source is missing or holds another architecture.
+            ConfigError: if the source is missing, incomplete or holds another architecture.
         """
+        from modules.families.loading import load_parts
 
-    def objective(self, parts: Parts) -> Objective:
+        return load_parts(self, config)
+
+    def components(self, config: TrainConfig) -> dict[str, Any]:  # noqa: ARG002
+        """Parts that take the place of what the source holds, for `load`."""
+        return {}
+
+    def objective(self, parts: Parts) -> Objective:  # noqa: ARG002
         """What these weights predict."""
+        return "flow"
 
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] in the space of the loss."""
 
-    def encode_text(self, parts: Parts, captions: Sequence[str], layer_skip: int) -> Condition:
-        """Encode captions as the pipeline does for a prompt; `layer_skip` is the clip skip."""
+    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
+        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1], the way back of encode_images."""
 
-    def predict(self, parts: Parts, noisy: Tensor, timestep: Tensor, cond: Condition) -> Tensor:
-        """The denoiser's output [B, C, H, W] at noisy latents and timesteps [B] in 0..999."""
+    def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:  # noqa: ARG002
+        """What the denoiser reads of the picture itself, for `predict`'s condition: here nothing.
+
+        Args:
+            parts: the loaded networks.
+            pixels: [B, 3, h, w] in [-1, 1].
+            mask: [B, 1, h, w], 1 where the model shall paint.
+        """
+        return {}
+
+    def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
+        """Encode captions as the pipeline does for a prompt, with `parts.text`."""
+
+    def predict(
+        self,
+        parts: Parts,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Condition,
+        size: Tensor | None = None,
+    ) -> Tensor:
+        """What the objective compares, of the shape of the noisy latents [B, C, H, W].
+
+        Args:
+            parts: the loaded networks.
+            noisy: latents with noise, [B, C, H, W].
+            t: [B]; whole timesteps 0..999 for epsilon and v_prediction, sigma in (0, 1] for flow.
+            condition: what encode_text and encode_hints gave.
+            size: [B, 6] pixels: original height and width, top and left of the crop, height and
+                width of the result; None for pictures that were neither scaled nor cropped.
+        """
+
+    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
+        """The pipeline's arguments that carry encoded prompts, guidance and the picture's size."""
+
+    def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
+        """What the pipeline calls latents of a picture [h, w] -> latents [B, C, H, W]."""
+        return latents
+
+    def adapter_name(self, part: str, path: str) -> str:
+        """The module path under which other tools know a layer of a network.
+
+        transformers 5.6 dropped `text_model.` from CLIP's module paths; every file format has it.
+        """
+        if part in self.text_encoders and path.startswith(("encoder.layers.", "embeddings.")):
+            return f"text_model.{path}"
+        return path
 
     def tiny(self) -> Parts:
-        """The real classes at toy size with random weights, for tests."""
+        """The real classes at toy size with random weights and real block topology, for tests."""

@@ -1,0 +1,188 @@
+"""Reading adapter files of every layout: OneTrainer's, kohya's, LyCORIS's, PEFT's, ComfyUI's.
+
+Rather than guess what a key means, every spelling of every layer of the live model is worked out,
+and the file's keys are looked up among them; what is not found is reported by name.
+
+Shapes: R rank.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from modules.adapters.files import ALPHA, DOWN, UP
+from modules.adapters.key_map import Fused, KeyMap, Place
+from modules.families.base import Family
+
+SUFFIXES = {
+    DOWN: (
+        "lora_down.weight",
+        "lora_A.weight",
+        "lora.down.weight",
+        "lora_linear_layer.down.weight",
+    ),
+    UP: ("lora_up.weight", "lora_B.weight", "lora.up.weight", "lora_linear_layer.up.weight"),
+    ALPHA: ("alpha", "lora_alpha"),
+    "dora_scale": ("dora_scale", "lora_magnitude_vector.weight", "lora_magnitude_vector"),
+    **{
+        name: (name,)
+        for name in (
+            *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+            *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+            *("oft_R.weight", "oft_R.scaled_oft"),
+        )
+    },
+}
+"""By the name that backups use: how files end the keys of such a tensor."""
+
+ENDINGS = sorted(
+    ((f".{ending}", name) for name, endings in SUFFIXES.items() for ending in endings),
+    key=lambda pair: -len(pair[0]),
+)
+LEADS = ("base_model.model.", "model.diffusion_model.", "lycoris_")
+"""What some writers put before a key; without it the rest is a key of another layout."""
+
+
+@dataclass
+class Adapter:
+    """What an adapter file holds, under the names that backups use."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """`part.path.suffix`: the tensor."""
+    unplaced: list[str] = field(default_factory=list)
+    """Keys that belong to no layer of the model, as the file spells them."""
+
+    @property
+    def layers(self) -> set[str]:
+        """The layers, `part.path`, that it changes."""
+        return {_split(key)[0] for key in self.tensors}
+
+
+def read_adapter(
+    tensors: Mapping[str, Tensor], family: Family, networks: Mapping[str, nn.Module]
+) -> Adapter:
+    """Find the layer of each tensor of an adapter file.
+
+    A missing alpha is the rank. A layer that the file holds as a part of a whole gets its share.
+
+    Args:
+        tensors: the file.
+        family: the architecture of the model.
+        networks: its live networks, by pipeline name.
+    """
+    index = _index(family, networks)
+    adapter = Adapter()
+    groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    spelled: dict[str, list[str]] = defaultdict(list)
+    for key, tensor in tensors.items():
+        stem, suffix = _split(key.replace(".default", ""))
+        for lead in LEADS:
+            if stem not in index and stem.startswith(lead):
+                stem = stem.removeprefix(lead)
+        if suffix and stem in index:
+            groups[stem][suffix] = tensor
+            spelled[stem].append(key)
+        else:
+            adapter.unplaced.append(key)
+    for stem, found in groups.items():
+        for name, place in index[stem]:
+            own = _own(found, place)
+            if own is None:
+                adapter.unplaced += spelled[stem]
+                break
+            adapter.tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in own.items()}
+    return adapter
+
+
+def _split(key: str) -> tuple[str, str]:
+    """A key's layer and the canonical name of its tensor; ("", "") for an unknown ending."""
+    for ending, name in ENDINGS:
+        if key.endswith(ending):
+            return key[: -len(ending)], name
+    return "", ""
+
+
+def _index(family: Family, networks: Mapping[str, nn.Module]) -> dict[str, list[tuple[str, Place]]]:
+    """Every spelling of every layer: which layers it is, and where in the file's tensor."""
+    index: dict[str, list[tuple[str, Place]]] = defaultdict(list)
+    for part, network in networks.items():
+        maps = [key_map for key_map in _spellings(family) if part in key_map.prefixes]
+        for path, layer in network.named_modules():
+            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) and not hasattr(
+                layer, "lora_A"
+            ):
+                continue
+            path = path.removesuffix(".base_layer")
+            name = family.adapter_name(part, path)
+            for key_map in maps:
+                for spelling in {name, path}:
+                    place = key_map.place(part, spelling)
+                    entry = (f"{part}.{name}", place)
+                    if entry not in index[place.name]:
+                        index[place.name].append(entry)
+    return index
+
+
+def _spellings(family: Family) -> Iterator[KeyMap]:
+    """The family's formats, and what other tools make of the same names."""
+    yield from family.lora_formats.values()
+    natives = {key_map.native for key_map in family.lora_formats.values()}
+    for native in natives | {None}:
+        for prefix in ("lora_unet_", "lora_transformer_", "lora_prior_unet_", "lycoris_"):
+            yield KeyMap({family.denoiser: prefix}, native, dotted=False)
+        for prefix in ("", "diffusion_model.", f"{family.denoiser}."):
+            yield KeyMap({family.denoiser: prefix}, native)
+    for number, encoder in enumerate(family.text_encoders, 1):
+        prefixes = [f"lora_te{number}_", *(["lora_te_"] if len(family.text_encoders) == 1 else [])]
+        for prefix in prefixes:
+            yield KeyMap({encoder: prefix}, dotted=False)
+
+
+def _own(found: Mapping[str, Tensor], place: Place) -> dict[str, Tensor] | None:
+    """A layer's share of what the file holds; None if there is no telling."""
+    is_lora = DOWN in found and UP in found
+    if not is_lora:
+        return (
+            None
+            if place.fused or place.swapped or place.swapped_if_double or not found.keys() - {ALPHA}
+            else dict(found)
+        )
+    down, up = found[DOWN], found[UP]
+    alpha = found.get(ALPHA, torch.tensor(float(down.shape[0])))
+    rest = {key: tensor for key, tensor in found.items() if key not in (DOWN, UP, ALPHA)}
+    if place.swaps(up.shape[0], down.shape[1]):
+        up = torch.cat(up.chunk(2)[::-1])
+    if place.fused:
+        if rest:
+            return None
+        down, up, alpha = _unfuse(down, up, alpha, place.fused, place.member)
+    return {DOWN: down, UP: up, ALPHA: alpha.reshape(()).float(), **rest}
+
+
+def _unfuse(
+    down: Tensor, up: Tensor, alpha: Tensor, group: Fused, own_member: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The adapter of one layer of a whole: its own block, or the whole's rank where there is none.
+
+    A file that holds separately trained layers is block diagonal, so that each keeps its own rank;
+    in a file that was trained as one, all share the first matrix.
+    """
+    count = len(group.members)
+    widths = [group.width(member) for member in range(count)]
+    unit = up.shape[0] // sum(widths)
+    blocks = torch.split(up, [unit * width for width in widths])
+    rank = down.shape[0]
+    own = rank // count
+    diagonal = rank % count == 0 and all(
+        not block[:, : own * member].any() and not block[:, own * (member + 1) :].any()
+        for member, block in enumerate(blocks)
+    )
+    if not diagonal:
+        return down, blocks[own_member], alpha
+    at = slice(own * own_member, own * (own_member + 1))
+    return down[at], blocks[own_member][:, at], alpha / count

@@ -1,0 +1,244 @@
+"""From what a config names to loaded networks, or an error that says what to do.
+
+A source is a diffusers folder, a hub id, or a single `.safetensors`, `.ckpt` or `.gguf` file.
+diffusers reads pickled files with `weights_only=True`, so that they cannot run code. The hub's
+token is the one of its own login or of the HF_TOKEN environment variable.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from modules.config import ConfigError, DataType, Problem, TrainConfig
+from modules.config.paths import resolve
+
+if TYPE_CHECKING:
+    from modules.families.base import Family, Parts
+
+DTYPES = {
+    DataType.FLOAT_32: torch.float32,
+    DataType.FLOAT_16: torch.float16,
+    DataType.BFLOAT_16: torch.bfloat16,
+}
+"""Data types that weights are stored in, as torch names them."""
+
+FAILURES = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError)
+"""What diffusers, transformers and safetensors raise for a source that is not what it should be."""
+
+
+def load_parts(family: Family, config: TrainConfig) -> Parts:
+    """The networks of a family that `config` names, each in its weight dtype.
+
+    A part with a `model_name` of its own comes from there; a text encoder with `include` off is
+    left out, where the pipeline can do without.
+
+    Raises:
+        ConfigError: if a source is missing, damaged, incomplete, or of another architecture.
+    """
+    from modules.families.base import Parts, TextOptions
+
+    names = (family.denoiser, "vae", *family.text_encoders)
+    sections = {name: getattr(config, name) for name in names}
+    skips = {name: getattr(config, f"{name}_layer_skip") for name in family.text_encoders}
+    _check_skips(skips, family.skipping_encoders)
+    components = dict(family.components(config))
+    components |= {name: None for name in family.text_encoders if not sections[name].include}
+    wanted = [name for name in names if components.get(name, name) is not None]
+    dtypes = {name: sections[name].weight_dtype for name in wanted}
+    for name in wanted:
+        if sections[name].model_name:
+            components[name] = load_part(family.pipeline, name, config, dtypes[name])
+    pipeline = load_pipeline(family.pipeline, config, dtypes, **components)
+    options = TextOptions(
+        layer_skip={name: skip for name, skip in skips.items() if skip},
+        length={
+            "text_encoder": config.text_encoder_sequence_length,
+            "text_encoder_2": config.text_encoder_2_sequence_length,
+        },
+        use_mask=sections[family.denoiser].attention_mask,
+    )
+    return Parts(pipeline, family.denoiser, options, sections[family.denoiser].guidance_scale)
+
+
+def load_pipeline(
+    class_name: str, config: TrainConfig, dtypes: Mapping[str, DataType], **components: Any
+) -> Any:
+    """The pipeline at `config.base_model_name`: a folder, a single file or a hub id.
+
+    A single file holds no settings: they come from a diffusers folder of the file's name beside
+    it, without its suffix, or else from the hub.
+
+    Args:
+        class_name: diffusers pipeline class of the architecture.
+        config: names the model, the hub cache folder and whether the hub may be asked.
+        dtypes: storage type of each network, by its pipeline name.
+        components: parts that replace what the source holds, such as `safety_checker=None`.
+
+    Raises:
+        ConfigError: if nothing is there, a part is missing, or it is another architecture.
+    """
+    import diffusers
+
+    source = resolve(config.base_model_name)
+    types = {name: torch_dtype(name, dtype) for name, dtype in dtypes.items()}
+    options = {**_hub_options(config), **components}
+    pipeline_class = getattr(diffusers, class_name)
+    try:
+        if Path(source).is_file():
+            _check_file(Path(source))
+            settings = Path(source).with_suffix("")
+            if (settings / "model_index.json").is_file():
+                options["config"] = str(settings)
+            # One type for the whole file; the parts follow.
+            pipeline = pipeline_class.from_single_file(source, torch_dtype=torch.float32, **options)
+            for name, dtype in types.items():
+                if name not in components and getattr(pipeline, name, None) is not None:
+                    getattr(pipeline, name).to(dtype)
+        else:
+            _check_folder(Path(source), class_name)
+            dtype_by_part = {"default": torch.float32, **types}
+            pipeline = pipeline_class.from_pretrained(source, torch_dtype=dtype_by_part, **options)
+    except FAILURES as error:
+        raise _cannot_load("base_model_name", config.base_model_name, class_name, error) from error
+    _check_complete(pipeline, config.base_model_name, dtypes)
+    return pipeline
+
+
+def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) -> Any:
+    """The network at `config.<name>.model_name`, in place of the base model's own.
+
+    Raises:
+        ConfigError: if nothing is there or it is another architecture.
+    """
+    import diffusers
+    import transformers
+
+    chosen = getattr(config, name).model_name
+    source = resolve(chosen)
+    options = _hub_options(config)
+    try:
+        index = diffusers.DiffusionPipeline.load_config(resolve(config.base_model_name), **options)
+        library, part_class = index[name]
+        network: Any = getattr(diffusers if library == "diffusers" else transformers, part_class)
+        options["torch_dtype"] = torch_dtype(name, dtype)
+        if source.endswith(".gguf"):
+            options["quantization_config"] = diffusers.GGUFQuantizationConfig(
+                compute_dtype=options["torch_dtype"]
+            )
+        if Path(source).is_file() or source.startswith("https://"):
+            if Path(source).is_file():
+                _check_file(Path(source))
+            return network.from_single_file(source, **options)
+        inside = Path(source) / name
+        options["subfolder"] = name if inside.is_dir() or not Path(source).is_dir() else ""
+        return network.from_pretrained(source, **options)
+    except FAILURES as error:
+        raise _cannot_load(f"{name}.model_name", chosen, f"{class_name}'s {name}", error) from error
+
+
+def torch_dtype(part: str, dtype: DataType) -> torch.dtype:
+    """The torch type in which a part's weights are stored.
+
+    Raises:
+        ConfigError: for a type that this engine does not store weights in.
+    """
+    if dtype in DTYPES:
+        return DTYPES[dtype]
+    names = ", ".join(known.value for known in DTYPES)
+    raise _problem(
+        f"{part}.weight_dtype",
+        f"{part}.weight_dtype is {dtype.value}, in which this engine does not load weights.",
+        f"Use one of {names}.",
+    )
+
+
+def _hub_options(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "cache_dir": config.huggingface_cache_dir or None,
+        "local_files_only": config.offline_mode,
+    }
+
+
+def _check_skips(skips: Mapping[str, int], possible: tuple[str, ...]) -> None:
+    for name, skip in skips.items():
+        if skip and name not in possible:
+            raise _problem(
+                f"{name}_layer_skip",
+                f"{name}_layer_skip is {skip}, but this model uses fixed layers of its {name}.",
+                "Set it to 0.",
+            )
+
+
+def _check_folder(folder: Path, class_name: str) -> None:
+    """Refuse a local folder that holds no such pipeline, before diffusers asks the hub for it."""
+    if not folder.is_dir():
+        return
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise OSError(f"{folder} has no model_index.json, so it is no {class_name} folder")
+    for file in sorted(folder.glob("*/*.safetensors")):
+        _check_file(file)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse a safetensors file that is cut short or is something else.
+
+    Its first 8 bytes are the length of a JSON header, which says where the last tensor ends.
+    """
+    if path.suffix != ".safetensors":
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        header = file.read(length) if length <= size - 8 else b""
+    if header[:1] != b"{":
+        raise OSError(f"{path} is no safetensors file: it has {size} bytes and no header")
+    entries = json.loads(header)
+    ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise OSError(
+            f"{path} has {size} bytes, but its header says {expected}: it is damaged or was not "
+            f"copied whole"
+        )
+
+
+def _check_complete(pipeline: Any, name: str, dtypes: Mapping[str, DataType]) -> None:
+    missing = [part for part in dtypes if getattr(pipeline, part, None) is None]
+    if missing:
+        raise _problem(
+            "base_model_name",
+            f"{name} loads as {type(pipeline).__name__} but has no {missing[0]}.",
+            "Choose a complete model of the chosen model_type.",
+        )
+
+
+def _cannot_load(field: str, name: str, wanted: str, error: Exception) -> ConfigError:
+    source = Path(resolve(name))
+    found = ""
+    index = source / "model_index.json"
+    if index.is_file():
+        held = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "something else")
+        if held != wanted:
+            found = f" It holds a {held}."
+    looks_local = source.is_absolute() or name.startswith((".", "~", "package:"))
+    fix = (
+        "Check the path, and that the model is of the chosen model_type."
+        if looks_local or source.exists()
+        else "Check the spelling of the hub id, that this machine reaches the hub "
+        "(offline_mode is off and HF_HUB_OFFLINE unset), and that your token may read the model; "
+        "or give the path of a local folder or .safetensors file."
+    )
+    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+    return _problem(field, f"Cannot load {name} as {wanted} ({reason}).{found}", fix)
+
+
+def _problem(field: str, message: str, fix: str) -> ConfigError:
+    return ConfigError([Problem(field, "error", message, fix)])

@@ -1,0 +1,171 @@
+"""Stable Diffusion XL: a UNet conditioned on two CLIP encoders and on the picture's size and crop.
+
+Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T text tokens, D1 D2
+widths of the text encoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from modules.adapters.key_map import lora_formats
+from modules.config import ModelType, SampleConfig
+from modules.families import latents as space
+from modules.families.base import Condition, Family, Objective, Parts
+from modules.families.stable_diffusion import blank_picture, inpainting_hint
+from modules.families.unet_names import unet_native
+
+
+@dataclass
+class StableDiffusionXL(Family):
+    """SDXL, whether it paints freely or into a masked picture."""
+
+    model_types: tuple[ModelType, ...]
+    architecture: str
+    pipeline: str = "StableDiffusionXLPipeline"
+    hint_channels: int = 0
+    """What the UNet reads beside the latents: 5 for inpainting."""
+
+    denoiser = "unet"
+    text_encoders = ("text_encoder", "text_encoder_2")
+    trainable_encoders = text_encoders
+    skipping_encoders = text_encoders
+    lora_formats = lora_formats(
+        "unet",
+        unet_native(0, 1),
+        kohya_encoders={"text_encoder": "lora_te1", "text_encoder_2": "lora_te2"},
+        comfy_encoders={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
+        legacy="lora_unet",
+        encoders=text_encoders,
+    )
+
+    def objective(self, parts: Parts) -> Objective:
+        """Noise or velocity, as the model's scheduler says."""
+        prediction = parts.scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(
+                f"The model's scheduler predicts {prediction!r}; this engine knows epsilon and "
+                f"v_prediction. Choose another model, or mend its scheduler_config.json."
+            )
+        return cast(Objective, prediction)
+
+    def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
+        """[B, 3, h, w] in [-1, 1] -> scaled latents [B, C, H, W].
+
+        The original VAE overflows in float16 and gives NaN; its weights must be wider.
+        """
+        return space.encode_scaled(parts.vae, pixels)
+
+    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
+        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
+        return space.decode_scaled(parts.vae, latents)
+
+    def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:
+        """{"hint": [B, 5, H, W]} for inpainting: the mask and the latents of what is kept."""
+        return {"hint": inpainting_hint(parts, pixels, mask)} if self.hint_channels else {}
+
+    def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
+        """{"text": [B, T, D1 + D2], "pooled": [B, D2]}; the last layer of both is left out."""
+        texts = []
+        for name, tokenizer_name in zip(
+            self.text_encoders, ("tokenizer", "tokenizer_2"), strict=True
+        ):
+            encoder, tokenizer = parts.module(name), getattr(parts.pipeline, tokenizer_name)
+            tokens = tokenizer(
+                list(captions),
+                padding="max_length",
+                max_length=tokenizer.model_max_length,
+                truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            output = encoder(tokens.to(encoder.device), output_hidden_states=True)
+            texts.append(output.hidden_states[-2 - parts.text.skip(name)])
+        return {"text": torch.cat(texts, -1), "pooled": output.text_embeds}
+
+    def predict(
+        self,
+        parts: Parts,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Condition,
+        size: Tensor | None = None,
+    ) -> Tensor:
+        """The UNet's output [B, C, H, W] at timesteps [B] in 0..999."""
+        if size is None:
+            height, width = (8 * edge for edge in noisy.shape[-2:])
+            size = noisy.new_tensor([[height, width, 0, 0, height, width]])
+            size = size.expand(len(noisy), 6)
+        if self.hint_channels:
+            noisy = torch.cat([noisy, condition["hint"].to(noisy)], 1)
+        conditions = {"text_embeds": condition["pooled"], "time_ids": size.to(noisy)}
+        output = parts.denoiser(noisy, t, condition["text"], added_cond_kwargs=conditions)
+        return cast(Tensor, output.sample)
+
+    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
+        """Embeddings in place of texts, so that each encoder can skip layers of its own."""
+        arguments: dict[str, Any] = {
+            "height": definition.height,
+            "width": definition.width,
+            "guidance_scale": definition.cfg_scale,
+        }
+        for lead, text in (("", definition.prompt), ("negative_", definition.negative_prompt)):
+            encoded = self.encode_text(parts, [text])
+            arguments[f"{lead}prompt_embeds"] = encoded["text"].to(parts.dtype)
+            arguments[f"{lead}pooled_prompt_embeds"] = encoded["pooled"].to(parts.dtype)
+        if self.hint_channels:
+            arguments |= {**blank_picture(self, parts, definition), "strength": 1.0}
+        return arguments
+
+    def tiny(self) -> Parts:
+        """Three UNet levels with 1, 2 and 10 transformer layers, two CLIPs, random weights."""
+        import diffusers
+
+        from modules.families import tiny_networks as tiny
+        from modules.families.tiny_tokenizers import clip_tokenizer
+
+        torch.manual_seed(0)
+        unet = diffusers.UNet2DConditionModel(
+            in_channels=4 + self.hint_channels,
+            block_out_channels=(16, 32, 32),
+            layers_per_block=2,
+            sample_size=8,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=(2, 2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            transformer_layers_per_block=(1, 2, 10),
+            projection_class_embeddings_input_dim=6 * 8 + 32,
+            cross_attention_dim=64,
+            norm_num_groups=8,
+        )
+        pipeline = getattr(diffusers, self.pipeline)(
+            vae=tiny.kl_vae(4, layers=2, scaling_factor=0.13025),
+            text_encoder=tiny.clip(),
+            tokenizer=clip_tokenizer(),
+            text_encoder_2=tiny.clip(projection=True),
+            tokenizer_2=clip_tokenizer(),
+            unet=unet,
+            scheduler=tiny.stable_diffusion_scheduler(
+                "EulerDiscreteScheduler", timestep_spacing="leading"
+            ),
+            add_watermarker=False,
+        )
+        return Parts(pipeline, self.denoiser)
+
+
+VARIANTS = (
+    StableDiffusionXL((ModelType.STABLE_DIFFUSION_XL_10_BASE,), "stable-diffusion-xl-v1-base"),
+    StableDiffusionXL(
+        (ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING,),
+        "stable-diffusion-xl-v1-base-inpainting",
+        "StableDiffusionXLInpaintPipeline",
+        5,
+    ),
+)
