@@ -47,6 +47,7 @@ function makeControl(row) {
   if (row.kind === "number") node.inputMode = "decimal";
   node.spellcheck = false;
   node.autocomplete = "off";
+  if (row.nullable) node.placeholder = "not set";
   return { node, typed: true, write: (value) => (node.value = value), read: () => node.value };
 }
 
@@ -134,14 +135,14 @@ function createList(row, path, form) {
     const top = element("div", "ot-item-head");
     top.append(title, tools);
     card.append(top);
+    const fields = element("div", "ot-fields");
     const rows = row.items.map((inner) => {
       const full = `${path}.${index}.${inner.path}`;
       const one = createRow(inner, full, form);
-      one.inner = inner;
-      one.path = full;
-      card.append(one.node);
-      return one;
+      fields.append(one.node);
+      return { ...one, inner, path: full };
     });
+    card.append(fields);
     return { card, title, rows };
   };
   return {
@@ -165,10 +166,11 @@ function createList(row, path, form) {
       write(problem, wrong?.text ?? "");
       problem.classList.toggle("ot-warn", wrong?.severity === "warning");
     },
-    /** Show only basic rows of the items, or those with a problem, or all. */
-    filter(all, problems) {
+    /** Show of each item what counts: its basic rows, or all; and what is wrong in any case. */
+    filter(all, visible, problems) {
       for (const { rows } of made)
-        for (const one of rows) one.node.hidden = !(all || one.inner.level === "basic" || problems.has(one.path));
+        for (const { node, inner, path } of rows)
+          node.hidden = !(problems.has(path) || (visible.has(path) && (all || inner.level === "basic")));
     },
   };
 }
@@ -348,29 +350,36 @@ function createHead(model, send, openSave) {
   };
 }
 
-/** Remarks of the kernel, and how many settings are wrong; a click goes to the first. */
-function createNotes(goTo) {
-  const node = element("div", "ot-notes");
+/** What the kernel has to say of a request: saved, or why not. */
+function createNotice() {
+  const node = element("div", "ot-alert");
   node.setAttribute("role", "status");
-  const notice = element("div", "ot-alert");
   const text = element("span");
   let dismissed = 0;
   let number = 0;
-  notice.append(text, iconButton("remove", "Dismiss", () => {
+  node.append(text, iconButton("remove", "Dismiss", () => {
     dismissed = number;
-    notice.hidden = true;
+    node.hidden = true;
   }));
-  const wrong = element("div", "ot-wrong");
-  node.append(notice, wrong);
   return {
     node,
-    draw(said, problems) {
+    draw(said) {
       number = said?.number ?? 0;
-      notice.hidden = !said || number === dismissed;
-      if (said) {
-        notice.className = `ot-alert ot-notice ot-tone-${said.tone}`;
-        write(text, said.text);
-      }
+      node.hidden = !said || number === dismissed;
+      if (!said) return;
+      node.className = `ot-alert ot-notice ot-tone-${said.tone}`;
+      write(text, said.text);
+    },
+  };
+}
+
+/** How many settings are wrong; a click goes to the first. It stands where nothing moves when it comes. */
+function createWrong(goTo) {
+  const wrong = element("div", "ot-wrong");
+  wrong.setAttribute("role", "status");
+  return {
+    node: wrong,
+    draw(problems) {
       const errors = problems.filter(({ severity }) => severity === "error");
       const shown = errors.length ? errors : problems;
       wrong.hidden = !shown.length;
@@ -379,7 +388,7 @@ function createNotes(goTo) {
       const what = errors.length ? "problem" : "remark";
       const count = `${shown.length} ${what}${shown.length > 1 ? "s" : ""}`;
       const [first] = shown;
-      const words = first.path ? `${first.path}` : first.text;
+      const words = first.path || first.text;
       if (wrong.dataset.said !== count + words) {
         wrong.dataset.said = count + words;
         const go = button("ot-link", words, () => goTo(first.path));
@@ -544,7 +553,7 @@ function createBody(model, form, filter) {
         if (!made.has(row.path)) made.set(row.path, (row.kind === "list" ? createList : createRow)(row, row.path, form));
         const one = made.get(row.path);
         one.fill(values[row.path], changed[row.path], problems.get(row.path), problems);
-        one.filter?.(filter.state.all, problems);
+        one.filter?.(filter.state.all, visible, problems);
         return one.node;
       }));
     }
@@ -584,16 +593,19 @@ function renderForm(model, el, client) {
     control?.scrollIntoView({ block: "center" });
     control?.focus({ preventScroll: true });
   };
-  const notes = createNotes(goTo);
+  const notice = createNotice();
+  const wrong = createWrong(goTo);
+  actions.node.append(wrong.node);
   const body = createBody(model, form, filter);
   const top = root.firstChild;
-  for (const part of [head, { node: filter.bar }, notes, body, inspector, actions]) root.insertBefore(part.node, top);
+  for (const part of [head, { node: filter.bar }, notice, body, inspector, actions]) root.insertBefore(part.node, top);
   el.append(root);
 
   const draw = () => {
     const said = model.get("head");
     head.draw(said);
-    notes.draw(said.notice, model.get("problems"));
+    notice.draw(said.notice);
+    wrong.draw(model.get("problems"));
     filter.draw(Object.keys(model.get("changed")).length);
     body.draw();
   };

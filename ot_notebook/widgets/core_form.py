@@ -31,6 +31,7 @@ class CoreForm:
         self._groups: list[Group] = form.groups()
         self._loading = False
         self._lines: dict[str, _Line] = {}
+        self._problems: Sequence[Mapping[str, str]] = ()
         names = [name for of in presets.values() for name in of]
         self._preset = W.Dropdown(
             options=[("Choose a preset", ""), *((name, name) for name in names)],
@@ -44,7 +45,7 @@ class CoreForm:
             description="Search",
             layout=W.Layout(width="auto", flex="1 1 240px"),
         )
-        self._search.observe(lambda _change: self._list(), "value")
+        self._search.observe(lambda _change: self._show_rows(), "value")
         self._path = W.Text(
             placeholder="config.json", description="File", layout=W.Layout(flex="1 1 240px")
         )
@@ -53,7 +54,7 @@ class CoreForm:
         self._load = W.Button(description="Load", layout=W.Layout(width="auto"))
         self._load.on_click(lambda _b: request({"op": "load", "source": self._path.value}))
         self._notice = W.HTML(layout=W.Layout(width="100%"))
-        self._body = W.VBox(layout=W.Layout(width="100%"))
+        self._body = W.VBox(layout=W.Layout(width="100%", height="460px", overflow="auto"))
         heading = W.HTML(
             f'{markup.style("ot.css", "form.css")}<div class="ot ot-title"><h3>Settings</h3></div>'
         )
@@ -76,24 +77,31 @@ class CoreForm:
             if head["file"]:
                 self._path.value = head["file"]
             self._notice.value = _notice(head["notice"], problems)
-            self._list()
-            values, changed = self._form.values(), self._form.changed()
-            texts = {problem["path"]: problem["text"] for problem in problems}
+        finally:
+            self._loading = False
+        self._problems = problems
+        self._show_rows()
+
+    def _show_rows(self) -> None:
+        """Show the rows that are searched for, or the basic ones, with what they hold now."""
+        values, changed = self._form.values(), self._form.changed()
+        texts = {problem["path"]: problem["text"] for problem in self._problems}
+        self._list(values)
+        self._loading = True
+        try:
             for path, line in self._lines.items():
                 line.draw(_value_at(values, path), changed.get(path), texts.get(path, ""))
         finally:
             self._loading = False
 
-    def _list(self) -> None:
-        """Show the rows that are searched for, or the basic ones."""
+    def _list(self, values: Mapping[str, Any]) -> None:
         visible, asked = set(self._form.visible()), self._search.value.lower().split()
-        values = self._form.values()
         children: list[W.Widget] = []
         for group in self._groups:
             found = [row for row in group["rows"] if row["path"] in visible and _fits(row, asked)]
             lines = [line for row in found for line in self._row(row, values)]
-            if lines and len(children) < FOUND_ROWS:
-                children += [W.HTML(f'<div class="ot ot-title"><h3>{group["name"]}</h3></div>')]
+            if lines and (not asked or len(children) < FOUND_ROWS):
+                children.append(_heading(group["name"]))
                 children += lines
         for title in self._body.children:
             if isinstance(title, W.HTML):
@@ -147,13 +155,14 @@ class _Line:
         self._reset.on_click(lambda _button: edited({"op": "reset", "path": row["path"]}))
         self._words = W.HTML(layout=W.Layout(width="100%"))
         self.box = W.VBox(
-            [_wrapped(self._control, self._reset), self._words], layout=W.Layout(width="100%")
+            [_wrapped(self._control, self._reset), self._words],
+            layout=W.Layout(width="100%", flex="0 0 auto"),
         )
 
     def draw(self, value: Any, there: str | None, problem: str) -> None:
         if value is not None and self._control.value != value:
             self._control.value = value
-        self._reset.layout.visibility = "hidden" if there is None else ""
+        self._reset.layout.visibility = "hidden" if there is None else "visible"
         self._reset.tooltip = f"Back to {there}"
         text = f'<span class="ot-field-error" role="alert">{escape(problem)}</span>'
         self._words.value = f'<div class="ot">{text}</div>' if problem else ""
@@ -174,6 +183,11 @@ def _control(row: Row) -> W.Widget:
         return W.Dropdown(options=options, **common)
     kind = W.Textarea if row["kind"] == "json" else W.Text
     return kind(continuous_update=False, **common)
+
+
+def _heading(name: str) -> W.HTML:
+    text = f'<div class="ot ot-title"><h3>{escape(name)}</h3></div>'
+    return W.HTML(text, layout=W.Layout(flex="0 0 auto"))
 
 
 def _wrapped(*children: W.Widget) -> W.Box:

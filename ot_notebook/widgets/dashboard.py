@@ -143,7 +143,8 @@ class Dashboard(LiveView):
         self._core_panel, self._core_curve, self._core_log = (W.HTML(**wide) for _ in range(3))
         self._buttons: dict[str, W.Button] = {}
         for op, icon in ICONS.items():
-            button = W.Button(icon=icon, layout=W.Layout(width="auto"))
+            style = {"start": "primary", "stop": "danger"}.get(op, "")
+            button = W.Button(icon=icon, button_style=style, layout=W.Layout(width="auto"))
             button.on_click(lambda _button, op=op: self.do(op))
             self._buttons[op] = button
         row = W.Box(

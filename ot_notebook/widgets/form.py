@@ -48,6 +48,7 @@ class Row(TypedDict):
     rule: str
     level: str
     applies: str
+    nullable: bool
     default: str
     items: list[Row]
 
@@ -124,9 +125,7 @@ class Form:
                 self._go(replace(self._now, config=self._now.start))
                 return
             self._drop_drafts(path)
-            value = plain(self._now.start.get(path))
-            if plain(self._now.config.get(path)) != value:
-                self._set(path, value)
+            self._set(path, self._now.start.get(path))
 
     def change_items(self, path: str, action: str, index: int) -> None:
         """Add, remove, copy or move an item of the list at `path`.
@@ -135,7 +134,7 @@ class Form:
             ValueError: for another action.
         """
         with self.lock:
-            items = list(plain(self._now.config.get(path)) or [])
+            items = list(self._now.config.get(path) or ())
             if action == "add":
                 items.append({})
             elif not 0 <= index < len(items):
@@ -214,9 +213,17 @@ class Form:
         return {s.path: in_words(theirs) for s, _, theirs in self._differences(config, start)}
 
     def visible(self) -> list[str]:
-        """Settings that count for the family and method chosen."""
+        """Settings that count for the family and method chosen, those of items of lists too."""
         config = self._now.config
-        return [setting.path for setting in self.settings if setting.applies_to(config)]
+        found = [setting for setting in self.settings if setting.applies_to(config)]
+        return [s.path for s in found] + [
+            f"{s.path}.{index}.{inner.path}"
+            for s in found
+            if (section := section_of(s)) is not None
+            for index, item in enumerate(config.get(s.path) or ())
+            for inner in settings(section)
+            if inner.applies_to(item)
+        ]
 
     def problems(self) -> list[Problem]:
         """Drafts first, then what is wrong between settings."""
@@ -234,7 +241,7 @@ class Form:
     def changes(self, other: TrainConfig) -> dict[str, Any]:
         """Settings that differ from `other`, with their plain values: input of `update`."""
         found = self._differences(self._now.config, other)
-        return {setting.path: plain(ours) for setting, ours, _ in found}
+        return {setting.path: _given(ours) for setting, ours, _ in found}
 
     # inside ------------------------------------------------------------------------------------
 
@@ -324,9 +331,15 @@ def _row(setting: Setting, label: str) -> Row:
         rule=rule(setting),
         level=setting.level,
         applies=setting.applies,
+        nullable=setting.nullable,
         default=setting.default_text or in_words(setting.default),
-        items=rows(settings(section)) if section else [],
+        items=rows(_plain_first(settings(section))) if section else [],
     )
+
+
+def _plain_first(members: Sequence[Setting]) -> list[Setting]:
+    """An item's own settings, then those of its sections."""
+    return sorted(members, key=lambda setting: "." in setting.path)
 
 
 def control_of(setting: Setting) -> Kind:
@@ -445,6 +458,15 @@ def _item_section(annotation: Any) -> type[Section] | None:
         elif (found := _item_section(inner)) is not None:
             return found
     return None
+
+
+def _given(value: Any) -> Any:
+    """A value as `update` takes it; of a section what is not its default."""
+    if isinstance(value, Section):
+        default, names = type(value)(), type(value).model_fields
+        pairs = ((name, getattr(value, name), getattr(default, name)) for name in names)
+        return {name: _given(ours) for name, ours, theirs in pairs if ours != theirs}
+    return [_given(item) for item in value] if isinstance(value, tuple) else plain(value)
 
 
 def _get(config: TrainConfig, path: str) -> Any:

@@ -6,7 +6,8 @@ import asyncio
 import os
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import anywidget
@@ -56,6 +57,10 @@ class AdaptiveView(StoryBox):
         ValueError: for another mode.
     """
 
+    # on the class: a constructor that refuses its arguments is followed by `close` all the same
+    _play: W.Play | None = None
+    _made: Mapping[str, Sequence[W.Widget]] = MappingProxyType({})
+
     def __init__(self, mode: Mode) -> None:
         if mode not in get_args(Mode):
             raise ValueError(f'mode is {mode!r}, but must be one of "auto", "rich", "core".')
@@ -68,8 +73,6 @@ class AdaptiveView(StoryBox):
         self._greeted = False
         self._pages: set[str] = set()
         self._asleep = False
-        self._play: W.Play | None = None
-        self._made: dict[str, Sequence[W.Widget]] = {}
         super().__init__()
 
     @abstractmethod
@@ -95,12 +98,12 @@ class AdaptiveView(StoryBox):
                 if mode == "rich":
                     front, children = self._make_rich()
                     front.on_msg(self._on_message)
-                    self._made[mode] = children
                 else:
                     self._play = W.Play(interval=PLAY_MS, min=0, max=2**31 - 1)
                     self._play.layout.display = "none"
                     self._play.observe(lambda _change: self._beat(), "value")
-                    self._made[mode] = [*self._make_core(), self._play]
+                    children = [*self._make_core(), self._play]
+                self._made = {**self._made, mode: children}
             self.mode = mode
             self._draw(None)
             self.children = tuple(self._made[mode])
@@ -169,7 +172,7 @@ class AdaptiveView(StoryBox):
         for children in self._made.values():
             for child in children:
                 close_tree(child)
-        self._made = {}
+        self._made = MappingProxyType({})
         super().close()
 
 

@@ -65,13 +65,15 @@ class SampleGallery(LiveView):
         return self._gallery, [self._gallery]
 
     def _make_core(self) -> Sequence[W.Widget]:
-        self._rows = W.VBox(layout=W.Layout(width="100%"))
+        self._rows = W.Box(layout=W.Layout(display="flex", flex_flow="row wrap", width="100%"))
         self._cards: dict[str, tuple[W.Image, W.Image, W.HTML]] = {}
         self._choice = W.Dropdown(
             options=[], description="Show", layout=W.Layout(width="100%", max_width="560px")
         )
         self._choice.observe(lambda _change: self._show_chosen(), "value")
-        self._large = W.Image(value=b"", layout=W.Layout(width="100%", max_width="512px"))
+        self._large = W.Image(
+            value=b"", layout=W.Layout(width="100%", max_width="512px", display="none")
+        )
         self._words = W.HTML(layout=W.Layout(width="100%"))
         self._viewer = W.VBox(
             [self._choice, self._large, self._words], layout=W.Layout(display="none")
@@ -144,9 +146,10 @@ class SampleGallery(LiveView):
                 f'<div class="ot"><b>{escape(prompt)}</b><br><span class="ot-caption">'
                 f"step {of[0]['step']} and step {of[-1]['step']}</span></div>"
             )
-        row = W.Layout(display="flex", flex_flow="row wrap", align_items="center", width="100%")
         if len(self._rows.children) != len(groups):
-            self._rows.children = [W.Box(list(self._cards[p]), layout=row) for p in groups]
+            for card in self._rows.children:
+                card.close()
+            self._rows.children = [_card(*self._cards[prompt]) for prompt in groups]
         chosen = self._choice.value
         options = [(f"step {o['step']}, {o['prompt']}"[:90], o["id"]) for o in reversed(tiles)]
         if list(self._choice.options) != options:
@@ -159,6 +162,7 @@ class SampleGallery(LiveView):
             if one["id"] == self._choice.value:
                 try:
                     self._large.value = full(path)[0]
+                    self._large.layout.display = ""
                     self._words.value = markup.caption(describe(one))
                 except OSError as error:
                     self._words.value = markup.caption(f"{path.name} cannot be shown: {error}")
@@ -183,6 +187,12 @@ class SampleGallery(LiveView):
         lines = [f"{len(samples)} samples"]
         lines += [f"step {sample.step}: {sample.path}" for sample in samples[-8:]]
         return "\n".join(lines)
+
+
+def _card(first: W.Image, latest: W.Image, words: W.HTML) -> W.VBox:
+    """First and latest sample of a prompt, in core widgets."""
+    layout = W.Layout(width="auto", flex="0 1 280px", margin="0 16px 12px 0")
+    return W.VBox([W.HBox([first, latest]), words], layout=layout)
 
 
 def describe(one: Tile) -> str:

@@ -30,9 +30,11 @@ class _AbstractWidget(ABCMeta, MetaHasTraits):
 class StoryBox(W.VBox, metaclass=_AbstractWidget):
     """A box whose saved output says what it showed."""
 
+    # on the class: a constructor that refuses its arguments is followed by `close` all the same
+    _unsubscribe: Callable[[], None] | None = None
+
     def __init__(self) -> None:
         self._displays: list[str] = []
-        self._unsubscribe: Callable[[], None] | None = None
         super().__init__()
         self.add_class("ot")
         self.layout.width = "100%"
