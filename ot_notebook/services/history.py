@@ -206,11 +206,11 @@ def values_of(event: e.LossUpdate) -> dict[str, float]:
 def thin(steps: Floats, values: Floats, max_points: int) -> tuple[Floats, Floats]:
     """At most `max_points` points that draw the same curve: the extremes of equal spans of steps.
 
-    NaN is no extreme. The last point always stays, since a caption reads it.
+    NaN is no extreme. Both ends stay: a curve begins and ends where its run does.
     """
     if len(steps) <= max_points:
         return steps, values
-    spans = max(1, (max_points - 1) // 2)
+    spans = max(1, (max_points - 2) // 2)
     width = (steps[-1] - steps[0]) / spans or 1.0
     span = np.minimum(((steps - steps[0]) / width).astype(np.int64), spans - 1)
     starts = np.flatnonzero(np.diff(span, prepend=-1))
@@ -219,7 +219,7 @@ def thin(steps: Floats, values: Floats, max_points: int) -> tuple[Floats, Floats
         _first_of_each(values == np.repeat(extreme.reduceat(values, starts), lengths), span)
         for extreme in (np.fmin, np.fmax)  # these two pass over NaN
     ]
-    keep = np.unique(np.concatenate([*chosen, [len(steps) - 1]]))
+    keep = np.unique(np.concatenate([[0], *chosen, [len(steps) - 1]]))
     return steps[keep], values[keep]
 
 
