@@ -25,6 +25,7 @@ from ot_notebook.widgets.view_state import (
 
 if TYPE_CHECKING:
     from modules.config import TrainConfig
+    from ot_notebook.services.history import History
     from ot_notebook.services.trainer_service import TrainerService
 
 LOG_LINES = 200
@@ -89,6 +90,7 @@ class Dashboard(LiveView):
         self.job = job
         self._config: TrainConfig | None = None
         self._alert: Alert | None = None
+        self._history: History | None = None
         super().__init__(service, mode)
         self.add_class("ot-card")
 
@@ -156,7 +158,10 @@ class Dashboard(LiveView):
     def _draw(self, events: Sequence[Event] | None) -> None:
         view = panel_view(self.service, self._settings() is not None, self._alert)
         final = events is None or view["state"] in ENDED
-        stepped = final or any(isinstance(event, LossUpdate) for event in events or ())
+        stepped = any(isinstance(event, LossUpdate) for event in events or ())
+        another_run = self._history is not self.service.history
+        self._history = self.service.history
+        final, stepped = final or another_run, final or another_run or stepped
         lines = log_lines(self.service, LOG_LINES)
         if self.mode == "rich":
             self._panel.view = dict(view)

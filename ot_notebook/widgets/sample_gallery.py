@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as W
@@ -53,7 +52,7 @@ class SampleGallery(LiveView):
     """
 
     def __init__(self, service: TrainerService | None = None, *, mode: Mode = "auto") -> None:
-        self._tiles: dict[Path, Tile] = {}
+        self._tiles: dict[SampleImage, Tile] = {}
         self._numbers = 0
         super().__init__(service, mode)
         self.add_class("ot-card")
@@ -103,25 +102,25 @@ class SampleGallery(LiveView):
         """Tiles of the samples that a page holds, and what to say of the others."""
         samples = list(self.service.history.samples)
         shown = kept(samples)
-        for gone in self._tiles.keys() - {sample.path for sample in shown}:
+        for gone in self._tiles.keys() - set(shown):
             del self._tiles[gone]
         for sample in shown:
-            if sample.path not in self._tiles:
+            if sample not in self._tiles:
                 self._numbers += 1
-                self._tiles[sample.path] = tile(sample, self._numbers)
+                self._tiles[sample] = tile(sample, self._numbers)
         note = ""
         if len(shown) < len(samples):
             note = f"{len(shown)} of {len(samples)}; the others are in {samples[0].path.parent}."
-        return [self._tiles[sample.path] for sample in shown], note
+        return [self._tiles[sample] for sample in shown], note
 
     def _on_request(self, content: dict[str, Any]) -> None:
         if content.get("op") != "full":
             return
         number = content.get("id")
-        for path, one in list(self._tiles.items()):
+        for sample, one in list(self._tiles.items()):
             if one["id"] == number:
                 try:
-                    image, mime = full(path)
+                    image, mime = full(sample.path)
                 except OSError as error:
                     self._gallery.send({"op": "gone", "id": number, "why": str(error)})
                 else:
@@ -158,14 +157,14 @@ class SampleGallery(LiveView):
                 self._choice.value = chosen
 
     def _show_chosen(self) -> None:
-        for path, one in list(self._tiles.items()):
+        for sample, one in list(self._tiles.items()):
             if one["id"] == self._choice.value:
                 try:
-                    self._large.value = full(path)[0]
+                    self._large.value = full(sample.path)[0]
                     self._large.layout.display = ""
                     self._words.value = markup.caption(describe(one))
                 except OSError as error:
-                    self._words.value = markup.caption(f"{path.name} cannot be shown: {error}")
+                    self._words.value = markup.caption(f"It cannot be shown: {error}")
 
     # saved notebook ----------------------------------------------------------------------------
 

@@ -1,0 +1,452 @@
+"""The live views over a run that the test plays: what they show, and what their buttons do."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from IPython.core.formatters import format_display_data
+
+from modules.training import events as e
+from ot_notebook.widgets.dashboard import Dashboard
+from ot_notebook.widgets.job_config import JobConfig
+from ot_notebook.widgets.sample_gallery import SampleGallery
+from ot_notebook.widgets.studio import studio
+from ot_notebook.widgets.thumbnails import MAX_TILES
+from ot_notebook.widgets.view_state import NO_VALUE, count, duration, number, percent, speed
+
+PATHS = {
+    "idle": [],
+    "loading": ["loading"],
+    "caching": ["loading", "caching"],
+    "training": ["loading", "caching", "training"],
+    "paused": ["loading", "training", "paused"],
+    "sampling": ["loading", "training", "sampling"],
+    "saving": ["loading", "training", "saving"],
+    "finished": ["loading", "training", "finished"],
+    "stopped": ["loading", "stopped"],
+    "failed": ["loading", "failed"],
+}
+
+
+@pytest.fixture
+def dashboard(stage, wire):
+    """Start trains with the stage's settings."""
+    dashboard = Dashboard(stage.service, stage)
+    yield dashboard
+    dashboard.close()
+
+
+@pytest.fixture
+def core(stage, wire):
+    dashboard = Dashboard(stage.service, stage, mode="core")
+    yield dashboard
+    dashboard.close()
+
+
+@pytest.fixture
+def gallery(stage, wire):
+    gallery = SampleGallery(stage.service)
+    yield gallery
+    gallery.close()
+
+
+def press(dashboard, command):
+    dashboard._panel._handle_custom_msg({"op": "do", "command": command}, [])
+    return dashboard._panel.view["alert"]
+
+
+def buttons(dashboard):
+    return {button["op"]: button["enabled"] for button in dashboard._panel.view["buttons"]}
+
+
+# dashboard -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", PATHS)
+def test_a_button_is_enabled_exactly_when_the_service_accepts_its_command(stage, dashboard, state):
+    if PATHS[state]:
+        stage.go(*PATHS[state])
+    assert dashboard._panel.view["state"] == state
+    for command, enabled in buttons(dashboard).items():
+        if command in ("start", "stop", "pause", "resume"):
+            continue  # they change the state; each has a test of its own
+        alert = press(dashboard, command)
+        assert (alert is None or "refused" not in alert["title"]) is enabled, command
+    assert buttons(dashboard)["start"] is (state in ("idle", "finished", "stopped", "failed"))
+    assert buttons(dashboard)["stop"] is (state not in ("idle", "finished", "stopped", "failed"))
+    assert ("resume" in buttons(dashboard)) is (state == "paused")
+
+
+def test_start_trains_with_the_job_and_stop_ends_the_run(stage, dashboard):
+    assert dashboard._panel.view["status"] == "Press Start to train."
+    assert press(dashboard, "start") is None
+    assert stage.run is not None
+    assert press(dashboard, "stop") is None
+    assert stage.run.commands.stop_requested
+    assert dashboard._panel.view["label"] == "Stopping"
+    stage.run.end("stopped")
+    stage.service.flush()
+    assert dashboard._panel.view["label"] == "Stopped"
+
+
+def test_pause_and_resume_reach_the_run(stage, dashboard):
+    stage.go("loading", "training")
+    press(dashboard, "pause")
+    assert stage.run.commands.pause_requested
+    stage.go("paused")
+    press(dashboard, "resume")
+    assert not stage.run.commands.pause_requested
+
+
+def test_a_refused_command_says_why_and_the_next_one_clears_it(stage, dashboard):
+    alert = press(dashboard, "pause")
+    assert alert["title"] == "Pause refused"
+    assert "no run has been started" in alert["text"]
+    assert press(dashboard, "start") is None
+
+
+def test_settings_that_cannot_run_are_refused_by_name(stage, dashboard):
+    stage.config = stage.config.update(base_model_name="no/such/folder/here")
+    alert = press(dashboard, "start")
+    assert alert["title"] == "Start refused"
+    assert "base_model_name" in alert["text"]
+    assert stage.run is None
+
+
+def test_a_dashboard_without_settings_cannot_start(stage, wire):
+    dashboard = Dashboard(stage.service)
+    assert buttons(dashboard)["start"] is False
+    assert dashboard._panel.view["status"] == "No run yet."
+    assert "Give Dashboard() a job" in press(dashboard, "start")["text"]
+    dashboard.close()
+
+
+def test_numbers_bars_curve_and_log_follow_the_run(stage, dashboard):
+    stage.go("loading", "caching")
+    stage.say(e.StatusLine("Encoding images"), e.TaskProgress("caching", 3, 60))
+    assert dashboard._panel.view["status"] == "Encoding images (3 of 60)"
+    stage.go("training")
+    stage.step(*range(1, 26), loss=0.25)
+    view = dashboard._panel.view
+    assert view["bars"][1] == {"label": "Run", "text": "step 25 of 100", "percent": 25.0}
+    assert dict(view["stats"])["Loss"] == "0.25"
+    stage.go("paused")  # draws what a fast step put off
+    stage.run.end("finished")
+    stage.service.flush()
+    assert list(dashboard._chart._raw.x) == list(range(1, 26))
+    assert set(dashboard._chart._raw.y) == {0.25}
+    assert "Step 25: loss 0.25" in dashboard._chart._caption.value
+    assert [line["text"] for line in dashboard._log.lines] == ["Starting", "Encoding images"]
+
+
+def test_a_failed_run_shows_its_error_and_what_to_do(stage, dashboard):
+    stage.go("loading")
+    stage.say(e.RunFailed("OSError: no config.json in /m", "Choose a diffusers folder."))
+    stage.run.end("failed")
+    stage.service.flush()
+    assert dashboard._panel.view["alert"] == {
+        "tone": "bad",
+        "title": "OSError: no config.json in /m",
+        "text": "Choose a diffusers folder.",
+    }
+    assert dashboard._log.lines[-1]["level"] == "error"
+
+
+def test_views_are_in_step_and_a_new_one_replays_everything(stage, dashboard, wire):
+    stage.go("loading", "training")
+    stage.step(*range(1, 11))
+    late = Dashboard(stage.service, stage)
+    stage.step(11)
+    stage.run.end("finished")
+    stage.service.flush()
+    assert late._panel.view == dashboard._panel.view
+    assert late._log.lines == dashboard._log.lines
+    assert list(late._chart._raw.x) == list(dashboard._chart._raw.x) == list(range(1, 12))
+    late.close()
+    stage.go("loading")
+    assert dashboard._panel.view["label"] == "Loading"
+
+
+def test_a_second_run_starts_with_an_empty_curve(stage, dashboard):
+    stage.go("loading", "training")
+    stage.step(1, 2)
+    stage.go("finished")
+    stage.go("loading")
+    assert len(dashboard._chart._raw.x) == 0
+    assert dashboard._chart._empty in dashboard._chart.children
+
+
+def test_a_loss_that_is_not_finite_breaks_no_page(stage, dashboard):
+    stage.go("loading", "training")
+    stage.step(1, loss=0.5)
+    stage.step(2, loss=math.nan)
+    stage.go("finished")
+    view = dashboard._panel.view
+    json.dumps(view, allow_nan=False)
+    assert dict(view["stats"])["Loss"] == NO_VALUE
+    assert len(dashboard._chart._raw.x) == 2
+
+
+def test_a_long_curve_is_thinned_out_but_keeps_its_extremes(stage, dashboard):
+    stage.go("loading", "training")
+    for number_ in range(1, 6001):
+        loss = 9.0 if number_ == 3333 else 0.5 + 0.1 * math.sin(number_)
+        stage.run.emit(e.LossUpdate(number_, 1, loss, loss, {"unet": 1e-3}, 1.0, 8.0, 0))
+    stage.go("finished")
+    assert len(dashboard._chart._raw.x) <= 2000
+    assert np.max(dashboard._chart._raw.y) == 9.0
+
+
+def test_a_view_that_nobody_sees_sleeps_and_wakes_up_to_date(stage, dashboard, wire):
+    say = dashboard._panel._handle_custom_msg
+    say({"op": "show", "client": "a"}, [])
+    say({"op": "hide", "client": "a"}, [])
+    stage.go("loading", "training")
+    wire.clear()
+    stage.step(1, 2, 3)
+    assert wire.states(dashboard._panel) == []
+    say({"op": "show", "client": "b"}, [])
+    assert dashboard._panel.view["bars"][1]["text"] == "step 3 of 100"
+
+
+def test_a_beat_of_the_page_fetches_what_is_new(stage, dashboard, wire):
+    stage.go("loading", "training")
+    stage.run.step(7)
+    dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
+    assert dashboard._panel.view["bars"][1]["text"] == "step 7 of 100"
+    assert wire.custom(dashboard._panel)[-1] == {"op": "ack"}
+
+
+def test_a_closed_dashboard_hears_nothing_more(stage, wire):
+    dashboard = Dashboard(stage.service, stage)
+    panel = dashboard._panel
+    dashboard.close()
+    wire.clear()
+    stage.go("loading", "training")
+    stage.step(1)
+    assert wire.states(panel) == []
+    assert not dashboard.children or dashboard.comm is None
+
+
+# core widgets ----------------------------------------------------------------------------------
+
+
+def test_core_widgets_show_the_same(stage, core):
+    stage.go("loading", "training")
+    stage.step(*range(1, 26), loss=0.25)
+    html = core._core_panel.value
+    assert "Training" in html
+    assert "step 25 of 100" in html
+    assert "<polyline" in core._core_curve.value
+    core._buttons["stop"].click()
+    assert stage.run.commands.stop_requested
+
+
+def test_core_buttons_are_those_that_the_service_accepts(stage, core):
+    def visible():
+        shown = {op: b for op, b in core._buttons.items() if b.layout.display != "none"}
+        return {op for op, button in shown.items() if not button.disabled}
+
+    assert visible() == {"start"}
+    stage.go("loading", "training")
+    assert visible() == {"pause", "stop", "sample", "backup", "save"}
+    stage.go("paused")
+    assert visible() == {"resume", "stop", "sample", "backup", "save"}
+
+
+def test_an_unanswered_page_falls_back_to_core_and_a_late_hello_comes_back(stage, dashboard):
+    stage.go("loading", "training")
+    dashboard._fall_back(again=False)
+    assert dashboard.mode == "core"
+    assert "Training" in dashboard._core_panel.value
+    assert dashboard._panel not in dashboard.children
+    dashboard._panel._handle_custom_msg({"op": "hello", "client": "a"}, [])
+    assert dashboard.mode == "rich"
+    assert dashboard._panel in dashboard.children
+
+
+def test_a_fixed_front_end_gets_core_widgets_at_once(stage, wire, monkeypatch):
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    dashboard = Dashboard(stage.service)
+    assert dashboard.mode == "core"
+    dashboard.close()
+
+
+# gallery ---------------------------------------------------------------------------------------
+
+
+def tiles(gallery):
+    return [*gallery._gallery.archive, *gallery._gallery.recent]
+
+
+def test_samples_appear_once_each_and_new_ones_travel_alone(stage, gallery, picture, wire):
+    stage.go("loading", "training")
+    stage.say(picture(0), picture(0, "a boat", index=1))
+    wire.clear()
+    stage.say(picture(50))
+    (state,) = wire.states(gallery._gallery)
+    assert set(state) == {"recent"}
+    assert [(tile["prompt"], tile["step"]) for tile in tiles(gallery)] == [
+        ("a fox", 0),
+        ("a boat", 0),
+        ("a fox", 50),
+    ]
+    assert len({tile["id"] for tile in tiles(gallery)}) == 3
+
+
+def test_large_samples_travel_as_thumbnails_and_whole_on_request(stage, gallery, picture, wire):
+    stage.go("loading", "training")
+    stage.say(picture(0, size=512))
+    (tile,) = tiles(gallery)
+    assert (tile["width"], tile["height"], tile["whole"]) == (512, 512, False)
+    assert len(tile["image"]) < 20_000
+    gallery._gallery._handle_custom_msg({"op": "full", "id": tile["id"]}, [])
+    assert wire.custom(gallery._gallery)[-1]["mime"] == "image/png"
+
+
+def test_a_sample_whose_file_is_gone_is_named_not_fatal(stage, gallery, picture, wire):
+    stage.go("loading", "training")
+    event = picture(0)
+    stage.say(event, replace(event, path=Path("/no/such.png"), step=1))
+    assert [tile["width"] for tile in tiles(gallery)] == [64, 0]
+    event.path.unlink()
+    first = tiles(gallery)[0]["id"]
+    gallery._gallery._handle_custom_msg({"op": "full", "id": first}, [])
+    answer = wire.custom(gallery._gallery)[-1]
+    assert answer["op"] == "gone"
+    assert "No such file" in answer["why"]
+
+
+def test_a_page_holds_a_bounded_number_of_samples_with_the_first_of_each_prompt(
+    stage, gallery, picture
+):
+    stage.go("loading", "training")
+    one, two = picture(0), picture(0, "a boat", index=1)
+    stage.say(*(replace(kind, step=step) for step in range(400) for kind in (one, two)))
+    held = tiles(gallery)
+    assert len(held) == MAX_TILES
+    assert next(tile["step"] for tile in held if tile["prompt"] == "a fox") == 0
+    assert held[-1]["step"] == 399
+    assert gallery._gallery.note.startswith(f"{MAX_TILES} of 800")
+
+
+def test_core_gallery_shows_first_and_latest_and_any_other_large(stage, wire, picture):
+    gallery = SampleGallery(stage.service, mode="core")
+    stage.go("loading", "training")
+    stage.say(picture(0), picture(50), picture(100))
+    first, latest, words = gallery._cards["a fox"]
+    assert first.value == picture(0).path.read_bytes()
+    assert latest.value == picture(100).path.read_bytes()
+    assert "step 0 and step 100" in words.value
+    gallery._choice.index = 1
+    assert gallery._large.value == picture(50).path.read_bytes()
+    gallery.close()
+
+
+# hostile text, saved notebooks -----------------------------------------------------------------
+
+HOSTILE = "<img src=x onerror=alert(1)>\x00\u202e"
+
+
+def test_hostile_text_is_text_in_every_piece_of_html(stage, core, wire, picture):
+    gallery = SampleGallery(stage.service, mode="core")
+    stage.go("loading", "training")
+    stage.step(1)
+    stage.say(picture(1, HOSTILE), e.StatusLine(HOSTILE), e.Warned(HOSTILE))
+    stage.say(e.RunFailed(HOSTILE, HOSTILE))
+    stage.run.end("failed")
+    stage.service.flush()
+    pieces = [core._core_panel.value, core._core_log.value, core.story(), gallery.story()]
+    pieces += [words.value for _, _, words in gallery._cards.values()]
+    for html in pieces:
+        assert "<img src=x" not in html
+        assert "&lt;img src=x" in html
+    gallery.close()
+
+
+def test_a_saved_notebook_keeps_the_story_and_stays_small(stage, wire, picture):
+    page = studio(JobConfig(stage.config), service=stage.service)
+    stage.go("loading", "training")
+    stage.step(*range(1, 100))
+    stage.say(
+        *(picture(step, f"prompt {index}", 512, index) for step in (0, 90) for index in range(20))
+    )
+    stage.go("finished")
+    data, _ = page._repr_mimebundle_()
+    html = data["text/html"]
+    assert "<polyline" in html
+    assert "data:image/jpeg;base64," in html
+    assert "Finished" in html
+    assert "step 99 of 100" in data["text/plain"]
+    assert len(html) < 1_000_000
+    page.close()
+
+
+def test_display_gives_the_widget_and_its_story_and_a_run_renews_it(stage, dashboard, monkeypatch):
+    published = []
+    monkeypatch.setattr(
+        "ot_notebook.widgets.story.publish_display_data",
+        lambda data, metadata, **given: published.append((data, given)),
+    )
+    assert format_display_data(dashboard) == ({}, {})  # it displayed itself
+    ((data, given),) = published
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == dashboard.model_id
+    assert "No run yet" in data["text/html"]
+    assert given["update"] is False
+    stage.go("loading", "training", "finished")
+    assert published[-1][1]["update"] is True
+    assert published[-1][1]["transient"] == given["transient"]
+    assert "Finished" in published[-1][0]["text/html"]
+
+
+def test_closing_the_studio_leaves_the_job(stage, wire):
+    job = JobConfig(stage.config)
+    page = studio(job, service=stage.service)
+    page.close()
+    job.update(epochs=3)
+    assert job._front.values["epochs"] == "3"
+    assert studio(job, service=stage.service).job is job
+    job.close()
+
+
+# numbers in words ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (None, NO_VALUE),
+        (math.nan, NO_VALUE),
+        (0.0, "0"),
+        (0.123456, "0.1235"),
+        (1e-4, "1e-4"),
+        (3.2e-5, "3.2e-5"),
+        (250000.0, "2.5e5"),
+    ],
+)
+def test_numbers(given, text):
+    assert number(given) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (None, NO_VALUE),
+        (-1, NO_VALUE),
+        (59.4, "59 s"),
+        (61, "1 min 01 s"),
+        (3660, "1 h 01 min"),
+        (200000, "2 d 7 h"),
+    ],
+)
+def test_durations(given, text):
+    assert duration(given) == text
+
+
+def test_counts_speeds_and_shares():
+    assert count(1234567) == "1\u202f234\u202f567"
+    assert (speed(5.2), speed(0.25), speed(0)) == ("5.2 step/s", "4 s/step", NO_VALUE)
+    assert (percent(1, 3), percent(5, 0), percent(7, 5)) == (33.3, 0.0, 100.0)
