@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from modules.config import enums as e
+from modules.config.optimizer_config import TrainOptimizerConfig
 
 ANY: tuple[Any, ...] = ()
 """Every value that the setting can take."""
@@ -20,10 +21,14 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         # what is trained
         "model_type": (e.ModelType.STABLE_DIFFUSION_15,),
-        "training_method": (e.TrainingMethod.LORA,),
+        "training_method": (e.TrainingMethod.LORA, e.TrainingMethod.FINE_TUNE),
         "base_model_name": ANY,
         "output_model_destination": ANY,
-        "output_model_format": (e.ModelFormat.KOHYA_LORA, e.ModelFormat.DIFFUSERS_LORA),
+        "output_model_format": (
+            e.ModelFormat.KOHYA_LORA,
+            e.ModelFormat.DIFFUSERS_LORA,
+            e.ModelFormat.DIFFUSERS,
+        ),
         "output_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
         # run and files
         "workspace_dir": ANY,
@@ -31,6 +36,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "huggingface_cache_dir": ANY,
         "offline_mode": ANY,
         "continue_last_backup": ANY,
+        "tensorboard": ANY,
+        "samples_to_tensorboard": ANY,
         "train_device": ANY,
         "ot.seed": ANY,
         # data
@@ -46,7 +53,12 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.LearningRateScheduler.CONSTANT,
             e.LearningRateScheduler.LINEAR,
             e.LearningRateScheduler.COSINE,
+            e.LearningRateScheduler.COSINE_WITH_RESTARTS,
+            e.LearningRateScheduler.COSINE_WITH_HARD_RESTARTS,
+            e.LearningRateScheduler.REX,
         ),
+        "learning_rate_cycles": ANY,
+        "learning_rate_scaler": ANY,
         "learning_rate_warmup_steps": ANY,
         "learning_rate_min_factor": ANY,
         "epochs": ANY,
@@ -54,19 +66,41 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "gradient_accumulation_steps": ANY,
         "clip_grad_norm": ANY,
         "train_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
-        "optimizer.optimizer": (e.Optimizer.ADAMW,),
-        "optimizer.beta1": ANY,
-        "optimizer.beta2": ANY,
-        "optimizer.eps": ANY,
-        "optimizer.weight_decay": ANY,
-        "optimizer.fused": ANY,
+        "ema": ANY,
+        "ema_decay": ANY,
+        "ema_update_step_interval": ANY,
+        "enable_autocast_cache": ANY,
+        # which of these an optimizer takes, modules/training/optimizers.py says before a run
+        **{f"optimizer.{name}": ANY for name in TrainOptimizerConfig.model_fields},
         # loss and noise
-        "loss_weight_fn": (e.LossWeight.CONSTANT, e.LossWeight.MIN_SNR_GAMMA),
+        "mse_strength": ANY,
+        "mae_strength": ANY,
+        "log_cosh_strength": ANY,
+        "huber_strength": ANY,
+        "huber_delta": ANY,
+        "loss_scaler": ANY,
+        "loss_weight_fn": ANY,
         "loss_weight_strength": ANY,
         "min_noising_strength": ANY,
         "max_noising_strength": ANY,
+        "timestep_distribution": ANY,
+        "noising_weight": ANY,
+        "noising_bias": ANY,
+        "timestep_shift": ANY,
+        "dynamic_timestep_shifting": ANY,
+        "offset_noise_weight": ANY,
+        "generalized_offset_noise": ANY,
+        "perturbation_noise_weight": ANY,
+        "rescale_noise_scheduler_to_zero_terminal_snr": ANY,
+        "force_v_prediction": ANY,
+        "force_epsilon_prediction": ANY,
         # parts
-        "{denoiser}.train": (True,),
+        "{denoiser}.train": ANY,
+        "{denoiser}.stop_training_after": ANY,
+        "{denoiser}.stop_training_after_unit": ANY,
+        "{encoder}.stop_training_after": ANY,
+        "{encoder}.stop_training_after_unit": ANY,
+        "text_encoder.dropout_probability": ANY,
         "{denoiser}.learning_rate": ANY,
         "{denoiser}.weight_dtype": (
             e.DataType.FLOAT_32,
@@ -112,20 +146,16 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
     {
         "debug_mode": "nothing is dumped",
         "debug_dir": "nothing is dumped",
-        "tensorboard": "no TensorBoard logs are written",
         "tensorboard_expose": "TensorBoard is not started",
         "tensorboard_always_on": "TensorBoard is not started",
         "tensorboard_port": "TensorBoard is not started",
-        "samples_to_tensorboard": "no TensorBoard logs are written",
         "temp_device": "nothing is offloaded",
         "async_offloading": "nothing is offloaded",
         "compile": "the model runs uncompiled: same result, maybe slower",
         "attention_mechanism": "torch chooses the attention kernel: same result",
-        "enable_autocast_cache": "torch's own caching is used: same result",
         "latent_caching": "latents are always cached; the cache notices every change",
         "include_train_config": "the output file does not hold the config",
         "optimizer_defaults": "",
-        "ema_decay": "",
         "prevent_overwrites": "",
     }
 )

@@ -44,6 +44,10 @@ class Place:
     epoch_sample: int
     """Images of the current epoch done."""
 
+    def __str__(self) -> str:
+        """As it stands in the names of files and folders."""
+        return f"{self.global_step}-{self.epoch}-{self.epoch_step}"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -57,7 +61,7 @@ class Checkpoint:
 
 def backup_name(place: Place, now: datetime) -> str:
     """Folder name of a backup; names sort by time."""
-    return f"{now:%Y-%m-%d_%H-%M-%S}-backup-{place.global_step}-{place.epoch}-{place.epoch_step}"
+    return f"{now:%Y-%m-%d_%H-%M-%S}-backup-{place}"
 
 
 def write_backup(

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from modules.config import TimeUnit
+from modules.config import TimeUnit, TrainConfig
 
 SECONDS = {TimeUnit.SECOND: 1.0, TimeUnit.MINUTE: 60.0, TimeUnit.HOUR: 3600.0}
+
+
+class Schedule:
+    """What a run does now and then between its steps."""
+
+    def __init__(self) -> None:
+        self.sampling = Due(0, TimeUnit.NEVER, at_start=True)
+        self.backup = Due(0, TimeUnit.NEVER)
+        self.saving = Due(0, TimeUnit.NEVER)
+
+    def configure(self, config: TrainConfig) -> None:
+        """Take up the settings, at the start or changed on the way."""
+        self.sampling.change(
+            config.sample_after, config.sample_after_unit, config.sample_skip_first
+        )
+        self.backup.change(config.backup_after, config.backup_after_unit)
+        self.saving.change(config.save_every, config.save_every_unit, config.save_skip_first)
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """Clocks and counters of all."""
+        return {name: due.state_dict() for name, due in vars(self).items()}
+
+    def load_state_dict(self, state: Mapping[str, dict[str, float]]) -> None:
+        """Go on as if no time had passed since the backup."""
+        for name, due in vars(self).items():
+            due.load_state_dict(state[name])
 
 
 class Due:

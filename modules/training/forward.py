@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.config import DataType, LossScaler, TrainConfig
+from modules.config import DataType, TrainConfig
 from modules.data import Batch
 from modules.families import Condition, Family, Parts
 from modules.families.loading import DTYPES
 from modules.training.losses import Distance
 from modules.training.noise import build_noise
 from modules.training.objective import build_objective
+from modules.training.schedules import batch_scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,16 +161,3 @@ class Forward:
 
 FULL = (DataType.FLOAT_32, DataType.TFLOAT_32)
 """Types in which everything is computed as it is stored, without autocast."""
-
-
-def batch_scale(scaler: LossScaler | Any, config: TrainConfig) -> int:
-    """Factor of a loss or rate scaler: images of a batch, passes of a step, or both."""
-    passes = config.gradient_accumulation_steps
-    return {
-        "NONE": 1,
-        "BATCH": config.batch_size,
-        "GLOBAL_BATCH": config.batch_size,
-        "GRADIENT_ACCUMULATION": passes,
-        "BOTH": config.batch_size * passes,
-        "GLOBAL_BOTH": config.batch_size * passes,
-    }[scaler.value]

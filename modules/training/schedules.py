@@ -6,10 +6,10 @@ k counts optimizer steps from 0; T is the last, W the warm-up, S = T - W the ste
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
+from modules.config import LearningRateScaler, LossScaler, TrainConfig
 from modules.config import LearningRateScheduler as Kind
-from modules.config import TrainConfig
 
 AFTER_WARMUP: dict[Kind, Callable[[float, float], float]] = {
     Kind.CONSTANT: lambda _done, _cycles: 1.0,
@@ -52,6 +52,29 @@ def learning_rate_factor(
     if kind in (Kind.COSINE_WITH_RESTARTS, Kind.COSINE_WITH_HARD_RESTARTS):
         done = min(done, 1.0 - 1.0 / remaining)  # the end of a cycle would be the start of another
     return min_factor + (1.0 - min_factor) * AFTER_WARMUP[kind](done, cycles)
+
+
+def batch_scale(scaler: LearningRateScaler | LossScaler, config: TrainConfig) -> int:
+    """Factor of a loss or rate scaler: images of a batch, passes of a step, or both."""
+    passes = config.gradient_accumulation_steps
+    return {
+        "NONE": 1,
+        "BATCH": config.batch_size,
+        "GLOBAL_BATCH": config.batch_size,
+        "GRADIENT_ACCUMULATION": passes,
+        "BOTH": config.batch_size * passes,
+        "GLOBAL_BOTH": config.batch_size * passes,
+    }[scaler.value]
+
+
+def base_rates(config: TrainConfig, parts: Iterable[str]) -> dict[str, float]:
+    """Learning rate of each part before any schedule: its own, or the global one."""
+    factor = batch_scale(config.learning_rate_scaler, config) ** 0.5
+    own = {name: getattr(config, name).learning_rate for name in parts}
+    return {
+        name: factor * (config.learning_rate if rate is None else rate)
+        for name, rate in own.items()
+    }
 
 
 def learning_rates(

@@ -95,7 +95,8 @@ def probabilities(kind: Kind, count: int, weight: float, bias: float, shift: flo
 
 
 def _logit_normal(x: Tensor, weight: float, bias: float) -> Tensor:
-    return torch.special.ndtr((torch.logit(x) - bias) / (weight + 1))
+    below: Tensor = torch.special.ndtr((torch.logit(x) - bias) / (weight + 1))
+    return below
 
 
 def _heavy_tail(x: Tensor, weight: float, _bias: float) -> Tensor:

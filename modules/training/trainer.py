@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import random
 import traceback
 from collections.abc import Callable
 from datetime import datetime
@@ -27,7 +26,6 @@ from modules.config import (
 from modules.config.paths import resolve
 from modules.data import Batches, CachingStopped
 from modules.families import Parts, family_for
-from modules.sampling.sampler import sample
 from modules.training.advice import advice_for
 from modules.training.callbacks import TrainCallbacks
 from modules.training.checkpoint import (
@@ -47,11 +45,12 @@ from modules.training.commands import (
     Save,
     TrainCommands,
 )
-from modules.training.due import Due
+from modules.training.due import Schedule
 from modules.training.ema import Ema
 from modules.training.encoder import fill_cache
 from modules.training.events import (
     BackupCreated,
+    Event,
     ModelSaved,
     RunFailed,
     SampleImage,
@@ -62,15 +61,16 @@ from modules.training.events import (
     TrainingState,
     Warned,
 )
-from modules.training.forward import Draw, Forward, batch_scale
+from modules.training.forward import Draw, Forward
 from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
 from modules.training.noise import adapt_scheduler
 from modules.training.optimizers import build_optimizer, optimizer_problems
 from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
-from modules.training.samples import sample_folder, write_sample
-from modules.training.schedules import learning_rates
+from modules.training.samples import sample_folder, take_sample
+from modules.training.schedules import base_rates, learning_rates
+from modules.training.tensorboard import TensorBoardLog, tensorboard_installed
 from modules.training.update import Update
 
 HEAVY = ("parts", "_method", "_forward", "_update", "_memory", "_reporter", "_batches", "_dataset")
@@ -104,7 +104,8 @@ class GenericTrainer:
         """Optimizer steps done."""
         self.max_step = 0
         """Optimizer steps of the whole run."""
-        self._emit = (callbacks or TrainCallbacks()).emit
+        self._tell = (callbacks or TrainCallbacks()).emit
+        self._log: TensorBoardLog | None = None
         self._commands = commands or TrainCommands()
         self._family = family_for(config.model_type)
         self._workspace = Path(resolve(config.workspace_dir))
@@ -197,9 +198,7 @@ class GenericTrainer:
         forwards = sum(self._batches.batches_in(epoch) for epoch in range(config.epochs))
         self.max_step = max(1, forwards // config.gradient_accumulation_steps)
         self._forward = Forward(config, self._family, self.parts, self._device)
-        self._sampling_due = Due(0, TimeUnit.NEVER, at_start=True)
-        self._backup_due = Due(0, TimeUnit.NEVER)
-        self._save_due = Due(0, TimeUnit.NEVER)
+        self._due = Schedule()
         parameters = [p for part in trainable.values() for p in part]
         ema = None
         if config.ema is not EMAMode.OFF:
@@ -228,20 +227,15 @@ class GenericTrainer:
             config.batch_size,
             lambda text: self._emit(Warned(text)),
         )
+        if config.tensorboard and tensorboard_installed():
+            folder = self._workspace / "tensorboard" / self._stamp()
+            self._log = TensorBoardLog(folder, config.samples_to_tensorboard)
 
     def _configure(self, config: TrainConfig) -> None:
         """Take up everything that may also change while the run goes on."""
         self._forward.configure(config)
-        factor = batch_scale(config.learning_rate_scaler, config) ** 0.5
-        self._rates = {
-            name: factor * _first(getattr(config, name).learning_rate, config.learning_rate)
-            for name in self._method.trainable
-        }
-        self._sampling_due.change(
-            config.sample_after, config.sample_after_unit, config.sample_skip_first
-        )
-        self._backup_due.change(config.backup_after, config.backup_after_unit)
-        self._save_due.change(config.save_every, config.save_every_unit, config.save_skip_first)
+        self._rates = base_rates(config, self._method.trainable)
+        self._due.configure(config)
         self.config = config
 
     # ---------------------------------------------------------------- train
@@ -309,11 +303,11 @@ class GenericTrainer:
     def _serve(self, epoch_ended: bool) -> None:
         """Do what is due and what was asked for; hold while paused."""
         now = (self.step, self._batches.epoch, epoch_ended)
-        if self._sampling_due.fires(*now):
+        if self._due.sampling.fires(*now):
             self._take_samples()
-        if self._save_due.fires(*now):
+        if self._due.saving.fires(*now):
             self._attempt(self._save, "save the model")
-        if self._backup_due.fires(*now):
+        if self._due.backup.fires(*now):
             self._attempt(self._backup, "back up")
         while not self._commands.stop_requested:
             match self._commands.take():
@@ -381,34 +375,24 @@ class GenericTrainer:
                 self._attempt(action, f"sample {definition.prompt!r}")
 
     def _sample(self, definition: SampleConfig, index: int) -> None:
-        config = self.config
         self._enter("sampling", f"Sampling {definition.prompt!r}")
-        if definition.random_seed:
-            seed = random.SystemRandom().randrange(2**31)
-            definition = definition.update(seed=seed)
+        folder = sample_folder(self._workspace, index, definition.prompt)
         with self._update.shown():
-            image = sample(
+            taken = take_sample(
                 self._family,
                 self.parts,
                 definition,
+                folder / f"{self._stamp()}-training-sample-{self._place()}",
+                self.config.sample_image_format,
                 report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
                 should_stop=lambda: self._commands.stop_requested,
             )
-        if image is None:
+        if taken is None:
             return
-        path = write_sample(
-            image,
-            sample_folder(self._workspace, index, definition.prompt),
-            self._place(),
-            config.save_filename_prefix,
-            config.sample_image_format,
-            datetime.now(),
-        )
+        path, seed = taken
         kind: Literal["custom", "default"] = "custom" if index < 0 else "default"
         epoch = self._batches.epoch + 1
-        self._emit(
-            SampleImage(kind, path, definition.prompt, definition.seed, self.step, epoch, index)
-        )
+        self._emit(SampleImage(kind, path, definition.prompt, seed, self.step, epoch, index))
 
     # ---------------------------------------------------------------- files
 
@@ -423,19 +407,12 @@ class GenericTrainer:
     def _backup(self) -> None:
         self._reporter.report(wait=True)
         self._enter("saving", "Writing a backup")
-        batches = self._batches
-        place = Place(
-            self.step,
-            self.step * self.config.gradient_accumulation_steps,
-            batches.epoch,
-            batches.position,
-            batches.position * self.config.batch_size,
-        )
+        batches, place = self._batches, self._place()
         state = {
             "batches": batches.state_dict(),
             "generator": self._randomness.generator.get_state(),
             "meter": self._reporter.meter.state_dict(),
-            "due": {name: due.state_dict() for name, due in self._dues().items()},
+            "due": self._due.state_dict(),
             "changes": self._changes,
         }
         folder = self._workspace / "backup" / backup_name(place, datetime.now())
@@ -475,32 +452,42 @@ class GenericTrainer:
             self.step = found.place.step
             for change in found.state["changes"]:
                 self._attempt(partial(self._change, change["setting"], change["value"]), "replay")
-            for name, due in self._dues().items():
-                due.load_state_dict(found.state["due"][name])
+            self._due.load_state_dict(found.state["due"])
             self._stop_parts()
             self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))
             return
         self._emit(Warned(f"No backup in {self._workspace / 'backup'}; the run begins anew."))
 
-    def _dues(self) -> dict[str, Due]:
-        return {"sampling": self._sampling_due, "backup": self._backup_due, "save": self._save_due}
-
     def _stamp(self) -> str:
         return f"{self.config.save_filename_prefix}{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
-    def _place(self) -> str:
-        forwards = self.step * self.config.gradient_accumulation_steps
-        return f"{forwards}-{self._batches.epoch}-{self._batches.position}"
+    def _place(self) -> Place:
+        config, batches = self.config, self._batches
+        forwards = self.step * config.gradient_accumulation_steps
+        images = batches.position * config.batch_size
+        return Place(self.step, forwards, batches.epoch, batches.position, images)
 
     # ---------------------------------------------------------------- end
 
     def close(self) -> None:
         """Let go of networks, optimizer and data, and give the device's memory back."""
+        if self._log is not None:
+            self._log.close()
+            self._log = None
         for name in HEAVY:
             self.__dict__.pop(name, None)
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _emit(self, event: Event) -> None:
+        self._tell(event)
+        if self._log is not None:
+            try:
+                self._log.write(event)
+            except OSError as error:
+                self._log = None
+                self._tell(Warned(f"TensorBoard's log ends here: {error}. {advice_for(error)}"))
 
     def _enter(self, state: State, text: str) -> None:
         if state != self._state:
@@ -509,7 +496,3 @@ class GenericTrainer:
         if text != self._status:
             self._status = text
             self._emit(StatusLine(text))
-
-
-def _first(own: float | None, usual: float) -> float:
-    return usual if own is None else own
