@@ -40,6 +40,8 @@ class Picture:
     keywords: tuple[str, ...]
     pixels: np.ndarray
     """[S, S, 4], uint8."""
+    weight: float = 1.0
+    """How often it is looked at in training, against the others."""
 
 
 def read_packages(node_modules: Path, style: str, size: int) -> list[Picture]:
