@@ -20,7 +20,7 @@ def advice_for(error: BaseException) -> str:
         )
     if isinstance(error, MemoryError):
         return "The machine's memory is full. Close other programs, or lower batch_size."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if is_disk_full(error):
         return (
             "The disk is full. Free some space, or point workspace_dir and cache_dir at another "
             "disk, and start again: backups and the cache of this run are kept."
@@ -33,3 +33,14 @@ def advice_for(error: BaseException) -> str:
         "This looks like a defect of the program rather than of your settings. The traceback is in "
         "the log; please report it with your config."
     )
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether there was no room to write; torch and safetensors hide the system's own error."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    return any(words in str(error) for words in NO_ROOM_WORDS)
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM_WORDS = ("No space left", "os error 28", "os error 27", "PytorchStreamWriter failed")

@@ -118,6 +118,11 @@ class TrainCommands:
         with self._changed:
             self._changed.wait_for(lambda: self._stop or not self._pause or self._pending)
 
+    def wait(self, seconds: float) -> bool:
+        """Wait so long, or until a stop is asked for; whether it was. For the trainer."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._stop, seconds)
+
     def _add(self, command: Command) -> None:
         with self._changed:
             self._pending.append(command)

@@ -60,6 +60,7 @@ class Due:
         self._at_start, self._clock = at_start, clock
         self._began = self._fired = clock()
         self._asked = -1
+        self._again: float | None = None
 
     def fires(self, step: int, epoch: int, epoch_ended: bool) -> bool:
         """Whether it is due after `step` optimizer steps and `epoch` whole epochs.
@@ -69,6 +70,9 @@ class Due:
         if step == self._asked:
             return False
         self._asked = step
+        if self._again is not None and self._clock() >= self._again:
+            self._again = None
+            return True
         if self._unit is TimeUnit.NEVER or self._every <= 0:
             return False
         if step == 0:
@@ -84,6 +88,10 @@ class Due:
     def change(self, every: float, unit: TimeUnit, skip: float = 0) -> None:
         """Count otherwise from now on; what has been counted so far stays."""
         self._every, self._unit, self._skip = every, unit, skip
+
+    def again(self, seconds: float = 60.0) -> None:
+        """Fire once more after so long, because it could not be done this time."""
+        self._again = self._clock() + seconds
 
     def state_dict(self) -> dict[str, float]:
         """Seconds on its clocks, and the step it was last asked about."""

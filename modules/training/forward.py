@@ -102,7 +102,8 @@ class Forward:
         latents = batch.latents.to(self._device, torch.float32, non_blocking=True)
         timestep = self._timesteps.draw(latents, generator)
         noise = self._noise.draw(latents, timestep, generator)
-        captions, condition = batch.captions, batch.condition
+        captions: Sequence[str] = batch.captions
+        condition = batch.condition
         if condition is not None:
             condition = {
                 name: tensor.to(self._device, self._dtype, non_blocking=True)

@@ -27,6 +27,7 @@ from modules.config.paths import resolve
 from modules.data import Batches, CachingStopped
 from modules.families import Parts, family_for
 from modules.training.advice import advice_for
+from modules.training.attempts import attempt, patiently
 from modules.training.callbacks import TrainCallbacks
 from modules.training.checkpoint import (
     BackupError,
@@ -305,10 +306,10 @@ class GenericTrainer:
         now = (self.step, self._batches.epoch, epoch_ended)
         if self._due.sampling.fires(*now):
             self._take_samples()
-        if self._due.saving.fires(*now):
-            self._attempt(self._save, "save the model")
-        if self._due.backup.fires(*now):
-            self._attempt(self._backup, "back up")
+        if self._due.saving.fires(*now) and not self._attempt(self._save, "save the model"):
+            self._due.saving.again()
+        if self._due.backup.fires(*now) and not self._attempt(self._backup, "back up"):
+            self._due.backup.again()
         while not self._commands.stop_requested:
             match self._commands.take():
                 case SampleDefault():
@@ -333,18 +334,10 @@ class GenericTrainer:
         else:
             self._enter("training", "Training")
 
-    def _attempt(self, action: Callable[[], None], words: str) -> None:
-        """Do something that may fail without ending the run; a failure is reported."""
-        try:
-            action()
-        except (OSError, ValueError, RuntimeError) as error:
-            self._emit(
-                Warned(
-                    f"Could not {words} at step {self.step}: {type(error).__name__}: {error}. "
-                    f"{advice_for(error)} Training goes on."
-                )
-            )
+    def _attempt(self, action: Callable[[], None], words: str) -> bool:
+        done = attempt(action, f"{words} at step {self.step}", self._emit)
         self._reporter.meter.restart_clock()
+        return done
 
     def _change(self, setting: str, value: Any) -> None:
         """Change one setting of the running config.
@@ -402,7 +395,7 @@ class GenericTrainer:
             return
         if self.config.backup_before_save:
             self._attempt(self._backup, "back up")
-        self._save(final=True)
+        patiently(partial(self._save, final=True), self._emit, self._commands.wait)
 
     def _backup(self) -> None:
         self._reporter.report(wait=True)

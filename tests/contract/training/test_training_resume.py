@@ -1,0 +1,200 @@
+"""A run that was killed goes on as if it had not been: every bit of it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modules.training import events as e
+
+KILLED = """
+import json, os, signal, sys
+import torch
+from modules import GenericTrainer, TrainCallbacks, TrainConfig
+
+torch.set_num_threads(1)
+config, _ = TrainConfig.load(json.loads(sys.argv[1]))
+
+def on_step(update):
+    print(json.dumps([update.step, update.loss]), flush=True)
+    if update.step == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+GenericTrainer(config, TrainCallbacks(on_step=on_step)).run()
+"""
+
+EVERYTHING = {
+    "gradient_accumulation_steps": 2,  # windows that straddle epochs of three batches
+    "epochs": 6,
+    "dropout_probability": 0.2,
+    "ema": "GPU",
+    "ema_update_step_interval": 1,
+    "learning_rate_scheduler": "COSINE",
+    "timestep_distribution": "LOGIT_NORMAL",
+    "offset_noise_weight": 0.1,
+    "text_encoder.train": True,
+    "text_encoder.dropout_probability": 0.3,
+}
+CASES = {
+    "plain": {},
+    "everything": EVERYTHING,
+    "schedule-free": {"optimizer.optimizer": "SCHEDULE_FREE_ADAMW"},
+    "fine-tune": {
+        "training_method": "FINE_TUNE",
+        "output_model_format": "DIFFUSERS",
+        "layer_filter": "",
+    },
+}
+
+
+def killed(config, step):
+    """Train in a process that is killed after a step; the losses it had."""
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, json.dumps(config.to_dict()), str(step)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        timeout=120,
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    return dict(json.loads(line) for line in process.stdout.splitlines() if line.startswith("["))
+
+
+def last_backup(run):
+    return run.of(e.BackupCreated)[-1].path
+
+
+def assert_same_files(one, two):
+    """Every trained weight, moment, average, generator and data position of two backups."""
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*.safetensors"))
+    assert names
+    for name in names:
+        first, second = load_file(one / name), load_file(two / name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first), name
+    for name in ("optimizer/optimizer.pt", "ot/state.pt"):
+        first, second = (torch.load(path / name, weights_only=True) for path in (one, two))
+        first.pop("due", None), second.pop("due", None)  # clocks
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", ["plain", "everything", "schedule-free"])
+def test_killed_and_resumed_is_straight(make_config, train, tmp_path, case):
+    """Straight to the end, against a backup after 4 steps, kill -9 after 6, resume."""
+    end = {"backup_before_save": True, **CASES[case]}
+    straight = train(make_config(**end))
+    broken = make_config(
+        workspace_dir=tmp_path / "broken", backup_after=4, backup_after_unit="STEP", **end
+    )
+    before = killed(broken, 6)
+    resumed = train(broken.update(continue_last_backup=True))
+
+    assert min(resumed.losses) == 5
+    assert before == {step: straight.losses[step] for step in range(1, 7)}
+    assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 4}
+    assert_same_files(last_backup(straight), last_backup(resumed))
+
+
+@pytest.mark.slow
+def test_a_killed_fine_tune_is_straight(make_config, train, tmp_path):
+    test_killed_and_resumed_is_straight(make_config, train, tmp_path, "fine-tune")
+
+
+def test_interruptions_change_no_bit(make_config, train):
+    """Samples, saves, backups, a pause and refused requests in between, against none."""
+    sample = {
+        "prompt": "a red card", "height": 64, "width": 64, "diffusion_steps": 2, "seed": 1,
+    }  # fmt: skip
+
+    def disturb(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 3:
+            commands.sample_default()
+            commands.save()
+            commands.backup()
+            commands.set("resolution", "32")  # fixed at the start
+            commands.pause()
+        if isinstance(event, e.TrainingState) and event.state == "paused":
+            commands.resume()
+
+    quiet = train(make_config(backup_before_save=True, **EVERYTHING))
+    noisy = train(
+        make_config(
+            backup_before_save=True, samples=[sample], sample_after=2, sample_after_unit="STEP",
+            save_every=2, save_every_unit="STEP", **EVERYTHING,
+        ),
+        disturb,
+    )  # fmt: skip
+    assert noisy.losses == quiet.losses
+    assert len(noisy.of(e.SampleImage)) == 6  # steps 0, 2, 4, 6, 8 and once by request
+    assert "paused" in noisy.states
+    assert any("resolution is fixed" in warning for warning in noisy.warnings)
+    assert_same_files(last_backup(quiet), last_backup(noisy))
+
+
+def test_a_stop_in_the_middle_of_an_epoch_goes_on_exactly(make_config, train, tmp_path):
+    straight = train(make_config(**EVERYTHING))
+    config = make_config(workspace_dir=tmp_path / "halves", backup_before_save=True, **EVERYTHING)
+
+    def stop(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 4:
+            commands.stop()
+
+    first = train(config, stop)
+    assert first.states[-1] == "stopped"
+    second = train(config.update(continue_last_backup=True))
+    assert {**first.losses, **second.losses} == straight.losses
+    assert [event.step for event in second.of(e.LossUpdate)] == list(range(5, 10))
+
+
+def test_a_damaged_newest_backup_is_passed_over(make_config, train, tmp_path):
+    config = make_config(
+        workspace_dir=tmp_path / "run", backup_after=2, backup_after_unit="STEP", epochs=2
+    )
+    straight = train(config)
+    newest = sorted((tmp_path / "run" / "backup").iterdir())[-1]
+    file = newest / "lora" / "lora.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # one bit, which safetensors itself would not notice
+    file.write_bytes(content)
+    resumed = train(config.update(continue_last_backup=True))
+    assert any("lora.safetensors" in warning for warning in resumed.warnings)
+    assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 4}
+
+
+def test_settings_changed_during_the_run_come_back_with_it(make_config, train, tmp_path):
+    config = make_config(workspace_dir=tmp_path / "run", backup_before_save=True)
+
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.set("unet.learning_rate", 5e-4)
+        if isinstance(event, e.LossUpdate) and event.step == 4:
+            commands.stop()
+
+    first = train(config, react)
+    assert first.of(e.SettingChanged) == [e.SettingChanged("unet.learning_rate", None, 5e-4, 2)]
+    rates = [event.learning_rate["unet"] for event in first.of(e.LossUpdate)]
+    assert rates == [1e-3, 1e-3, 5e-4, 5e-4]
+    second = train(config.update(continue_last_backup=True))
+    assert {event.learning_rate["unet"] for event in second.of(e.LossUpdate)} == {5e-4}
+
+
+def test_nothing_to_resume_is_said(make_config, train):
+    run = train(make_config(continue_last_backup=True, epochs=1))
+    assert any("No backup" in warning for warning in run.warnings)
+    assert list(run.losses) == [1, 2, 3]
+
+
+def test_a_finished_run_can_be_extended(make_config, train, tmp_path):
+    config = make_config(workspace_dir=tmp_path / "run", backup_before_save=True, epochs=1)
+    train(config)
+    more = train(config.update(continue_last_backup=True, epochs=2))
+    assert list(more.losses) == [4, 5, 6]
+    assert more.losses == {
+        step: loss for step, loss in train(make_config(epochs=2)).losses.items() if step > 3
+    }

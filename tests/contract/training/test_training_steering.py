@@ -1,0 +1,171 @@
+"""Stop, pause, requests and changes, in every state."""
+
+import threading
+
+import pytest
+
+from modules.training import events as e
+
+SAMPLE = {"prompt": "a card", "height": 64, "width": 64, "diffusion_steps": 50, "seed": 1}
+
+
+def stop_at(test):
+    """React by a stop when an event passes the test."""
+
+    def react(event, commands):
+        if test(event):
+            commands.stop()
+
+    return react
+
+
+def test_stop_while_loading(make_config, train):
+    run = train(make_config(), stop_at(lambda event: event == e.TrainingState("loading")))
+    assert run.states == ["loading", "stopped"]
+    assert run.losses == {}
+
+
+def test_stop_while_caching(make_config, train, tmp_path):
+    config = make_config(cache_dir=str(tmp_path / "empty"), dataloader_threads=1)
+    done = []
+
+    def react(event, commands):
+        if isinstance(event, e.TaskProgress):
+            done.append(event.done)
+            commands.stop()
+
+    run = train(config, react)
+    assert run.states[-1] == "stopped"
+    assert run.losses == {}
+    assert max(done) < 6
+
+
+def test_stop_while_training_saves_what_was_learned(make_config, train):
+    run = train(
+        make_config(epochs=50),
+        stop_at(lambda event: isinstance(event, e.LossUpdate) and event.step == 2),
+    )
+    assert list(run.losses) == [1, 2]
+    assert run.of(e.ModelSaved)[0].final
+    assert run.states[-1] == "stopped"
+
+
+def test_stop_while_sampling_ends_the_picture(make_config, train):
+    steps = []
+
+    def react(event, commands):
+        if isinstance(event, e.TaskProgress) and event.task == "sampling":
+            steps.append(event.done)
+            if event.done == 3:
+                commands.stop()
+
+    run = train(make_config(samples=[SAMPLE, SAMPLE], sample_after_unit="ALWAYS"), react)
+    assert steps == [1, 2, 3]
+    assert run.of(e.SampleImage) == []
+    assert run.states[-1] == "stopped"
+
+
+def test_stop_while_paused(make_config, train):
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.pause()
+        if event == e.TrainingState("paused"):
+            threading.Timer(0.05, commands.stop).start()
+
+    run = train(make_config(epochs=50), react)
+    assert list(run.losses) == [1, 2]
+    assert run.states[-4:] == ["paused", "stopping", "saving", "stopped"]
+
+
+def test_a_paused_run_serves_requests_and_holds_no_gradient(make_config, make_run):
+    seen = []
+
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.pause()
+        if event == e.TrainingState("paused"):
+            parameters = run.trainer.model.unet.parameters()
+            seen.append(any(p.grad is not None for p in parameters))
+            if len(seen) == 1:
+                commands.save()
+            else:
+                threading.Timer(0.05, commands.resume).start()
+
+    run = make_run(make_config(epochs=1), react)
+    run.go()
+    assert seen == [False, False]
+    first, final = run.of(e.ModelSaved)
+    assert (first.final, first.step) == (False, 2)
+    assert (final.final, final.step) == (True, 3)
+
+
+def test_changes_apply_at_the_next_step(make_config, train):
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.set("learning_rate", 5e-4)
+            commands.set("clip_grad_norm", None)
+            commands.set("mse_strength", 0.0)
+            commands.set("mae_strength", 1.0)
+
+    run = train(make_config(epochs=2), react)
+    rates = [event.learning_rate["unet"] for event in run.of(e.LossUpdate)]
+    assert rates == [1e-3, 1e-3, 5e-4, 5e-4, 5e-4, 5e-4]
+    assert [event.setting for event in run.of(e.SettingChanged)] == [
+        "learning_rate", "clip_grad_norm", "mse_strength", "mae_strength",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "word"),
+    [
+        ("epochs", 5, "fixed when a run starts"),
+        ("learning_rat", 1e-4, "learning_rate"),
+        ("learning_rate", -1.0, "learning_rate"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_with_the_reason(
+    make_config, train, setting, value, word
+):
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 1:
+            commands.set(setting, value)
+
+    run = train(make_config(epochs=1), react)
+    (warning,) = run.warnings
+    assert word in warning
+    assert list(run.losses) == [1, 2, 3]
+    assert run.of(e.SettingChanged) == []
+
+
+def test_a_part_stops_training_when_its_time_is_over(make_config, make_run):
+    config = make_config(
+        **{
+            "text_encoder.train": True,
+            "text_encoder.stop_training_after": 1,
+            "text_encoder.stop_training_after_unit": "EPOCH",
+        },
+    )
+    weights = {}
+
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate):
+            weights[event.step] = {
+                name: sum(float(p.detach().abs().sum()) for p in parameters)
+                for name, parameters in run.trainer._method.trainable.items()
+            }
+
+    run = make_run(config, react)
+    run.go()
+    assert weights[2]["text_encoder"] != weights[3]["text_encoder"]
+    assert weights[3]["text_encoder"] == weights[9]["text_encoder"]
+    assert weights[3]["unet"] != weights[9]["unet"]
+
+
+def test_a_callback_that_raises_stops_nothing(make_config, train):
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate):
+            raise ZeroDivisionError("mine")
+
+    run = train(make_config(epochs=1), react)
+    assert run.states[-1] == "finished"
+    assert sum("ZeroDivisionError: mine" in warning for warning in run.warnings) == 1
