@@ -1,0 +1,305 @@
+"""From concepts to a list of training images, with every problem by file name."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from modules.config import ConceptConfig
+from modules.config.enums import ConceptType, PromptSource
+from modules.config.paths import resolve
+from modules.data.findings import DataProblem, Findings
+from modules.data.sources import Entry, Source, open_source, read
+
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"))
+VIDEO_SUFFIXES = frozenset(
+    (".webm", ".mkv", ".flv", ".avi", ".mov", ".wmv", ".mp4", ".mpeg", ".m4v")
+)
+MASK, CONDITIONING = "-masklabel", "-condlabel"
+MAX_PIXELS = 178_956_970
+"""Pictures with more pixels are refused: 0.5 GiB decoded, often a file made to fill the memory."""
+MAX_CAPTION = 1 << 20
+"""Bytes of a caption file; a longer one is something else."""
+LONG_CAPTION = 4096
+"""Characters of one caption beyond what any text encoder here reads."""
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error)
+"""What Pillow raises for a broken file, format by format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One training image: where it is, how large, and what is said about it."""
+
+    concept: int
+    """Index into the scan's concepts."""
+    source: Source
+    name: str
+    """The file's name in its source."""
+    width: int
+    height: int
+    """Pixels, upright: after the rotation that the camera noted."""
+    captions: tuple[str, ...]
+    """Alternatives; a variation takes one. One empty caption where the image has none."""
+    size: int
+    """Bytes of the file."""
+    stamp: int
+    mask: str | None = None
+    """Name of the mask file in the source."""
+    conditioning: str | None = None
+    """Name of the conditioning image."""
+
+    @property
+    def path(self) -> str:
+        """What a person calls the image file."""
+        return self.source.path(self.name)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What concepts hold."""
+
+    concepts: tuple[ConceptConfig, ...]
+    items: tuple[Item, ...]
+    """Usable images, concept by concept and by name."""
+    problems: tuple[DataProblem, ...]
+
+    def only(self, *types: ConceptType) -> Scan:
+        """The same scan with the images of some types of concept."""
+        kept = tuple(item for item in self.items if self.concepts[item.concept].type in types)
+        return replace(self, items=kept)
+
+
+def scan(concepts: Sequence[ConceptConfig]) -> Scan:
+    """List the images of every enabled concept; broken ones are left out and reported.
+
+    Only headers and captions are read.
+    """
+    findings = Findings()
+    items: list[Item] = []
+    for index, concept in enumerate(concepts):
+        if concept.enabled:
+            items += _ConceptScan(index, concept, findings).items()
+    return Scan(tuple(concepts), tuple(items), findings.problems())
+
+
+class _ConceptScan:
+    def __init__(self, index: int, concept: ConceptConfig, findings: Findings) -> None:
+        self._index, self._concept, self._findings = index, concept, findings
+
+    def items(self) -> list[Item]:
+        concept, findings = self._concept, self._findings
+        root = resolve(concept.path)
+        source = open_source(root, concept.include_subdirectories)
+        if source is None:
+            name = f"concept {concept.name!r}" if concept.name else "a concept"
+            message = f"is the folder of {name}, and is not there."
+            fix = "Choose another folder, or disable the concept."
+            findings.add("missing folder", root or "(no path)", message, fix, skipped=True)
+            return []
+        self._source = source
+        entries = {entry.name: entry for entry in source.entries(findings)}
+        images = sorted(name for name in entries if _is_image(name))
+        shared = self._shared_captions()
+        found: list[Item] = []
+        for name in images:
+            size = self._size(name)
+            captions = shared if shared is not None else self._captions(name, entries)
+            if size and captions:
+                found.append(self._item(entries, name, size, captions))
+        self._report_leftovers(entries, images)
+        if not images:
+            below = "" if concept.include_subdirectories else " Folders below it are not read."
+            message = f"holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).{below}"
+            findings.add("empty folder", root, message, "Choose another folder.", skipped=True)
+        return found
+
+    def _item(
+        self,
+        entries: dict[str, Entry],
+        name: str,
+        size: tuple[int, int],
+        captions: tuple[str, ...],
+    ) -> Item:
+        stem = _stem(name)
+        mask, conditioning = f"{stem}{MASK}.png", f"{stem}{CONDITIONING}.png"
+        entry = entries[name]
+        return Item(
+            self._index,
+            self._source,
+            name,
+            *size,
+            captions,
+            entry.size,
+            entry.stamp,
+            mask if mask in entries else None,
+            conditioning if conditioning in entries else None,
+        )
+
+    def _size(self, name: str) -> tuple[int, int] | None:
+        """Upright width and height from the header."""
+        path = self._source.path(name)
+        add = self._findings.add
+        try:
+            with self._source.open(name) as file, Image.open(file) as image:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                self._note_conversion(path, image)
+                if upright_turned(image):
+                    width, height = height, width
+        except Image.DecompressionBombError:
+            message = f"has more than {MAX_PIXELS:,} pixels, and is left out."
+            add("too large", path, message, "Scale it down.", skipped=True)
+            return None
+        except DAMAGE as error:
+            message = f"cannot be read as an image ({reason(error)}), and is left out."
+            add("unreadable image", path, message, "Mend or remove it.", skipped=True)
+            return None
+        return width, height
+
+    def _note_conversion(self, path: str, image: Image.Image) -> None:
+        add = self._findings.add
+        if getattr(image, "is_animated", False):
+            add("animated", path, "is animated; its first frame is used.", "Save one frame.")
+        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            fix = "Save it without transparency for another background."
+            add("transparent", path, "is transparent in places; white stands behind it.", fix)
+        if image.mode not in _PLAIN_MODES:
+            message = (
+                f"has {_MODE_NAMES.get(image.mode, image.mode)}; it is converted to 8-bit RGB."
+            )
+            add("converted colours", path, message, "Save it as RGB to choose the conversion.")
+
+    def _shared_captions(self) -> tuple[str, ...] | None:
+        """The captions of the concept's one file; None if each image has its own."""
+        text = self._concept.text
+        if text.prompt_source is not PromptSource.CONCEPT:
+            return None
+        path = resolve(text.prompt_path)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123
+                content = file.read(64 * MAX_CAPTION)
+        except OSError as error:
+            fix = "Choose a text file with a caption on each line."
+            message = f"holds the captions and cannot be read ({reason(error)})."
+            self._findings.add("unreadable caption", path or "(no path)", message, fix, True)
+            return ()
+        return self._lines(content, path)
+
+    def _captions(self, name: str, entries: dict[str, Entry]) -> tuple[str, ...]:
+        """An image's own captions; none at all if they cannot be read."""
+        stem = _stem(name)
+        if self._concept.text.prompt_source is PromptSource.FILENAME:
+            return (PurePosixPath(stem).name,)
+        add = self._findings.add
+        entry = entries.get(f"{stem}.txt")
+        if entry is None:
+            message = "has no caption beside it; it trains with an empty one."
+            fix = "Write a .txt file of the same name, or let captions come from the file name."
+            add("missing caption", self._source.path(name), message, fix)
+            return ("",)
+        path = self._source.path(entry.name)
+        if entry.size > MAX_CAPTION:
+            message = f"is longer than {MAX_CAPTION:,} bytes; its image is left out."
+            fix = "Put there a caption, or a few with a line each."
+            add("unreadable caption", path, message, fix, skipped=True)
+            return ()
+        try:
+            content = read(self._source, entry.name)
+        except OSError as error:
+            message = f"cannot be read ({reason(error)}); its image is left out."
+            add("unreadable caption", path, message, "Mend or remove it.", skipped=True)
+            return ()
+        return self._lines(content, path)
+
+    def _lines(self, content: bytes, path: str) -> tuple[str, ...]:
+        """Captions of a text file, one on each line that is not empty."""
+        add = self._findings.add
+        try:
+            text = content.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            message = "is not UTF-8 text; what it describes is left out."
+            add("unreadable caption", path, message, "Save it as UTF-8.", skipped=True)
+            return ()
+        lines = tuple(line for line in map(str.strip, text.splitlines()) if line)
+        if not lines:
+            message = "is empty; its image trains with an empty caption."
+            add("empty caption", path, message, "Write a caption.")
+        if any(len(line) > LONG_CAPTION for line in lines):
+            message = (
+                f"has more than {LONG_CAPTION:,} characters; text encoders read the beginning."
+            )
+            add("long caption", path, message, "Shorten it.")
+        return lines or ("",)
+
+    def _report_leftovers(self, entries: dict[str, Entry], images: list[str]) -> None:
+        """Files that look as if they belonged to an image, and images that share their files."""
+        add, path = self._findings.add, self._source.path
+        stems: set[str] = set()
+        for name in images:
+            if (stem := _stem(name)) in stems:
+                message = "has the name of another image but for its ending: they share a caption."
+                add("same name", path(name), message, "Rename one of them.")
+            stems.add(stem)
+        beside = self._concept.text.prompt_source is PromptSource.SAMPLE
+        for name in sorted(entries):
+            stem, suffix = _stem(name), PurePosixPath(name).suffix.lower()
+            if suffix == ".txt" and beside and stem not in stems:
+                if path(name) != resolve(self._concept.text.prompt_path):
+                    add("orphan caption", path(name), "has no image.", "Add one, or remove it.")
+            elif suffix == ".png" and _label(stem) and stem[: -len(MASK)] not in stems:
+                add("orphan mask", path(name), "has no image.", "Add one, or remove it.")
+            elif suffix in VIDEO_SUFFIXES:
+                message = "is a video, which no model type here trains on; it is left out."
+                add("unsupported", path(name), message, "Extract pictures from it.", skipped=True)
+
+
+_PLAIN_MODES = frozenset(("RGB", "RGBA", "L", "LA", "P", "PA", "1"))
+_MODE_NAMES = {
+    "CMYK": "four printing colours (CMYK)",
+    "I": "16 or 32 bits for each pixel",
+    "F": "floating-point pixels",
+    "I;16": "16 bits for each pixel",
+    "I;16B": "16 bits for each pixel",
+    "YCbCr": "brightness and colour apart (YCbCr)",
+    "LAB": "Lab colours",
+    "HSV": "HSV colours",
+}
+
+
+def upright_turned(image: Image.Image) -> bool:
+    """Whether the camera noted a quarter turn; read without decoding the picture."""
+    if "exif" not in image.info and image.format not in ("TIFF", "MPO", "WEBP", "AVIF"):
+        return False  # getexif() would decode all of a PNG to look behind its pixels
+    return int(image.getexif().get(0x0112, 1)) >= 5
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as the camera was held."""
+    return ImageOps.exif_transpose(image)
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not _label(_stem(name))
+
+
+def _label(stem: str) -> bool:
+    return stem.endswith((MASK, CONDITIONING))
+
+
+def _stem(name: str) -> str:
+    """A name without its ending, folders kept."""
+    return name[: len(name) - len(PurePosixPath(name).suffix)]
+
+
+def reason(error: BaseException) -> str:
+    """Why a file cannot be read, in a few words."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnidentifiedImageError):
+        return "not a picture, or of an unknown kind"
+    return str(error) or type(error).__name__
