@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from modules.config import ModelFormat
 
@@ -60,6 +61,9 @@ class Native:
     """Layers, by diffusers path, that give scale and shift in the other order."""
     swapped_if_double: tuple[str, ...] = ()
     """Layers of which that is true where they give two vectors, as in a last block, not six."""
+
+    scales: tuple[str, ...] = ()
+    """Ends of original paths whose weight is called `scale`, as in Flux's norms."""
 
     def place(self, path: str) -> Place:
         """Where the original layout holds a layer of the denoiser."""
@@ -178,6 +182,7 @@ def lora_formats(
     return formats
 
 
+@cache
 def _pattern(text: str, whole: bool) -> re.Pattern[str]:
     body = re.escape(text).replace(re.escape("{i}"), r"(\d+)")
     return re.compile(body + ("$" if whole else r"(?=\.|$)"))

@@ -112,12 +112,7 @@ def _index(family: Family, networks: Mapping[str, nn.Module]) -> dict[str, list[
     index: dict[str, list[tuple[str, Place]]] = defaultdict(list)
     for part, network in networks.items():
         maps = [key_map for key_map in _spellings(family) if part in key_map.prefixes]
-        for path, layer in network.named_modules():
-            if not isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) and not hasattr(
-                layer, "lora_A"
-            ):
-                continue
-            path = path.removesuffix(".base_layer")
+        for path in _layers(network):
             name = family.adapter_name(part, path)
             for key_map in maps:
                 for spelling in {name, path}:
@@ -126,6 +121,19 @@ def _index(family: Family, networks: Mapping[str, nn.Module]) -> dict[str, list[
                     if entry not in index[place.name]:
                         index[place.name].append(entry)
     return index
+
+
+def _layers(network: nn.Module) -> Iterator[str]:
+    """Paths of the layers that can carry an adapter; what an adapter adds is not among them."""
+    adapted = ""
+    for path, layer in network.named_modules():
+        if adapted and path.startswith(adapted):
+            continue
+        if hasattr(layer, "base_layer"):
+            adapted = f"{path}."
+            yield path
+        elif isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d):
+            yield path
 
 
 def _spellings(family: Family) -> Iterator[KeyMap]:

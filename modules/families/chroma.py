@@ -15,7 +15,7 @@ from modules.adapters.key_map import Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig, TrainConfig
 from modules.families import latents as space
 from modules.families.base import Condition, Family, Parts, TextOptions
-from modules.families.flux import FUSED, RULES, patch_positions
+from modules.families.flux import FUSED, RULES, SCALES, patch_positions
 
 TOKENS = 512
 APPROXIMATOR = [
@@ -39,7 +39,11 @@ class Chroma(Family):
     trainable_encoders = ("text_encoder",)
     lora_formats = lora_formats(
         "transformer",
-        Native(renamer([*RULES, *APPROXIMATOR]), FUSED),
+        Native(
+            renamer([*RULES, *APPROXIMATOR]),
+            FUSED,
+            scales=(*SCALES, *(f"guidance_layer.norms.{index}" for index in range(10))),
+        ),
         kohya_encoders={"text_encoder": "lora_te1"},
         comfy_encoders={"text_encoder": "t5xxl"},
         legacy="lora_transformer",

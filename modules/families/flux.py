@@ -70,7 +70,8 @@ FUSED = (
         widths=(1, 1, 1, 4),
     ),
 )
-NATIVE = Native(renamer(RULES), FUSED, swapped=("norm_out.linear",))
+SCALES = ("query_norm", "key_norm")
+NATIVE = Native(renamer(RULES), FUSED, swapped=("norm_out.linear",), scales=SCALES)
 
 
 @dataclass

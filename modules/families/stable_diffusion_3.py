@@ -53,6 +53,7 @@ NATIVE = Native(
             ("time_text_embed.text_embedder.linear_1", "y_embedder.mlp.0"),
             ("time_text_embed.text_embedder.linear_2", "y_embedder.mlp.2"),
             ("pos_embed.proj", "x_embedder.proj"),
+            ("pos_embed.pos_embed", "pos_embed"),
             ("norm_out.linear", "final_layer.adaLN_modulation.1"),
             ("proj_out", "final_layer.linear"),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 from modules.adapters.key_map import Native
 
@@ -29,6 +30,7 @@ BLOCK = re.compile(
 MIDDLE = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)\.")
 
 
+@cache
 def unet_native(*attention_levels: int) -> Native:
     """The names for a UNet whose up blocks with these numbers have attention.
 

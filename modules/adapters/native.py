@@ -1,0 +1,39 @@
+"""A denoiser's weights in the layout of the model's original code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from modules.adapters.key_map import Native
+
+
+def to_native(weights: Mapping[str, Tensor], native: Native) -> dict[str, Tensor]:
+    """The state of a diffusers denoiser under its original names.
+
+    Layers that the original holds as one are joined along their outputs, and the halves of layers
+    that it holds the other way round are swapped.
+    """
+    found: dict[str, Tensor] = {}
+    groups: dict[str, dict[int, Tensor]] = {}
+    for key, tensor in weights.items():
+        path, leaf = key, ""
+        for ending in (".weight", ".bias"):
+            if key.endswith(ending):
+                path, leaf = key.removesuffix(ending), ending
+        place = native.place(path)
+        # A bias does not tell the width of the inputs; its weight stands beside it.
+        wide = weights.get(f"{path}.weight", tensor)
+        if place.swaps(wide.shape[0], wide.shape[-1]):
+            tensor = torch.cat(tensor.chunk(2)[::-1])
+        if leaf == ".weight" and place.name.endswith(native.scales):
+            leaf = ".scale"
+        if place.fused:
+            groups.setdefault(place.name + leaf, {})[place.member] = tensor
+        else:
+            found[place.name + leaf] = tensor
+    for key, members in groups.items():
+        found[key] = torch.cat([members[member] for member in sorted(members)])
+    return found

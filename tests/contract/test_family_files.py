@@ -1,0 +1,180 @@
+"""Adapter files of every family and format: names, numbers, and who can read them."""
+
+import inspect
+import os
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.loaders import single_file_model
+from safetensors.torch import load_file
+
+from modules.adapters.files import save_tensors, to_canonical, to_format
+from modules.adapters.lora import add_lora, lora_layers, matching_layers
+from modules.adapters.native import to_native
+from modules.adapters.reading import read_adapter
+from modules.config import ConfigError, ModelFormat
+from modules.families import all_families
+
+FAMILIES = []
+for each in all_families():  # variants of one architecture mostly write the same files
+    if all(each.lora_formats != other.lora_formats for other in FAMILIES):
+        FAMILIES.append(each)
+KEYS = Path(__file__).parent / "keys"
+FORMATS = (
+    ModelFormat.DIFFUSERS_LORA,
+    ModelFormat.KOHYA_LORA,
+    ModelFormat.ORIGINAL_LORA,
+    ModelFormat.COMFY_LORA,
+    ModelFormat.LEGACY_LORA,
+)
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.architecture)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(family):
+    """Networks with an adapter on every layer that takes one, as if it had been trained."""
+    parts = family.tiny()
+    networks = {}
+    for name in (family.denoiser, *family.trainable_encoders):
+        network = parts.module(name)
+        layers = matching_layers(network, "", regex=False)
+        add_lora(network, layers, rank=4, alpha=2.0, dropout=0.0, seed=1)
+        generator = torch.Generator().manual_seed(2)
+        for layer in lora_layers({name: network}):
+            layer.up.data.normal_(std=0.1, generator=generator)
+        networks[name] = network
+    return networks
+
+
+def layers_of(trained, family, model_format):
+    """What a run could have trained whose output has that format."""
+    return [
+        layer
+        for layer in lora_layers(trained)
+        if layer.part in family.lora_formats[model_format].prefixes
+    ]
+
+
+def change(tensors, name):
+    """The weight change of a layer, [out, in * k * k], from OneTrainer's own names."""
+    down, up = tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"]
+    return (up.flatten(1) @ down.flatten(1)) * (tensors[f"{name}.alpha"] / len(down))
+
+
+def assert_same_change(found, expected):
+    names = {key.removesuffix(".alpha") for key in expected if key.endswith(".alpha")}
+    assert {key.removesuffix(".alpha") for key in found if key.endswith(".alpha")} == names
+    for name in names:
+        torch.testing.assert_close(change(found, name), change(expected, name), msg=name)
+
+
+@pytest.mark.parametrize("model_format", FORMATS, ids=lambda each: each.value)
+def test_names_are_the_committed_ones(family, trained, model_format):
+    """`WRITE_KEYS=1 pytest ...` writes the lists anew; a change in them is a change for every user."""
+    if model_format not in family.lora_formats:
+        with pytest.raises(ConfigError, match="does not have as an adapter"):
+            to_format(lora_layers(trained), family, model_format)
+        return
+    tensors = to_format(layers_of(trained, family, model_format), family, model_format)
+    names = sorted({key.rpartition(".lora_")[0] or key for key in tensors} - set(alphas(tensors)))
+    file = KEYS / family.architecture / f"{model_format.value}.txt"
+    if os.environ.get("WRITE_KEYS"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(names) + "\n")
+    assert names == file.read_text().splitlines()
+    peft = model_format in (
+        ModelFormat.DIFFUSERS_LORA,
+        ModelFormat.ORIGINAL_LORA,
+        ModelFormat.COMFY_LORA,
+    )
+    down, up = ("lora_A", "lora_B") if peft else ("lora_down", "lora_up")
+    for name in names:
+        assert f"{name}.{down}.weight" in tensors
+        assert f"{name}.{up}.weight" in tensors
+        assert (f"{name}.alpha" in tensors) == (model_format is not ModelFormat.DIFFUSERS_LORA)
+
+
+def alphas(tensors):
+    return [key for key in tensors if key.endswith(".alpha")]
+
+
+@pytest.mark.parametrize("model_format", FORMATS, ids=lambda each: each.value)
+def test_reading_finds_what_was_written(family, trained, model_format, tmp_path):
+    if model_format not in family.lora_formats:
+        return
+    layers = layers_of(trained, family, model_format)
+    file = tmp_path / "lora.safetensors"
+    save_tensors(to_format(layers, family, model_format), file, torch.float32)
+    found = read_adapter(load_file(file), family, trained)
+    assert found.unplaced == []
+    assert_same_change(found.tensors, to_canonical(layers, family))
+
+
+def test_diffusers_reads_the_same_change(family, trained, tmp_path):
+    fresh = family.tiny()
+    if not hasattr(fresh.pipeline, "load_lora_weights"):
+        pytest.skip(f"diffusers has no adapter loader for {family.pipeline}")
+    readable = {  # its loaders know no adapters of T5, and fail on Chroma's
+        name: network
+        for name, network in trained.items()
+        if name == family.denoiser or "CLIP" in type(network).__name__
+    }
+    tensors = to_format(lora_layers(readable), family, ModelFormat.DIFFUSERS_LORA)
+    file = tmp_path / "lora.safetensors"
+    save_tensors(tensors, file, torch.float32)
+    fresh.pipeline.load_lora_weights(file)
+    compared = 0
+    for name in set(type(fresh.pipeline)._lora_loadable_modules) & trained.keys():
+        network = trained[name]
+        theirs = dict(fresh.module(name).named_modules())
+        for layer in lora_layers({name: network}):
+            loaded = theirs[layer.path]
+            adapter = next(iter(loaded.lora_A))
+            delta = loaded.get_delta_weight(adapter).flatten(1)
+            own = (layer.up.flatten(1) @ layer.down.flatten(1)) * (layer.alpha / layer.rank)
+            torch.testing.assert_close(delta, own.reshape(delta.shape), atol=1e-5, rtol=1e-4)
+            compared += 1
+    assert compared > 0
+
+
+def test_the_original_layout_is_the_one_that_diffusers_converts(family):
+    """diffusers' own converter from the original layout is the reference for every native name."""
+    native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native
+    network = family.tiny().denoiser
+    loadable = single_file_model.SINGLE_FILE_LOADABLE_CLASSES
+    entry = loadable.get(type(network).__name__)
+    if entry is None:
+        pytest.skip(f"diffusers reads no original layout of {type(network).__name__}")
+    own = network.state_dict()
+    theirs = to_native(own, native)
+    convert = narrowed(entry["checkpoint_mapping_fn"], network)
+    if "config" in inspect.signature(convert).parameters:
+        theirs = {f"model.diffusion_model.{key}": tensor for key, tensor in theirs.items()}
+    back = convert(dict(theirs), config=dict(network.config))
+    computed = {key for key in own.keys() - back.keys() if "pos_embed" in key}  # not stored there
+    assert back.keys() | computed == own.keys()
+    for key, tensor in back.items():
+        torch.testing.assert_close(tensor.reshape(own[key].shape), own[key], msg=key)
+
+
+def narrowed(convert, network):
+    """A converter that knows the width of the real model by heart, for the width of a toy."""
+    if 3072 not in convert.__code__.co_consts:
+        return convert
+    width = network.inner_dim
+    constants = tuple(width if each == 3072 else each for each in convert.__code__.co_consts)
+    code = convert.__code__.replace(co_consts=constants)
+    return types.FunctionType(code, convert.__globals__, closure=convert.__closure__)
+
+
+def test_a_part_without_a_place_is_refused(family, trained):
+    if not family.trainable_encoders:
+        return
+    with pytest.raises(ConfigError, match="no place for text_encoder"):
+        to_format(lora_layers(trained), family, ModelFormat.ORIGINAL_LORA)
