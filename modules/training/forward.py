@@ -35,6 +35,8 @@ class Draw:
     """Encoded captions; None while a text encoder trains and has to encode them anew."""
     weight: Tensor
     """Factor of each image's loss that the data gives, [B]."""
+    size: Tensor
+    """Original size, crop and final size, [B, 6] pixels."""
 
     def pieces(self, count: int) -> Iterator[tuple[Draw, float]]:
         """The same images in so many smaller draws, each with its share of the whole."""
@@ -53,6 +55,7 @@ class Draw:
                 self.captions[at],
                 condition,
                 self.weight[at],
+                self.size[at],
             )
             yield piece, len(piece.latents) / size
 
@@ -112,7 +115,8 @@ class Forward:
         if self._caption_dropout:
             captions, condition = self._without_some(captions, condition, generator)
         weight = batch.loss_weight.to(self._device, torch.float32, non_blocking=True)
-        return Draw(latents, noise, timestep, captions, condition, weight)
+        size = batch.size.to(self._device, non_blocking=True)
+        return Draw(latents, noise, timestep, captions, condition, weight, size)
 
     def loss(self, draw: Draw) -> Tensor:
         """Weighted error of each image, [B], float32, with its graph."""
@@ -123,7 +127,7 @@ class Forward:
             if condition is None:
                 condition = self._encode(draw.captions)
             time = objective.time(draw.timestep)
-            prediction = self._family.predict(self._parts, noisy, time, condition)
+            prediction = self._family.predict(self._parts, noisy, time, condition, draw.size)
         target = objective.target(draw.latents, draw.noise, draw.timestep)
         factor = objective.weight(draw.timestep) * draw.weight
         if self._scale != 1:

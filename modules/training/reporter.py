@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Reporter:
     ) -> None:
         self._emit, self._device = emit, device
         self._max_step, self._max_epoch, self._images = max_step, max_epoch, images
-        self._batches_in = batches_in
+        self._batches_in = lru_cache(maxsize=2)(batches_in)  # asked at every step
         self._skipped = 0
         self.meter = Meter(device)
         """Its smoothed loss is part of a backup."""
