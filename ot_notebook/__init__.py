@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from modules.config import TrainConfig as TrainConfig
     from modules.training import events as events
     from ot_notebook import assets as assets
+    from ot_notebook.checkup import doctor as doctor
     from ot_notebook.preset_files import presets as presets
+    from ot_notebook.services.queue_service import queue as queue
     from ot_notebook.services.run import attach as attach
     from ot_notebook.services.run import run as run
     from ot_notebook.services.run import runs as runs
+    from ot_notebook.services.system_monitor import SystemMonitor as SystemMonitor
     from ot_notebook.services.trainer_service import CommandRefused as CommandRefused
     from ot_notebook.services.trainer_service import trainer as trainer
     from ot_notebook.widgets.dashboard import Dashboard as Dashboard
@@ -40,7 +43,10 @@ _HOMES = {
     "SampleConfig": "modules.config",
     "SampleGallery": "ot_notebook.widgets.sample_gallery",
     "TrainConfig": "modules.config",
+    "SystemMonitor": "ot_notebook.services.system_monitor",
     "attach": "ot_notebook.services.run",
+    "doctor": "ot_notebook.checkup",
+    "queue": "ot_notebook.services.queue_service",
     "presets": "ot_notebook.preset_files",
     "run": "ot_notebook.services.run",
     "runs": "ot_notebook.services.run",

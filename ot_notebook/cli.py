@@ -48,6 +48,16 @@ def lab(
         raise typer.Exit(FAILED) from None
 
 
+@app.command("doctor")
+def check_up() -> None:
+    """Say what this machine has, what works with it, and what to do."""
+    from ot_notebook.checkup import doctor
+
+    found = doctor()
+    _console.print(repr(found), markup=False, highlight=False)
+    raise typer.Exit(0 if found.healthy else FAILED)
+
+
 @app.command()
 def runs(
     workspace: Annotated[

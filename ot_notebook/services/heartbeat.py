@@ -50,15 +50,16 @@ class Heartbeat:
     Args:
         workspace: the folder, which exists.
         run: name of the run.
+        file: name of the file.
 
     Raises:
         WorkspaceBusyError: if another run is live there.
         OSError: if the file cannot be written.
     """
 
-    def __init__(self, workspace: Path, run: str) -> None:
-        path = workspace / FILE
-        if (other := living(workspace)) is not None:
+    def __init__(self, workspace: Path, run: str, file: str = FILE) -> None:
+        path = workspace / file
+        if (other := living(workspace, file)) is not None:
             raise WorkspaceBusyError(f"{workspace} is in use by {other}.")
         self._path = path
         self._file = path.open("a+b")
@@ -91,9 +92,9 @@ class Heartbeat:
                 continue  # an unplugged drive: the lock still stands, and the next beat tries again
 
 
-def living(workspace: Path) -> Beat | None:
+def living(workspace: Path, file_name: str = FILE) -> Beat | None:
     """The run that is live in a workspace, in whatever process, or None."""
-    path = workspace / FILE
+    path = workspace / file_name
     try:
         file = path.open("r+b")
     except OSError:

@@ -37,7 +37,9 @@ def test_import_is_quick_and_loads_nothing_heavy():
 
 def test_every_public_name_is_there():
     for name in ot.__all__:
-        assert getattr(ot, name) is not None, name
+        assert getattr(ot, name) is getattr(ot, name), name
+        module = Path(ot.__file__).parent / f"{name}.py"
+        assert not module.exists(), "importing that module would put it in the function's place"
     with pytest.raises(AttributeError, match="no attribute 'trainr'"):
         ot.trainr  # noqa: B018
 

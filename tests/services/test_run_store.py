@@ -230,6 +230,5 @@ def test_a_million_steps_stay_quick(store):
     began = time.perf_counter()
     steps, values = replay(Run("one", RunStore(store.path))).points("loss", 2000)
     took = time.perf_counter() - began
-    print(f"append {spent / count * 1e6:.1f} us a step, first chart {took * 1e3:.0f} ms")
-    assert took < 0.3
+    assert took < 0.3, f"{took:.3f} s for the first chart"
     assert (steps[0], steps[-1], values.max()) == (1, count, 96)

@@ -1,0 +1,225 @@
+"""What the machine does while it trains: GPU, CPU, memory and disk, once a second.
+
+Read on a thread of its own, so that a slow driver never holds a training step. What cannot be read
+is None, and `note` says why in a sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import traitlets as t
+
+if TYPE_CHECKING:
+    from modules.training.trainer import GenericTrainer
+
+SECONDS = 1.0
+"""Time between two readings."""
+
+KEPT = 600
+"""Readings in memory: ten minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU. Memory in bytes; None where the driver does not tell."""
+
+    name: str
+    utilisation: float | None
+    """Percent of the last second in which it worked."""
+    memory_used: int | None
+    memory_total: int | None
+    process_memory: int | None
+    """Of this process."""
+    temperature: float | None
+    """Degrees Celsius."""
+    power: float | None
+    """Watts."""
+    clock: float | None
+    """Megahertz of its cores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The machine at one moment. Memory and disk in bytes."""
+
+    time: float
+    """Seconds since 1970."""
+    cpu: float | None
+    """Percent over all cores."""
+    ram_used: int | None
+    ram_total: int | None
+    process_ram: int | None
+    disk_free: int | None
+    disk_total: int | None
+    gpus: tuple[Gpu, ...]
+
+
+class SystemMonitor(t.HasTraits):
+    """Reads the machine while it is started. Observe `reading` for a display.
+
+    Args:
+        folder: the disk that matters is the one that this is on.
+        seconds: time between two readings.
+
+    Example:
+        >>> monitor = SystemMonitor()
+        >>> monitor.start()
+        >>> monitor.reading.ram_used
+    """
+
+    reading = t.Any(None, read_only=True, help="The latest `Reading`, or None.")
+    note = t.Unicode("", read_only=True, help="What cannot be read and why; empty if all can.")
+
+    def __init__(self, folder: str | Path = ".", seconds: float = SECONDS) -> None:
+        super().__init__()
+        self.history: deque[Reading] = deque(maxlen=KEPT)
+        """The newest readings, oldest first."""
+        self._folder, self._seconds = Path(folder), seconds
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Read from now on; nothing happens if it does already."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        self._stopped.clear()
+        self._thread = threading.Thread(target=self._run, name="ot-monitor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._stopped.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        machine = _Machine(self._folder)
+        self.set_trait("note", machine.note)
+        try:
+            while not self._stopped.wait(self._seconds if self.history else 0):
+                reading = machine.read()
+                self.history.append(reading)
+                self.set_trait("reading", reading)
+        finally:
+            machine.close()
+
+
+class _Machine:
+    """The libraries that read it, as far as they are there."""
+
+    def __init__(self, folder: Path) -> None:
+        notes = []
+        self._folder = folder
+        self._psutil: Any = None
+        try:
+            import psutil
+
+            self._psutil = psutil
+            self._process = psutil.Process()
+            psutil.cpu_percent()  # the first call only sets the mark from which the next counts
+        except ImportError:
+            notes.append("No CPU and memory figures: pip install psutil brings them.")
+        self._nvml, why = _nvml()
+        if why:
+            notes.append(why)
+        self.note = " ".join(notes)
+
+    def read(self) -> Reading:
+        cpu = ram_used = ram_total = process = None
+        if self._psutil is not None:
+            memory = self._psutil.virtual_memory()
+            cpu, ram_total = self._psutil.cpu_percent(), memory.total
+            ram_used = memory.total - memory.available
+            process = self._process.memory_info().rss
+        free = total = None
+        with suppress(OSError):  # an unplugged drive, a folder that is gone
+            total, _, free = shutil.disk_usage(self._folder)
+        return Reading(time.time(), cpu, ram_used, ram_total, process, free, total, self._gpus())
+
+    def close(self) -> None:
+        if self._nvml is not None:
+            self._nvml.nvmlShutdown()
+
+    def _gpus(self) -> tuple[Gpu, ...]:
+        if self._nvml is None:
+            return ()
+        count = self._ask(self._nvml.nvmlDeviceGetCount) or 0
+        handles = [self._ask(self._nvml.nvmlDeviceGetHandleByIndex, n) for n in range(count)]
+        return tuple(self._gpu(n, handle) for n, handle in enumerate(handles) if handle is not None)
+
+    def _gpu(self, number: int, handle: Any) -> Gpu:
+        nvml, ask = self._nvml, self._ask
+        name = ask(nvml.nvmlDeviceGetName, handle) or f"GPU {number}"
+        memory = ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+        rates = ask(nvml.nvmlDeviceGetUtilizationRates, handle)
+        milliwatts = ask(nvml.nvmlDeviceGetPowerUsage, handle)
+        processes = ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
+        ours = [each.usedGpuMemory for each in processes if each.pid == os.getpid()]
+        return Gpu(
+            name.decode() if isinstance(name, bytes) else name,
+            rates.gpu if rates else None,
+            memory.used if memory else None,
+            memory.total if memory else None,
+            ours[0] if ours else None,
+            ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+            milliwatts / 1000 if milliwatts is not None else None,
+            ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
+        )
+
+    def _ask(self, question: Callable[..., Any], *arguments: Any) -> Any:
+        """What the driver says, or None: cards differ in what they tell."""
+        try:
+            return question(*arguments)
+        except self._nvml.NVMLError:
+            return None
+
+
+def _nvml() -> tuple[Any, str]:
+    """The library that reads NVIDIA's GPUs, started, or None and why not."""
+    try:
+        import pynvml
+    except ImportError:
+        return None, "No GPU figures: pip install nvidia-ml-py brings them, where there is a GPU."
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return None, f"No GPU figures: this machine has no NVIDIA driver that answers ({error})."
+    return pynvml, ""
+
+
+def vram_of(trainer: GenericTrainer) -> dict[str, int]:
+    """Bytes on the training device by what holds them; empty without a GPU.
+
+    weights: parameters and buffers; optimizer: its state; cached: held by torch for reuse; other:
+    what else is allocated, between steps mostly gradients and the data of the batch.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+
+    def bytes_of(tensors: Any) -> int:
+        return sum(x.numel() * x.element_size() for x in tensors if getattr(x, "is_cuda", False))
+
+    networks = trainer.parts.modules().values()
+    weights = sum(bytes_of([*part.parameters(), *part.buffers()]) for part in networks)
+    optimizer = getattr(trainer, "optimizer", None)
+    states = optimizer.state.values() if optimizer is not None else ()
+    kept = sum(bytes_of(state.values()) for state in states)
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    return {
+        "weights": weights,
+        "optimizer": kept,
+        "other": max(0, allocated - weights - kept),
+        "cached": reserved - allocated,
+    }
