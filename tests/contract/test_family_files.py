@@ -76,7 +76,7 @@ def assert_same_change(found, expected):
 
 @pytest.mark.parametrize("model_format", FORMATS, ids=lambda each: each.value)
 def test_names_are_the_committed_ones(family, trained, model_format):
-    """`WRITE_KEYS=1 pytest ...` writes the lists anew; a change in them is a change for every user."""
+    """`WRITE_KEYS=1 pytest ...` writes the lists anew; their change is a change for every user."""
     if model_format not in family.lora_formats:
         with pytest.raises(ConfigError, match="does not have as an adapter"):
             to_format(lora_layers(trained), family, model_format)
@@ -130,8 +130,7 @@ def test_diffusers_reads_the_same_change(family, trained, tmp_path):
     save_tensors(tensors, file, torch.float32)
     fresh.pipeline.load_lora_weights(file)
     compared = 0
-    for name in set(type(fresh.pipeline)._lora_loadable_modules) & trained.keys():
-        network = trained[name]
+    for name, network in readable.items():
         theirs = dict(fresh.module(name).named_modules())
         for layer in lora_layers({name: network}):
             loaded = theirs[layer.path]
