@@ -154,6 +154,18 @@ class ConceptTextConfig(Section):
     """Write captions in small letters first."""
 
 
+class OwnConceptSettings(Section):
+    """Settings of a concept that OneTrainer has no name for. It ignores the section."""
+
+    GROUP: ClassVar[str] = "Text"
+
+    caption_template: Annotated[str, Show(level="basic")] = ""
+    """Text around each caption, which stands for `{caption}`, as in `a photo of sks, {caption}`."""
+
+    wildcards: Annotated[bool, Show()] = False
+    """Put one of its words, drawn at random, in the place of each `{red|green|blue}`."""
+
+
 class ConceptConfig(Section):
     """One folder of images and how it takes part in training."""
 
@@ -200,6 +212,9 @@ class ConceptConfig(Section):
 
     loss_weight: Annotated[NonNegative, Show(level="basic")] = 1.0
     """Factor of the loss of these images."""
+
+    ot: OwnConceptSettings = OwnConceptSettings()
+    """Settings of ot_notebook."""
 
     concept_stats: dict[str, Any] = Field(default_factory=dict)
     """Counts and sizes that an earlier scan found; only for display."""

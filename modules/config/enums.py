@@ -208,6 +208,14 @@ class BalancingStrategy(Word):
     SAMPLES = "SAMPLES"
 
 
+class Leftovers(Word):
+    """What becomes of images that do not fill a batch of their size."""
+
+    PAD = "PAD"
+    ROTATE = "ROTATE"
+    DROP = "DROP"
+
+
 class PromptSource(Word):
     """Where captions come from. The values are lower case in files."""
 

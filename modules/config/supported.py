@@ -40,6 +40,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "samples_to_tensorboard": ANY,
         "train_device": ANY,
         "ot.seed": ANY,
+        "ot.leftovers": ANY,
+        "ot.cache_limit": ANY,
         # data
         "concept_file_name": ANY,
         "concepts": ANY,
@@ -149,6 +151,7 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "tensorboard_expose": "TensorBoard is not started",
         "tensorboard_always_on": "TensorBoard is not started",
         "tensorboard_port": "TensorBoard is not started",
+        "fallback_train_dtype": "",  # no part is computed in another type than it is stored in
         "temp_device": "nothing is offloaded",
         "async_offloading": "nothing is offloaded",
         "compile": "the model runs uncompiled: same result, maybe slower",

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modules.config.cloud_config import CloudConfig
-from modules.config.enums import ModelType
+from modules.config.enums import Leftovers, ModelType
 from modules.config.model_settings import (
     AdapterSettings,
     EmbeddingSettings,
@@ -21,7 +21,7 @@ from modules.config.model_settings import (
 from modules.config.models import MODELS
 from modules.config.problems import Problem
 from modules.config.run_settings import BackupSettings, GeneralSettings, SamplingSettings
-from modules.config.section import Int, Section, Show
+from modules.config.section import Int, NonNegative, Section, Show
 from modules.config.training_settings import (
     DataSettings,
     LossSettings,
@@ -37,6 +37,13 @@ class OwnSettings(Section):
 
     seed: Annotated[Annotated[Int, Field(ge=0, lt=2**63)], Show(level="basic")] = 42
     """Start of everything random in the run; the same seed trains the same."""
+
+    leftovers: Annotated[Leftovers, Show(group="Data")] = Leftovers.PAD
+    """Images that fill no batch of their size: fill it with others of that size (PAD), let them
+    lead the next epoch (ROTATE), or leave them out of this epoch as OneTrainer does (DROP)."""
+
+    cache_limit: Annotated[NonNegative, Show(unit="GiB", group="Data")] = 100.0
+    """Size above which encodings that no run used for longest leave the cache; 0 for no limit."""
 
 
 # The bases are read from last to first: the order of the fields in files, forms and docs.
