@@ -1,0 +1,100 @@
+"""Caption and mask files of a training set: read, checked, and refused in clear words."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from PIL import Image
+
+from modules.data.findings import printable
+from modules.data.items import DAMAGE, MAX_CAPTION
+from ot_notebook.services.concept_items import Row
+from ot_notebook.services.edit_journal import read
+
+
+def check_file(row: Row) -> None:
+    """Raise ValueError where nothing can be written beside an image."""
+    if not row.path.parent.is_dir():
+        raise ValueError(
+            f"{row.name} is in no folder that files can be written to: "
+            f"{printable(str(row.path.parent))}. Unpack the archive, or bring the folder back."
+        )
+
+
+def check_length(row: Row, text: str) -> None:
+    """Raise ValueError for a caption that a scan would refuse."""
+    size = len(text.encode(errors="surrogatepass"))
+    if size > MAX_CAPTION:
+        raise ValueError(
+            f"The caption of {row.name} would have {size:,} bytes, but no more than "
+            f"{MAX_CAPTION:,} are read. Shorten it."
+        )
+
+
+@contextmanager
+def clear_refusal(path: Path) -> Iterator[None]:
+    """Say which file cannot be written, that nothing was lost, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        name = Path(error.filename).name if error.filename else path.name
+        fix = "Make its folder writable, or work on a copy of it."
+        if error.errno == errno.ENAMETOOLONG:
+            fix = "Give the image a shorter name."
+        raise type(error)(
+            f"{printable(name)} cannot be written ({error.strerror or error}), and nothing was "
+            f"changed. {fix}"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """A caption file's text, newlines as they are; empty where there is none.
+
+    Raises:
+        ValueError: if it cannot be read as a text that can be edited.
+    """
+    try:
+        content = read(path) or b""
+    except OSError as error:
+        raise ValueError(
+            f"{printable(path.name)} cannot be read ({error.strerror}). Mend or remove it."
+        ) from None
+    if len(content) > MAX_CAPTION:
+        raise ValueError(
+            f"{printable(path.name)} has {len(content):,} bytes, too many for a caption "
+            f"(at most {MAX_CAPTION:,}). Shorten it with another program."
+        )
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{printable(path.name)} is no UTF-8 text (byte {error.start}). Save it as UTF-8, or "
+            f"write a new caption in its place."
+        ) from None
+
+
+def lossy_text(path: Path) -> str:
+    """A caption file's text where it is compared or shown: bytes that are no text are marked."""
+    return (read(path) or b"")[:MAX_CAPTION].decode("utf-8-sig", "replace")
+
+
+def as_mask(png: bytes, row: Row) -> bytes:
+    """The file of a mask, in shades of grey and as large as the image.
+
+    Raises:
+        ValueError: if `png` is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(png)) as picture:
+            mask = picture.convert("L")
+    except (*DAMAGE, Image.DecompressionBombError) as error:
+        raise ValueError(f"The mask is no picture ({error}). Give the bytes of a PNG.") from None
+    if row.width and mask.size != (row.width, row.height):
+        mask = mask.resize((row.width, row.height), Image.Resampling.BILINEAR)
+    buffer = io.BytesIO()
+    mask.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,491 @@
+"""The editing core of a training set: concepts, their images, captions and masks.
+
+Everything that the concept editor does is one call here, so it can be done without a page. Each
+change of a file goes through an `EditJournal`: it is whole or has not happened, and can be undone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from modules.config import ConceptConfig, ConfigError
+from modules.config.enums import PromptSource
+from modules.config.files import load_concepts, write_json
+from modules.config.paths import resolve
+from modules.data.findings import DataProblem, printable
+from ot_notebook.services import caption_edits
+from ot_notebook.services.caption_edits import CaptionEdit
+from ot_notebook.services.concept_files import (
+    as_mask,
+    check_file,
+    check_length,
+    clear_refusal,
+    lossy_text,
+    read_text,
+)
+from ot_notebook.services.concept_items import Filter, Resolution, Row, count, list_rows, table
+from ot_notebook.services.edit_journal import EditJournal, read, usual_place
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Where = int | str | Filter | Iterable[int] | None
+"""Images: one by its id, several, those that a text search or a `Filter` finds, or all (None)."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What an edit does to one caption."""
+
+    id: int
+    name: str
+    before: str
+    after: str
+
+
+class _Edited(NamedTuple):
+    path: Path
+    rows: list[Row]
+    before: str
+    after: str
+
+
+class ConceptStore:
+    """Concepts and their images, with every change undoable.
+
+    Args:
+        concepts: to begin with.
+        journal: file of the journal; by default the one of this user.
+        resolution: what decides on buckets.
+
+    Methods may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        concepts: Sequence[ConceptConfig] = (),
+        *,
+        journal: Path | None = None,
+        resolution: Resolution | None = None,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._journal = EditJournal(journal or usual_place())
+        self.resolution = resolution or Resolution()
+        self._concepts = tuple(concepts)
+        self._rows: list[Row] | None = None
+        self._problems: tuple[DataProblem, ...] = ()
+        self._undo: list[tuple[ConceptConfig, ...] | None] = []  # None stands for the journal
+        self._redo: list[tuple[ConceptConfig, ...] | None] = []
+
+    # concepts ----------------------------------------------------------------------------------
+
+    @property
+    def concepts(self) -> tuple[ConceptConfig, ...]:
+        """The concepts, in their order."""
+        return self._concepts
+
+    @concepts.setter
+    def concepts(self, concepts: Sequence[ConceptConfig]) -> None:
+        new = tuple(concepts)
+        with self._lock:
+            if new == self._concepts:
+                return
+            self._undo.append(self._concepts)
+            self._redo.clear()
+            self._take(new)
+
+    def follow(self, concepts: Sequence[ConceptConfig]) -> None:
+        """Take over concepts whose undo is somebody else's business."""
+        with self._lock:
+            if tuple(concepts) != self._concepts:
+                self._take(tuple(concepts))
+
+    def add(self, path: str | Path, **settings: Any) -> int:
+        """Add a folder as a concept, named like the folder.
+
+        Returns:
+            The index of the concept.
+
+        Raises:
+            ValueError: if it is no folder, or a concept already.
+            ConfigError: for a bad setting.
+        """
+        text = str(path).strip()
+        folder = Path(resolve(text)) if text else Path()
+        if not text:
+            raise ValueError("There is no folder. Type its path, or choose one.")
+        if not folder.exists():
+            raise ValueError(f"{printable(text)} does not exist. Check the path.")
+        if folder.is_dir() and folder in self._roots():
+            raise ValueError(f"{printable(text)} is a concept already. Duplicate it for a variant.")
+        with self._lock:
+            concept = ConceptConfig(name=printable(folder.name), path=text).update(**settings)
+            self.concepts = (*self._concepts, concept)
+            return len(self._concepts) - 1
+
+    def change(self, index: int, **settings: Any) -> None:
+        """Change settings of a concept; names may be dotted, as in `ConceptConfig.update`.
+
+        Raises:
+            ConfigError: for an unknown name or bad value; nothing is changed then.
+            ValueError: if there is no such concept.
+        """
+        with self._lock:
+            new = self._concept(index).update(**settings)
+            self.concepts = (*self._concepts[:index], new, *self._concepts[index + 1 :])
+
+    def remove(self, index: int) -> None:
+        """Take a concept out of the list. Its files stay where they are."""
+        with self._lock:
+            self._concept(index)
+            self.concepts = (*self._concepts[:index], *self._concepts[index + 1 :])
+
+    def duplicate(self, index: int) -> int:
+        """Put a copy of a concept behind it, and give the copy's index."""
+        with self._lock:
+            concept = self._concept(index)
+            copy = concept.update(name=f"{concept.name} copy", seed=concept.seed + 1)
+            self.concepts = (*self._concepts[: index + 1], copy, *self._concepts[index + 1 :])
+            return index + 1
+
+    def move(self, index: int, to: int) -> None:
+        """Move a concept to another place in the list."""
+        with self._lock:
+            concept = self._concept(index)
+            self._concept(to)
+            rest = [*self._concepts[:index], *self._concepts[index + 1 :]]
+            self.concepts = (*rest[:to], concept, *rest[to:])
+
+    def load(self, path: str | Path) -> list[str]:
+        """Take the concepts of a concepts.json of OneTrainer in place of the present ones.
+
+        Returns:
+            What the file holds and nothing here knows; a line each.
+
+        Raises:
+            ConfigError: if it is no such file.
+        """
+        concepts, warnings = load_concepts(Path(path).expanduser())
+        self.concepts = concepts
+        return [str(warning) for warning in warnings]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the concepts as a concepts.json that OneTrainer reads.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        target = Path(path).expanduser()
+        write_json(target, [concept.to_dict() for concept in self._concepts])
+        return target
+
+    # images ------------------------------------------------------------------------------------
+
+    @property
+    def rows(self) -> list[Row]:
+        """Every image, concept by concept and by name; the first call reads the folders."""
+        with self._lock:
+            if self._rows is None:
+                self._rows, self._problems = list_rows(self._concepts)
+            return self._rows
+
+    @property
+    def scanned(self) -> bool:
+        """Whether the folders have been read."""
+        return self._rows is not None
+
+    @property
+    def problems(self) -> tuple[DataProblem, ...]:
+        """What the last reading of the folders found."""
+        return self._problems if self.rows is not None else ()
+
+    def rescan(self) -> None:
+        """Read the folders anew."""
+        with self._lock:
+            concepts = self._concepts
+        rows, problems = list_rows(concepts)  # may take long: nobody waits for the lock meanwhile
+        with self._lock:
+            if concepts == self._concepts:
+                self._rows, self._problems = rows, problems
+
+    def find(self, where: Where = None) -> list[int]:
+        """Ids of images, in their order.
+
+        Raises:
+            ValueError: for an id that no image has.
+        """
+        return [row.id for row in self._found(where)]
+
+    def items(self, where: Where = None) -> pd.DataFrame:
+        """Images as a table: file, concept, caption, size, mask, problems, bucket; by id."""
+        return table(self._found(where), self._concepts, self.resolution)
+
+    def stats(self, where: Where = None) -> dict[str, Any]:
+        """Figures about images; see `concept_items.count`."""
+        return count(self._found(where), self._delimiters())
+
+    def bucket(self, row: Row) -> str:
+        """The size that an image trains at, such as "576x448"; empty where it does not train."""
+        return self.resolution.bucket(row, self._concepts[row.concept])
+
+    # captions ----------------------------------------------------------------------------------
+
+    def caption(self, number: int) -> str:
+        """The caption file's text as it is on the disk now; empty where there is none.
+
+        Raises:
+            ValueError: if it is no UTF-8 text or too large to edit; names the file.
+        """
+        row = self._row(number)
+        if self._concepts[row.concept].text.prompt_source is not PromptSource.SAMPLE:
+            return row.caption
+        return read_text(row.caption_path)
+
+    def write_caption(self, number: int, text: str, was: str | None = None) -> bool:
+        """Give an image a caption.
+
+        Args:
+            number: the image's id.
+            text: the new content of its caption file.
+            was: what the writer saw before; None not to compare.
+
+        Returns:
+            Whether anything changed.
+
+        Raises:
+            ValueError: if the file does not hold `was` any more, or captions of this concept lie
+                elsewhere.
+            OSError: if the file cannot be written; says why.
+        """
+        with self._lock:
+            row = self._row(number)
+            self._check_writable(row)
+            there = lossy_text(row.caption_path)
+            if was is not None and there != was:
+                row.set_caption(there)
+                raise ValueError(
+                    f"{printable(row.caption_path.name)} was changed by another program meanwhile. "
+                    f"What it holds now is shown; your text was not written."
+                )
+            if there == text:
+                return False
+            check_length(row, text)
+            self._write({row.caption_path: text.encode()}, f"Caption of {row.name}")
+            return True
+
+    def preview(self, action: str, where: Where = None, **options: Any) -> list[Difference]:
+        """Every caption that `edit` would change, and how; nothing is written.
+
+        Raises:
+            ValueError: for an unknown action or bad options, or captions that cannot be edited.
+        """
+        edit = caption_edits.make(action, **options)
+        return [
+            Difference(one.rows[0].id, one.rows[0].name, one.before, one.after)
+            for one in self._edited(edit, where)
+        ]
+
+    def edit(self, action: str, where: Where = None, **options: Any) -> int:
+        """Change captions.
+
+        Args:
+            action: one of `caption_edits.ACTIONS`: "caption", "replace", "add_tags", ...
+            where: which images.
+            options: what the action needs, such as `find` and `text`.
+
+        Returns:
+            How many captions changed.
+
+        Raises:
+            ValueError: for an unknown action or bad options, or captions that cannot be edited.
+            OSError: if one of them cannot be written; nothing is changed then.
+
+        Example:
+            >>> store.edit("replace", find="colour", text="color")
+            >>> store.edit("add_tags", where=Filter(concept=0), tags="line art", at="start")
+        """
+        edit = caption_edits.make(action, **options)
+        with self._lock:
+            edited = self._edited(edit, where)
+            for one in edited:
+                check_length(one.rows[0], one.after)
+            if edited:
+                what = action.replace("_", " ").capitalize()
+                plural = "" if len(edited) == 1 else "s"
+                self._write(
+                    {one.path: one.after.encode() for one in edited},
+                    f"{what}: {len(edited):,} caption{plural}",
+                )
+            return len(edited)
+
+    # masks -------------------------------------------------------------------------------------
+
+    def mask(self, number: int) -> bytes | None:
+        """The PNG of an image's mask; None where it has none."""
+        return read(self._row(number).mask_path)
+
+    def write_mask(self, number: int, png: bytes | None) -> None:
+        """Give an image a mask: white where it is learnt, black where it is not.
+
+        Args:
+            number: the image's id.
+            png: a picture of any size, scaled to that of the image; None takes the mask away.
+
+        Raises:
+            ValueError: if `png` is no picture.
+            OSError: if the file cannot be written; says why.
+        """
+        with self._lock:
+            row = self._row(number)
+            check_file(row)
+            content = None if png is None else as_mask(png, row)
+            self._write({row.mask_path: content}, f"Mask of {row.name}")
+
+    # undo --------------------------------------------------------------------------------------
+
+    def can(self) -> tuple[str, str]:
+        """What `undo` and `redo` would do, in words; empty where there is nothing."""
+        undo, redo = self._journal.can(self._mine)
+        if self._undo and self._undo[-1] is not None:
+            undo = "Change of the list of concepts"
+        if self._redo and self._redo[-1] is not None:
+            redo = "Change of the list of concepts"
+        return undo, redo
+
+    def undo(self, force: bool = False) -> str:
+        """Take back the latest change of a caption, a mask or the list of concepts.
+
+        Changes of files are remembered over a restart.
+
+        Args:
+            force: also where a file was changed outside since.
+
+        Returns:
+            What was undone, in words.
+
+        Raises:
+            ValueError: if there is nothing to undo, or a file was changed outside since.
+        """
+        return self._turn(self._undo, self._redo, self._journal.undo, force)
+
+    def redo(self, force: bool = False) -> str:
+        """Do again what `undo` took back."""
+        return self._turn(self._redo, self._undo, self._journal.redo, force)
+
+    def _turn(self, here: list[Any], there: list[Any], journal: Any, force: bool) -> str:
+        with self._lock:
+            if here and here[-1] is not None:
+                there.append(self._concepts)
+                self._take(here.pop())
+                return "Change of the list of concepts"
+            change = journal(self._mine, force)
+            if here:
+                here.pop()
+            there.append(None)
+            self._refresh(change.paths)
+            return str(change.label)
+
+    # inside ------------------------------------------------------------------------------------
+
+    def _take(self, concepts: tuple[ConceptConfig, ...]) -> None:
+        before, self._concepts = self._concepts, concepts
+        if [_files_of(one) for one in before] != [_files_of(one) for one in concepts]:
+            self._rows = None
+
+    def _found(self, where: Where) -> list[Row]:
+        with self._lock:
+            rows = self.rows
+            if where is None:
+                return list(rows)
+            if isinstance(where, int):
+                return [self._row(where)]
+            if isinstance(where, str):
+                where = Filter(text=where)
+            if isinstance(where, Filter):
+                fits = where.test(self._delimiters(), self.bucket)
+                return [row for row in rows if fits(row)]
+            return [self._row(int(number)) for number in where]
+
+    def _row(self, number: int) -> Row:
+        rows = self.rows
+        if not 0 <= number < len(rows):
+            last = f"0 to {len(rows) - 1}" if rows else "none, as the set is empty"
+            raise ValueError(f"There is no image {number}. Ids are {last}.")
+        return rows[number]
+
+    def _concept(self, index: int) -> ConceptConfig:
+        if not 0 <= index < len(self._concepts):
+            raise ValueError(f"There is no concept {index}. There are {len(self._concepts)}.")
+        return self._concepts[index]
+
+    def _delimiters(self) -> list[str]:
+        return [concept.text.tag_delimiter or "," for concept in self._concepts]
+
+    def _roots(self) -> list[Path]:
+        found = []
+        for concept in self._concepts:
+            try:
+                found.append(Path(resolve(concept.path)))
+            except ConfigError:
+                continue  # a package that is not installed; the scan reports the folder as missing
+        return found
+
+    def _mine(self, path: Path) -> bool:
+        return any(root == path.parent or root in path.parents for root in self._roots())
+
+    def _edited(self, edit: CaptionEdit, where: Where) -> list[_Edited]:
+        """Caption files that `edit` changes, each once, though images may share one."""
+        with self._lock:
+            delimiters = self._delimiters()
+            by_path: dict[Path, list[Row]] = {}
+            for row in self._found(where):
+                self._check_writable(row)
+                by_path.setdefault(row.caption_path, []).append(row)
+            edited = []
+            for path, rows in by_path.items():
+                if "unreadable caption" in rows[0].problems:
+                    continue  # a bulk edit leaves alone what nobody can read; the row says so
+                before = read_text(path)
+                after = caption_edits.apply(edit, before, delimiters[rows[0].concept])
+                if after != before:
+                    edited.append(_Edited(path, rows, before, after))
+            return edited
+
+    def _check_writable(self, row: Row) -> None:
+        concept = self._concepts[row.concept]
+        source = concept.text.prompt_source
+        if source is not PromptSource.SAMPLE:
+            where = "from one text file" if source is PromptSource.CONCEPT else "from file names"
+            raise ValueError(
+                f"Captions of {concept.name or 'this concept'} come {where}. "
+                f"Set its prompt_source to sample to write a caption for each image."
+            )
+        check_file(row)
+
+    def _write(self, files: dict[Path, bytes | None], label: str) -> None:
+        with clear_refusal(next(iter(files))):
+            self._journal.write(files, label)
+        self._undo.append(None)
+        self._redo.clear()
+        self._refresh(list(files))
+
+    def _refresh(self, paths: Sequence[Path]) -> None:
+        """Bring rows up to date whose caption or mask was written."""
+        if self._rows is None:
+            return
+        changed = set(paths)
+        for row in self._rows:
+            if row.caption_path in changed:
+                row.set_caption(lossy_text(row.caption_path))
+            if row.mask_path in changed:
+                row.masked = row.mask_path.exists()
+
+
+def _files_of(concept: ConceptConfig) -> tuple[Any, ...]:
+    """What decides which files are read."""
+    text = concept.text
+    return concept.path, concept.include_subdirectories, text.prompt_source, text.prompt_path
