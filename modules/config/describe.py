@@ -52,8 +52,14 @@ class Setting:
 
     def applies_to(self, config: Section) -> bool:
         """Whether the setting counts for a config: its model type, method and other settings."""
-        if self.families is not None and config.get("model_type") not in self.families:
-            return False
+        return self.fits_model(config) and self.is_reached(config)
+
+    def fits_model(self, config: Section) -> bool:
+        """Whether the config's model type uses it."""
+        return self.families is None or config.get("model_type") in self.families
+
+    def is_reached(self, config: Section) -> bool:
+        """Whether the config's method and other settings use it."""
         if self.methods is not None and config.get("training_method") not in self.methods:
             return False
         return all(config.get(name) in values for name, values in self.when.items())

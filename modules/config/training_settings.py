@@ -28,9 +28,6 @@ _SD = frozenset(kind for kind in ModelType if kind.value.startswith("STABLE_DIFF
     ModelType.STABLE_DIFFUSION_35,
 }
 _FLOW = model_types(objective="flow")
-_SHIFTED = frozenset({ModelType.FLUX_DEV_1, ModelType.FLUX_FILL_DEV_1, ModelType.FLUX_2}) | (
-    frozenset({ModelType.QWEN, ModelType.KREA_2, ModelType.Z_IMAGE, ModelType.ERNIE}) & _FLOW
-)
 _FULL = frozenset({TrainingMethod.FINE_TUNE})
 _LORA = frozenset({TrainingMethod.LORA})
 _EMA = {"ema": (EMAMode.GPU, EMAMode.CPU)}
@@ -220,7 +217,7 @@ class LossSettings(Section):
     timestep_shift: Annotated[Annotated[Real, Field(gt=0)], Show()] = 1.0
     """Above 1, more noise is drawn."""
 
-    dynamic_timestep_shifting: Annotated[bool, Show(families=_SHIFTED)] = False
+    dynamic_timestep_shifting: Annotated[bool, Show(families=_FLOW)] = False
     """Shift by the size of the image, as the model's sampler does."""
 
 

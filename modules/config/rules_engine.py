@@ -1,0 +1,98 @@
+"""Rules about what this engine can do at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from modules.config.case import Case, Rule, refuse, shown, warn
+from modules.config.describe import Setting, settings
+from modules.config.enums import TimeUnit
+from modules.config.models import ModelFacts
+from modules.config.problems import Problem
+from modules.config.rules_model import fitting_formats
+from modules.config.section import plain
+from modules.config.supported import ANY, HARMLESS, HONOURED
+
+
+def honoured(facts: ModelFacts) -> dict[str, tuple[Any, ...]]:
+    """The table of `supported.py` with a model's own parts in place of the braces."""
+    table: dict[str, tuple[Any, ...]] = {}
+    for name, values in HONOURED.items():
+        parts = facts.text_encoders if "{encoder}" in name else (facts.denoiser,)
+        for part in parts:
+            table[name.format(denoiser=part, encoder=part)] = values
+    return table
+
+
+def unsupported_values(case: Case) -> Iterator[Problem]:
+    """A setting that the engine would ignore, or a value that it cannot do."""
+    table = honoured(case.facts)
+    for setting in settings(type(case.config), collections=True):
+        if setting.path.startswith("cloud.") or not setting.applies_to(case.config):
+            continue
+        value = case.config.get(setting.path)
+        if setting.path in table:
+            yield from _out_of_reach(case, setting.path, value, table[setting.path])
+        elif value != setting.default:
+            yield from _ignored(setting, value)
+
+
+def _out_of_reach(case: Case, path: str, value: Any, values: tuple[Any, ...]) -> Iterator[Problem]:
+    if values == ANY or value in values:
+        return
+    if path == "output_model_format":
+        fitting = fitting_formats(case)
+        if value not in fitting:
+            return  # a matter of model and method, which another rule explains
+        values = tuple(word for word in values if word in fitting)
+    words = ", ".join(str(plain(word)) for word in values)
+    message = f"{path} is {shown(value)}, which this engine cannot do."
+    yield refuse(path, message, f"Use {_one_of(words)}.")
+
+
+def _ignored(setting: Setting, value: Any) -> Iterator[Problem]:
+    usual = shown(setting.default)
+    if setting.path in HARMLESS:
+        if instead := HARMLESS[setting.path]:
+            message = f"{setting.path} is {shown(value)}, but {instead}."
+            yield warn(setting.path, message, f"Set it to {usual} to silence this.")
+        return
+    message = f"{setting.path} is {shown(value)}, which this engine cannot honour."
+    yield refuse(setting.path, message, f"Set it to {usual}.")
+
+
+def _one_of(words: str) -> str:
+    return f"one of {words}" if "," in words else words
+
+
+def stops_a_part(case: Case) -> Iterator[Problem]:
+    """A part that should stop training before the run ends, in an engine that would not stop it."""
+    config = case.config
+    for part in (case.facts.denoiser, *case.facts.text_encoders):
+        section = config.get(part)
+        count, unit = section.stop_training_after, section.stop_training_after_unit
+        known = f"{part}.stop_training_after" in honoured(case.facts)
+        never = unit is TimeUnit.NEVER or count is None
+        if known or never or not section.train:
+            continue
+        if unit is TimeUnit.EPOCH and count >= config.epochs:
+            continue
+        yield refuse(
+            f"{part}.stop_training_after_unit",
+            f"{part} should stop training after {count} {unit.value}, which this engine cannot do.",
+            f"Set {part}.stop_training_after_unit to NEVER, or {part}.train to false.",
+        )
+
+
+def cloud(case: Case) -> Iterator[Problem]:
+    """OneTrainer's remote training."""
+    if case.config.cloud.enabled:
+        yield refuse(
+            "cloud.enabled",
+            "cloud.enabled is true, but this engine trains on the machine where it is started.",
+            "Start it there, and set cloud.enabled to false.",
+        )
+
+
+RULES: tuple[Rule, ...] = (unsupported_values, stops_a_part, cloud)

@@ -1,0 +1,133 @@
+"""Rules about files and folders: what must be there, and what must be writable."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from modules.config.case import Case, Rule, refuse, warn
+from modules.config.concept_config import ConceptConfig
+from modules.config.enums import ConceptType
+from modules.config.paths import is_local, resolve
+from modules.config.problems import ConfigError, Problem
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"})
+PACKED_SUFFIXES = frozenset({".parquet", ".arrow", ".tar"})
+GIB = 2**30
+LITTLE_DISK, NO_DISK = 2 * GIB, GIB // 4
+"""Free space below which a run is warned about, and refused."""
+
+
+def base_model(case: Case) -> Iterator[Problem]:
+    """A model that is surely meant to be a file or folder, and is not there."""
+    name = case.config.base_model_name
+    if not name.strip():
+        message = "base_model_name is empty, but every run starts from a model."
+        yield refuse("base_model_name", message, "Give a hub id, a diffusers folder or a file.")
+        return
+    path, problem = _path("base_model_name", name)
+    if problem:
+        yield problem
+    elif is_local(name) and not Path(path).exists():
+        message = f"base_model_name is {name}, but nothing is there."
+        yield refuse("base_model_name", message, "Check the path, or give a hub id.")
+
+
+def concepts(case: Case) -> Iterator[Problem]:
+    """A training set that is not there, or has nothing to train on."""
+    config = case.config
+    if config.concepts is None:
+        message = f"concept_file_name is {config.concept_file_name}, but there is no such file."
+        fix = "Name a file of concepts, or put concepts into the config."
+        yield refuse("concept_file_name", message, fix)
+        return
+    trained = [c for c in config.concepts if c.enabled and c.type is not ConceptType.VALIDATION]
+    if not trained:
+        message = "No enabled concept has images to train on."
+        yield refuse("concepts", message, "Add a concept with a folder of images, or enable one.")
+    for number, concept in enumerate(config.concepts):
+        if concept.enabled:
+            yield from _concept_folder(f"concepts.{number}.path", concept)
+
+
+def _concept_folder(field: str, concept: ConceptConfig) -> Iterator[Problem]:
+    text = concept.path
+    named = f"Concept {concept.name!r}: the path" if concept.name else "The path of the concept"
+    if not text.strip():
+        yield refuse(field, f"{named} is empty.", "Give the folder of its images.")
+        return
+    resolved, problem = _path(field, text)
+    if problem:
+        yield problem
+        return
+    folder = Path(resolved)
+    if folder.is_file():
+        return  # a packed data set: the reader says whether it can be read
+    if not folder.exists():
+        hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not folder.parent.is_dir()
+        if hub_id:
+            message = f"{named} is {text}, which is no folder here; it is taken for a hub data set."
+            yield warn(field, message, "Give a folder's full path if one was meant.")
+        else:
+            yield refuse(field, f"{named} is {text}, but there is no such folder.", "Check it.")
+    elif not _has_image(folder, concept.include_subdirectories):
+        below = "" if concept.include_subdirectories else ", or turn include_subdirectories on"
+        message = f"{named} is {text}, where there are no images."
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        yield refuse(field, message, f"Put images there ({kinds}){below}.")
+
+
+def _has_image(folder: Path, below: bool) -> bool:
+    for _, folders, names in os.walk(folder):
+        suffixes = {Path(name).suffix.lower() for name in names}
+        if suffixes & (IMAGE_SUFFIXES | PACKED_SUFFIXES):
+            return True
+        folders[:] = [name for name in folders if below and not name.startswith(".")]
+    return False
+
+
+def writable_folders(case: Case) -> Iterator[Problem]:
+    """Folders that the run writes to, where it may not, or where there is little space."""
+    for field in ("workspace_dir", "cache_dir", "output_model_destination"):
+        text = case.config.get(field)
+        if not text.strip():
+            yield refuse(field, f"{field} is empty.", "Give a path.")
+            continue
+        path, problem = _path(field, text)
+        if problem:
+            yield problem
+            continue
+        target = Path(path).absolute()
+        place = next(p for p in (target, *target.parents) if p.exists())
+        folder_needed = field != "output_model_destination" or place != target
+        if (folder_needed and not place.is_dir()) or not os.access(place, os.W_OK):
+            message = f"{field} is {text}, but {place} cannot be written to."
+            yield refuse(field, message, "Choose a folder that this user may write to.")
+            continue
+        yield from _space(field, text, place)
+
+
+def _space(field: str, text: str, place: Path) -> Iterator[Problem]:
+    free = shutil.disk_usage(place).free
+    if free >= LITTLE_DISK:
+        return
+    message = f"{field} is {text}, on a disk with {free / GIB:.2g} GiB left."
+    fix = "Free some space, or choose a folder on another disk."
+    yield refuse(field, message, fix) if free < NO_DISK else warn(field, message, fix)
+
+
+def _path(field: str, text: str) -> tuple[str, Problem | None]:
+    """Where a path leads, or why it leads nowhere."""
+    if "\0" in text:
+        return "", refuse(field, f"{field} holds a zero byte, which no path can.", "Remove it.")
+    try:
+        return resolve(text), None
+    except ConfigError as failure:
+        (problem,) = failure.problems
+        return "", refuse(field, problem.message, problem.fix)
+
+
+RULES: tuple[Rule, ...] = (base_model, concepts, writable_folders)

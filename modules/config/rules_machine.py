@@ -1,0 +1,47 @@
+"""Rules about the device that trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from modules.config.case import Case, Rule, refuse, warn
+from modules.config.enums import DataType
+from modules.config.problems import Problem
+
+
+def device(case: Case) -> Iterator[Problem]:
+    """A device that is no device, or is not in this machine."""
+    config = case.config
+    for field in ("train_device", "temp_device"):
+        name = config.get(field)
+        if not re.fullmatch(r"(cpu|mps|(cuda|xpu)(:\d{1,3})?)", name):
+            message = f"{field} is {name!r}, which is no device."
+            yield refuse(field, message, "Use cuda, cuda:1, mps or cpu.")
+    if not case.hardware.present:
+        message = f"train_device is {config.train_device}, but this machine has no such GPU."
+        yield refuse("train_device", message, "Use cpu, or a machine with a GPU.")
+
+
+def precision(case: Case) -> Iterator[Problem]:
+    """A precision that the device lacks, or is slow at."""
+    config, hardware = case.config, case.hardware
+    if hardware.kind == "cpu" and config.train_dtype is DataType.FLOAT_16:
+        message = "train_dtype is FLOAT_16, at which CPUs are slow."
+        yield warn("train_dtype", message, "Use FLOAT_32 or BFLOAT_16.")
+    if not hardware.present or hardware.bfloat16:
+        return
+    lacks = f"which {hardware.name} has no units for"
+    if config.train_dtype is DataType.BFLOAT_16:
+        fix = "Use FLOAT_16, with FLOAT_32 as fallback_train_dtype; presets named T4 do."
+        yield refuse("train_dtype", f"train_dtype is BFLOAT_16, {lacks}.", fix)
+    if config.fallback_train_dtype is DataType.BFLOAT_16:
+        message = f"fallback_train_dtype is BFLOAT_16, {lacks}."
+        yield warn("fallback_train_dtype", message, "Use FLOAT_32.")
+    for part in case.facts.parts:
+        if config.get(f"{part}.weight_dtype") is DataType.BFLOAT_16:
+            field = f"{part}.weight_dtype"
+            yield warn(field, f"{field} is BFLOAT_16, {lacks}.", "Use FLOAT_16 or FLOAT_32.")
+
+
+RULES: tuple[Rule, ...] = (device, precision)

@@ -1,0 +1,209 @@
+"""Rules about the model: what its type, the method and the output format allow together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from modules.config.case import Case, Rule, refuse, shown, warn
+from modules.config.describe import settings
+from modules.config.enums import DataType, LossWeight, ModelFormat, PeftType, TrainingMethod
+from modules.config.models import MODELS
+from modules.config.problems import Problem
+from modules.config.resolve import CUSTOM
+from modules.config.section import unknown_name
+
+FULL_FORMATS = frozenset(
+    {
+        ModelFormat.DIFFUSERS,
+        ModelFormat.ORIGINAL_SINGLE_FILE,
+        ModelFormat.ORIGINAL_TRANSFORMER,
+        ModelFormat.COMFY_TRANSFORMER,
+        ModelFormat.LEGACY_SAFETENSORS,
+    }
+)
+WHOLE_NUMBERS = frozenset({DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16})
+"""Types in which weights can be trained themselves; the rest are for frozen weights."""
+COMPUTED = WHOLE_NUMBERS | {DataType.TFLOAT_32}
+"""Types that a computation can run in."""
+
+
+def method(case: Case) -> Iterator[Problem]:
+    """A method that the model type lacks."""
+    chosen = case.config.training_method
+    if chosen not in case.facts.methods:
+        words = ", ".join(word.value for word in case.facts.methods)
+        message = f"training_method is {chosen.value}, which {case.facts.title} does not have."
+        yield refuse("training_method", message, f"Use one of {words}.")
+
+
+def output_format(case: Case) -> Iterator[Problem]:
+    """A format of another method, or one that the model type cannot be written as."""
+    config, chosen = case.config, case.config.output_model_format
+    fitting = fitting_formats(case)
+    if chosen in fitting or config.training_method not in case.facts.methods:
+        return
+    words = ", ".join(word.value for word in fitting)
+    message = (
+        f"output_model_format is {chosen.value}, but {config.training_method.value} of "
+        f"{case.facts.title} cannot be written so."
+    )
+    yield refuse("output_model_format", message, f"Use one of {words}.")
+
+
+def fitting_formats(case: Case) -> list[ModelFormat]:
+    """Formats that the method's result can be written in for the model type."""
+    return [word for word in case.facts.formats if _method_of(word, case.config.training_method)]
+
+
+def _method_of(word: ModelFormat, method: TrainingMethod) -> bool:
+    if method is TrainingMethod.LORA:
+        return word.value.endswith("_LORA")
+    if method is TrainingMethod.EMBEDDING:
+        return word is ModelFormat.SAFETENSORS
+    return word in FULL_FORMATS
+
+
+def destination(case: Case) -> Iterator[Problem]:
+    """An output path whose ending does not fit the format."""
+    config = case.config
+    path = PurePath(config.output_model_destination)
+    if config.output_model_format is ModelFormat.DIFFUSERS:
+        if path.suffix == ".safetensors":
+            message = f"output_model_destination is {path}, but DIFFUSERS is a folder."
+            fix = f"Use {path.with_suffix('')}, or another output_model_format."
+            yield refuse("output_model_destination", message, fix)
+    elif path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        message = f"output_model_destination ends in {path.suffix}, but models are safetensors."
+        fix = f"Use {path.with_suffix('.safetensors')}."
+        yield refuse("output_model_destination", message, fix)
+
+
+def loss_weight(case: Case) -> Iterator[Problem]:
+    """A loss weight that the model's objective has no meaning for."""
+    chosen = case.config.loss_weight_fn
+    flow = case.facts.objective == "flow"
+    allowed = (LossWeight.CONSTANT, LossWeight.SIGMA) if flow else tuple(LossWeight)[:-1]
+    if chosen not in allowed:
+        kind = "a flow model" if flow else "not a flow model"
+        words = ", ".join(word.value for word in allowed)
+        message = f"loss_weight_fn is {chosen.value}, but {case.facts.title} is {kind}."
+        yield refuse("loss_weight_fn", message, f"Use one of {words}.")
+
+
+def caption_dropout(case: Case) -> Iterator[Problem]:
+    """Dropping captions where the model type cannot."""
+    if case.facts.caption_dropout:
+        return
+    for part in case.facts.text_encoders:
+        value = case.config.get(f"{part}.dropout_probability")
+        if value > 0:
+            field = f"{part}.dropout_probability"
+            message = f"{field} is {value:g}, but {case.facts.title} cannot drop captions."
+            yield refuse(field, message, "Set it to 0.")
+
+
+def layer_filter(case: Case) -> Iterator[Problem]:
+    """A filter preset that the model type lacks, or a filter that cannot select."""
+    yield from _filter(case, "", case.config.layer_filter_preset, case.config.layer_filter)
+    section = case.config.quantization
+    yield from _filter(case, "quantization.", section.layer_filter_preset, section.layer_filter)
+
+
+def _filter(case: Case, prefix: str, name: str, text: str) -> Iterator[Problem]:
+    if name != CUSTOM and name not in case.facts.filters:
+        field = f"{prefix}layer_filter_preset"
+        words = ", ".join([*case.facts.filters, CUSTOM])
+        message = f"{field} is {name!r}, which {case.facts.title} does not have."
+        hint = unknown_name(name, case.facts.filters).partition(". ")[2]
+        near = f"{hint} " if hint.startswith("Did") else ""
+        yield refuse(field, message, f"{near}Use one of {words}.")
+    field = f"{prefix}layer_filter"
+    items = [item.strip() for item in text.split(",")]
+    if text and "" in items:
+        message = f"{field} is {text!r}, with an empty item, which selects every layer."
+        yield warn(field, message, "Remove the comma too many.")
+    if case.config.get(f"{prefix}layer_filter_regex"):
+        for item in items:
+            try:
+                re.compile(item)
+            except (re.error, RecursionError, OverflowError) as failure:
+                message = f"{field} item {item!r} is no regular expression: {failure}."
+                fix = f"Mend it (a comma ends an item), or turn {prefix}layer_filter_regex off."
+                yield refuse(field, message, fix)
+
+
+def something_trains(case: Case) -> Iterator[Problem]:
+    """A run in which nothing would change."""
+    config = case.config
+    if config.learning_rate == 0 and not any(
+        config.get(f"{part}.learning_rate") for part in case.facts.parts
+    ):
+        message = "learning_rate is 0, so nothing would be learned."
+        yield refuse("learning_rate", message, "Use 3e-4 for a LoRA, 1e-5 for a whole model.")
+    trainable = (case.facts.denoiser, *case.facts.text_encoders)
+    methods = (TrainingMethod.LORA, TrainingMethod.FINE_TUNE)
+    if config.training_method in methods and not any(
+        config.get(f"{part}.train") for part in trainable
+    ):
+        fields = " or ".join(f"{part}.train" for part in trainable)
+        field = f"{case.facts.denoiser}.train"
+        yield refuse(field, "No part of the model trains.", f"Set {fields} to true.")
+    lora = config.training_method is TrainingMethod.LORA and config.peft_type is not PeftType.OFT_2
+    if lora and config.lora_alpha == 0:
+        message = "lora_alpha is 0, which scales the adapter to nothing."
+        yield refuse("lora_alpha", message, "Use the rank, or 1.")
+
+
+def weight_types(case: Case) -> Iterator[Problem]:
+    """Types of numbers that cannot be trained, computed in, or written."""
+    config = case.config
+    for field in ("train_dtype", "fallback_train_dtype"):
+        value = config.get(field)
+        if value not in COMPUTED:
+            message = f"{field} is {value.value}, in which nothing can be computed."
+            yield refuse(field, message, "Use FLOAT_32, FLOAT_16, BFLOAT_16 or TFLOAT_32.")
+    if config.training_method is not TrainingMethod.FINE_TUNE:
+        return
+    for part in (case.facts.denoiser, *case.facts.text_encoders):
+        section, field = config.get(part), f"{part}.weight_dtype"
+        if not section.train:
+            continue
+        if section.weight_dtype not in WHOLE_NUMBERS:
+            message = f"{field} is {section.weight_dtype.value}, which cannot be trained itself."
+            fix = f"Use BFLOAT_16 or FLOAT_32, train a LoRA, or set {part}.train to false."
+            yield refuse(field, message, fix)
+        elif section.weight_dtype is DataType.FLOAT_16:
+            message = f"{field} is FLOAT_16, in which small updates of the weights get lost."
+            yield warn(field, message, "Use FLOAT_32, or BFLOAT_16 with stochastic rounding.")
+
+
+def without_effect(case: Case) -> Iterator[Problem]:
+    """A setting that was changed though it counts for other model types only.
+
+    Sections of parts that the model lacks are left out: files carry them for every model.
+    """
+    config = case.config
+    parts = {part for facts in MODELS.values() for part in facts.parts}
+    for setting in settings(type(config)):
+        if setting.path.partition(".")[0] in parts or setting.path.startswith("text_encoder"):
+            continue
+        value = config.get(setting.path)
+        if value == setting.default or setting.fits_model(config) or not setting.is_reached(config):
+            continue
+        message = f"{setting.path} is {shown(value)}, which has no effect on {case.facts.title}."
+        yield warn(setting.path, message, f"Set it to {shown(setting.default)}.")
+
+
+RULES: tuple[Rule, ...] = (
+    method,
+    output_format,
+    destination,
+    loss_weight,
+    caption_dropout,
+    layer_filter,
+    something_trains,
+    weight_types,
+    without_effect,
+)

@@ -1,0 +1,237 @@
+"""Every rule, by what it says: the value, the rule and the fix."""
+
+# ruff: noqa: E501 - a message is read whole, on one line
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from modules.config import MODELS, ModelType, TrainConfig, TrainingMethod, checks, validate
+from modules.config import rules_files as files
+from modules.config.case import Case, DataFacts
+from modules.config.hardware import Hardware, detect
+
+H100 = Hardware("cuda", "NVIDIA H100", memory_gib=80)
+T4 = Hardware("cuda", "Tesla T4", bfloat16=False, memory_gib=15)
+
+
+@pytest.fixture
+def good(tmp_path, monkeypatch):
+    """A config that can run: a LoRA for a model in a folder, one image to learn from."""
+    monkeypatch.chdir(tmp_path)
+    Path("model").mkdir()
+    Path("images/below").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save("images/a.png")
+    return TrainConfig().update(
+        training_method="LORA",
+        base_model_name=str(tmp_path / "model"),
+        output_model_format="KOHYA_LORA",
+        output_model_destination=str(tmp_path / "out" / "lora.safetensors"),
+        concepts=[{"name": "cats", "path": str(tmp_path / "images")}],
+        samples=[{"prompt": "a cat"}],
+        learning_rate=3e-4,
+        train_device="cuda",
+        **{"text_encoder.train": False},
+    )
+
+
+def said(config, hardware=H100, data=None):
+    return "\n".join(f"{p.severity} {p}" for p in validate(config, hardware, data))
+
+
+def test_a_config_that_can_run_has_no_problems(good):
+    assert said(good) == ""
+
+
+FLUX = {
+    "model_type": "FLUX_DEV_1",
+    "output_model_format": "DIFFUSERS_LORA",
+    "train_dtype": "BFLOAT_16",
+}
+FULL = {"training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS"}
+FILE = "output_model_destination"
+TAGS = "concepts.0.text.tag_dropout_special_tags"
+
+CASES = [
+    # what the engine can do
+    ({"multi_gpu": True}, "error multi_gpu: multi_gpu is true, which this engine cannot honour. Set it to false."),
+    ({"debug_mode": True}, "warning debug_mode: debug_mode is true, but nothing is dumped. Set it to false to silence this."),
+    ({"model_type": "IDEOGRAM_4", "output_model_format": "COMFY_LORA"}, "error model_type: model_type is IDEOGRAM_4, which this engine cannot do. Use "),
+    ({"cloud.enabled": True}, "error cloud.enabled: cloud.enabled is true, but this engine trains on the machine where it is started. Start it there, and set cloud.enabled to false."),
+    # model, method, format
+    ({"model_type": "Z_IMAGE", "training_method": "EMBEDDING"}, "error training_method: training_method is EMBEDDING, which Z-Image does not have. Use one of FINE_TUNE, LORA."),
+    ({"output_model_format": "DIFFUSERS"}, "error output_model_format: output_model_format is DIFFUSERS, but LORA of Stable Diffusion 1.5 cannot be written so. Use one of DIFFUSERS_LORA, KOHYA_LORA, ORIGINAL_LORA, COMFY_LORA, LEGACY_LORA."),
+    ({**FULL, "output_model_format": "ORIGINAL_TRANSFORMER"}, "cannot be written so. Use one of LEGACY_SAFETENSORS, DIFFUSERS, ORIGINAL_SINGLE_FILE."),
+    ({**FULL, FILE: "models/a.safetensors"}, f"error {FILE}: {FILE} is models/a.safetensors, but DIFFUSERS is a folder. Use models/a, or another output_model_format."),
+    ({FILE: "models/a.ckpt"}, f"error {FILE}: {FILE} ends in .ckpt, but models are safetensors. Use models/a.safetensors."),
+    ({**FLUX, "loss_weight_fn": "MIN_SNR_GAMMA"}, "error loss_weight_fn: loss_weight_fn is MIN_SNR_GAMMA, but Flux.1 is a flow model. Use one of CONSTANT, SIGMA."),
+    ({"loss_weight_fn": "SIGMA"}, "loss_weight_fn is SIGMA, but Stable Diffusion 1.5 is not a flow model. Use one of CONSTANT, P2, MIN_SNR_GAMMA, DEBIASED_ESTIMATION."),
+    ({**FLUX, "model_type": "QWEN", "text_encoder.dropout_probability": 0.1}, "error text_encoder.dropout_probability: text_encoder.dropout_probability is 0.1, but Qwen-Image cannot drop captions. Set it to 0."),
+    ({"layer_filter_preset": "blockz"}, "error layer_filter_preset: layer_filter_preset is 'blockz', which Stable Diffusion 1.5 does not have. Use one of full, attn-mlp, attn-only, custom."),
+    ({"quantization.layer_filter_preset": "attn-mpl"}, "Did you mean attn-mlp? Use one of full, attn-mlp, attn-only, custom."),
+    ({"layer_filter": "attn1,"}, "warning layer_filter: layer_filter is 'attn1,', with an empty item, which selects every layer. Remove the comma too many."),
+    ({"layer_filter": "a(", "layer_filter_regex": True}, "error layer_filter: layer_filter item 'a(' is no regular expression: missing ), unterminated subpattern at position 1. Mend it (a comma ends an item), or turn layer_filter_regex off."),
+    ({"learning_rate": 0}, "error learning_rate: learning_rate is 0, so nothing would be learned. Use 3e-4 for a LoRA, 1e-5 for a whole model."),
+    ({"unet.train": False}, "error unet.train: No part of the model trains. Set unet.train or text_encoder.train to true."),
+    ({"lora_alpha": 0}, "error lora_alpha: lora_alpha is 0, which scales the adapter to nothing. Use the rank, or 1."),
+    ({"train_dtype": "INT_8"}, "error train_dtype: train_dtype is INT_8, in which nothing can be computed. Use FLOAT_32, FLOAT_16, BFLOAT_16 or TFLOAT_32."),
+    ({**FULL, "unet.weight_dtype": "FLOAT_8"}, "error unet.weight_dtype: unet.weight_dtype is FLOAT_8, which cannot be trained itself. Use BFLOAT_16 or FLOAT_32, train a LoRA, or set unet.train to false."),
+    ({**FULL, "unet.weight_dtype": "FLOAT_16"}, "warning unet.weight_dtype: unet.weight_dtype is FLOAT_16, in which small updates of the weights get lost. Use FLOAT_32, or BFLOAT_16 with stochastic rounding."),
+    ({**FLUX, "generalized_offset_noise": True}, "warning generalized_offset_noise: generalized_offset_noise is true, which has no effect on Flux.1. Set it to false."),
+    # training
+    ({"optimizer": {"optimizer": "SGD", "fused_back_pass": True}}, "error optimizer.fused_back_pass: optimizer.fused_back_pass is true, which SGD cannot do. Set it to false, or use ADAFACTOR."),
+    ({"optimizer.fused_back_pass": True}, "optimizer.fused_back_pass is true, but so is optimizer.fused, which updates all at once. Set optimizer.fused to false."),
+    ({"optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": True}, "gradient_accumulation_steps": 2}, "warning optimizer.fused_back_pass: optimizer.fused_back_pass is true, but gradients are accumulated, so no memory is saved. Set gradient_accumulation_steps to 1, or it to false."),
+    ({"optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": True}, "multi_gpu": True, "fused_gradient_reduce": False}, "optimizer.fused_back_pass is true, but fused_gradient_reduce is false. Set fused_gradient_reduce to true."),
+    ({**FULL, "unet.offload_fraction": 0.5}, "error unet.offload_fraction: unet.offload_fraction is 0.5, but layers that train can only be offloaded if they are updated in the backward pass. Set optimizer.fused_back_pass to true, or the fraction to 0."),
+    ({"optimizer.optimizer": "PRODIGY"}, "warning learning_rate: learning_rate is 0.0003, but PRODIGY finds its step size itself and multiplies it by that. Use 1.0."),
+    ({"learning_rate": 1}, "warning learning_rate: learning_rate is 1, at which ADAMW diverges. Use 3e-4 for a LoRA, 1e-5 for a whole model."),
+    ({"optimizer.optimizer": "SCHEDULE_FREE_ADAMW", "learning_rate_scheduler": "COSINE"}, "error learning_rate_scheduler: learning_rate_scheduler is COSINE, but SCHEDULE_FREE_ADAMW needs none. Use CONSTANT."),
+    ({"learning_rate_scheduler": "ADAFACTOR"}, "learning_rate_scheduler is ADAFACTOR, but the optimizer is ADAMW. Use CONSTANT, or that optimizer."),
+    ({"learning_rate_scheduler": "CUSTOM", "custom_learning_rate_scheduler": "Cosine"}, "error custom_learning_rate_scheduler: custom_learning_rate_scheduler is Cosine, but must name a class as module.Class. Give one, or use another learning_rate_scheduler."),
+    ({"learning_rate_warmup_steps": 1}, "warning learning_rate_warmup_steps: learning_rate_warmup_steps is 1, a share of the run: its whole length. Use a smaller share, such as 0.1, or more than 1 for steps."),
+    ({"min_noising_strength": 0.8, "max_noising_strength": 0.5}, "error min_noising_strength: min_noising_strength is 0.8, but max_noising_strength is 0.5. Let the first be below the second."),
+    ({**FULL, "force_v_prediction": True, "force_epsilon_prediction": True}, "error force_v_prediction: force_v_prediction and force_epsilon_prediction are both true. Set one of them to false."),
+    ({"rescale_noise_scheduler_to_zero_terminal_snr": True, "force_epsilon_prediction": True}, "rescale_noise_scheduler_to_zero_terminal_snr is true, which needs a model that predicts velocity, but force_epsilon_prediction is true. Set it to false."),
+    ({"mse_strength": 0}, "error mse_strength: mse_strength, mae_strength, log_cosh_strength, huber_strength are all 0. Set mse_strength to 1."),
+    ({"resolution": "big"}, "error resolution: resolution is 'big', but must be a size in pixels. Write 512, or 512,768 for several, or 768x512."),
+    ({"resolution": "768x512,512"}, "resolution is '768x512,512', but must be a size in pixels."),
+    ({"resolution": "768x512", "aspect_ratio_bucketing": False}, "resolution is '768x512', but without aspect_ratio_bucketing images are square. Write one number, or turn aspect_ratio_bucketing on."),
+    ({**FLUX, "resolution": "512,32"}, "resolution is '512,32', but Flux.1 works in steps of 64 px. Use at least 64."),
+    ({"concepts.0.image.enable_resolution_override": True, "concepts.0.image.resolution_override": ""}, "error concepts.0.image.resolution_override: concepts.0.image.resolution_override is '', but must be a size in pixels."),
+    ({"validation": True}, "error validation: validation is true, but no enabled concept is of type VALIDATION. Add one, or set validation to false."),
+    ({**FULL, "concepts.0.type": "PRIOR_PREDICTION"}, "error concepts.0.type: concepts.0.type is PRIOR_PREDICTION, which only training_method LORA can do. Use STANDARD, or train a LoRA."),
+    ({"concepts.0.text.prompt_source": "concept"}, "error concepts.0.text.prompt_path: concepts.0.text.prompt_path is empty, but no file is there. Name a text file, or set prompt_source to sample."),
+    ({"concepts.0.text.tag_dropout_enable": True, "concepts.0.text.tag_dropout_special_tags_mode": "WHITELIST", TAGS: "tags.txt"}, f"error {TAGS}: {TAGS} is tags.txt, but no file is there. Check the path, or write the tags themselves."),
+    ({"concepts.0.text.caps_randomize_enable": True, "concepts.0.text.caps_randomize_mode": "title, shout"}, "concepts.0.text.caps_randomize_mode has 'shout', which is no way to write capitals. Use any of capslock, first, random, title."),
+    ({"concepts.0.balancing": 0}, "warning concepts.0.balancing: concepts.0.balancing is 0, so no image of the concept is seen. Raise it, or disable the concept."),
+    ({"samples.0.width": 500}, "error samples.0.width: samples.0.width is 500 px, but must be a multiple of 8 px. Use 496 or 504."),
+    ({"training_method": "EMBEDDING", "output_model_format": "SAFETENSORS", "additional_embeddings": [{}]}, "error additional_embeddings: '<embedding>' stands for 2 embeddings. Give each a placeholder of its own."),
+    ({"additional_embeddings": [{"placeholder": " "}]}, "An embedding has no placeholder. Give it a word of its own."),
+    # files
+    ({"base_model_name": " "}, "error base_model_name: base_model_name is empty, but every run starts from a model. Give a hub id, a diffusers folder or a file."),
+    ({"base_model_name": "./no/model"}, "error base_model_name: base_model_name is ./no/model, but nothing is there. Check the path, or give a hub id."),
+    ({"base_model_name": "package://nobody/model"}, "base_model_name: package://nobody/model names the package 'nobody', which is not installed. Install nobody, or give the path of a folder or file."),
+    ({"base_model_name": "package://modules/../../secret"}, "package://modules/../../secret leads outside the package 'modules'. Give a path below the package, without '..'."),
+    ({"concepts": None}, "error concept_file_name: concept_file_name is training_concepts/concepts.json, but there is no such file. Name a file of concepts, or put concepts into the config."),
+    ({"concepts.0.enabled": False}, "error concepts: No enabled concept has images to train on. Add a concept with a folder of images, or enable one."),
+    ({"concepts.0.path": ""}, "error concepts.0.path: Concept 'cats': the path is empty. Give the folder of its images."),
+    ({"concepts.0.path": "/no/such/folder"}, "error concepts.0.path: Concept 'cats': the path is /no/such/folder, but there is no such folder. Check it."),
+    ({"concepts.0.path": "images/dogs"}, "error concepts.0.path: Concept 'cats': the path is images/dogs, but there is no such folder."),
+    ({"concepts.0.path": "someone/cats"}, "warning concepts.0.path: Concept 'cats': the path is someone/cats, which is no folder here; it is taken for a hub data set."),
+    ({"concepts.0.path": "model"}, "error concepts.0.path: Concept 'cats': the path is model, where there are no images. Put images there (.avif, .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp), or turn include_subdirectories on."),
+    ({"cache_dir": "a\0b"}, "error cache_dir: cache_dir holds a zero byte, which no path can. Remove it."),
+    ({"workspace_dir": ""}, "error workspace_dir: workspace_dir is empty. Give a path."),
+    ({"workspace_dir": "images/a.png/run"}, "error workspace_dir: workspace_dir is images/a.png/run, but "),
+    # machine
+    ({"train_device": "gpu"}, "error train_device: train_device is 'gpu', which is no device. Use cuda, cuda:1, mps or cpu."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "expected"), CASES)
+def test_a_rule_says_value_rule_and_fix(good, changes, expected):
+    assert expected in said(good.update(**changes))
+
+
+def test_every_rule_is_among_the_cases(good, tmp_path):
+    """A rule without a case here fails this test; so does one that never speaks."""
+    silent = set(checks.RULES)
+    situations = [(good.update(**changes), H100, None) for changes, _ in CASES]
+    situations.append((good.update(batch_size=4), T4, DataFacts(2)))
+    situations.append((good.update(train_dtype="BFLOAT_16"), T4, None))
+    for config, hardware, data in situations:
+        case = Case(config, MODELS[config.model_type], hardware, data)
+        silent -= {rule for rule in silent if any(True for _ in rule(case))}
+    silent = {rule.__name__ for rule in silent}
+    # speaks only while the engine cannot stop a part, see the test below
+    assert silent <= {"stops_a_part"}
+
+
+def test_bfloat16_on_a_gpu_without_it_points_to_the_presets_for_it(good):
+    text = said(good.update(train_dtype="BFLOAT_16", **{"vae.weight_dtype": "BFLOAT_16"}), T4)
+    assert (
+        "error train_dtype: train_dtype is BFLOAT_16, which Tesla T4 has no units for. Use "
+        "FLOAT_16, with FLOAT_32 as fallback_train_dtype; presets named T4 do." in text
+    )
+    assert "warning vae.weight_dtype: vae.weight_dtype is BFLOAT_16, which Tesla T4" in text
+    assert "warning fallback_train_dtype: fallback_train_dtype is BFLOAT_16" in text
+    safe = good.update(train_dtype="FLOAT_16", fallback_train_dtype="FLOAT_32")
+    assert said(safe, T4) == ""
+
+
+def test_a_gpu_that_is_not_there_is_refused(good):
+    missing = Hardware("cuda", "cuda:9", present=False)
+    assert (
+        "train_device is cuda:9, but this machine has no such GPU. Use cpu, or a machine"
+        in said(good.update(train_device="cuda:9"), missing)
+    )
+    assert not detect("cuda:123").present
+    assert detect("cpu") == Hardware("cpu", "cpu")
+
+
+def test_half_precision_on_a_cpu_is_slow(good):
+    text = said(good.update(train_device="cpu"), Hardware("cpu", "cpu"))
+    assert text == (
+        "warning train_dtype: train_dtype is FLOAT_16, at which CPUs are slow. "
+        "Use FLOAT_32 or BFLOAT_16."
+    )
+
+
+def test_what_is_known_of_the_data_is_used(good):
+    data = DataFacts(images=3)
+    config = good.update(batch_size=4, epochs=10)
+    assert "batch_size is 4, but there are 3 images. Use at most 3." in said(config, data=data)
+    assert (
+        "learning_rate_warmup_steps is 200, but the run is only 10 steps, so the learning rate "
+        "never reaches its peak. Use 1, or 0.1 for a tenth." in said(config, data=data)
+    )
+
+
+def test_a_part_that_the_engine_would_not_stop_is_refused(good, monkeypatch):
+    from modules.config import rules_engine
+
+    table = {k: v for k, v in rules_engine.HONOURED.items() if "stop_training_after" not in k}
+    monkeypatch.setattr(rules_engine, "HONOURED", table)
+    changes = {"unet.stop_training_after": 5, "unet.stop_training_after_unit": "EPOCH"}
+    assert (
+        "error unet.stop_training_after_unit: unet should stop training after 5 EPOCH, which this "
+        "engine cannot do. Set unet.stop_training_after_unit to NEVER, or unet.train to false."
+        in said(good.update(**changes))
+    )
+    assert "should stop" not in said(good.update(**{**changes, "epochs": 5}))
+
+
+@pytest.mark.parametrize(("limit", "severity"), [("LITTLE_DISK", "warning"), ("NO_DISK", "error")])
+def test_a_disk_with_little_space_is_named(good, monkeypatch, limit, severity):
+    monkeypatch.setattr(files, "LITTLE_DISK", 2**60)
+    monkeypatch.setattr(files, limit, 2**60)
+    text = said(good)
+    assert f"{severity} workspace_dir: workspace_dir is workspace/run, on a disk with " in text
+    assert "GiB left. Free some space, or choose a folder on another disk." in text
+
+
+def test_images_in_folders_below_count_only_if_they_are_read(good):
+    Path("images/a.png").rename("images/below/a.png")
+    assert "where there are no images" in said(good)
+    assert said(good.update(**{"concepts.0.include_subdirectories": True})) == ""
+
+
+def test_errors_come_before_warnings(good):
+    found = validate(good.update(debug_mode=True, multi_gpu=True), H100)
+    assert [problem.severity for problem in found] == ["error", "warning"]
+
+
+def test_checking_writes_nothing(good, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    validate(good)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", ModelType)
+def test_every_model_type_has_its_facts(kind):
+    facts = MODELS[kind]
+    assert facts.filters["full"].layer_filter == ""
+    assert all(part in TrainConfig.model_fields for part in facts.parts)
+    assert facts.denoiser in ("unet", "transformer", "prior")
+    assert TrainingMethod.LORA in facts.methods
