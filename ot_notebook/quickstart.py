@@ -99,27 +99,20 @@ def open_lab(folder: Path) -> int:
 def _execute(source: Path, target: Path, folder: Path) -> None:
     """Run a notebook with this interpreter and write it with its outputs, as far as it came."""
     import nbformat
-    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    class ThisPython(KernelSpecManager):  # type: ignore[misc, unused-ignore]
-        """A kernel called python3 may belong to another environment; this one does not."""
-
-        def get_kernel_spec(self, kernel_name: str) -> Any:
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-            return KernelSpec(argv=command, display_name=kernel_name, language="python")
-
     notebook = nbformat.read(source, as_version=4)
+    log = target.with_name("kernel.log")
     client = NotebookClient(
         notebook,
-        km=AsyncKernelManager(kernel_spec_manager=ThisPython()),
+        kernel_manager_class=_kernel_of_this_python(),
         timeout=CELL_SECONDS,
         resources={"metadata": {"path": str(folder)}},
     )
     try:
-        client.execute()
+        with log.open("wb") as output:
+            client.execute(stdout=output, stderr=output)
     except CellExecutionError as error:
         raise DemoError(
             f"A cell of the quickstart failed.\n{error.ename}: {error.evalue}\n"
@@ -128,10 +121,24 @@ def _execute(source: Path, target: Path, folder: Path) -> None:
     except (CellTimeoutError, DeadKernelError) as error:
         raise DemoError(
             f"The quickstart did not end: {error}\nIs the machine out of memory, or very busy? "
-            f"The notebook as far as it came: {target}"
+            f"The notebook as far as it came: {target}; what the kernel said: {log}"
         ) from error
     finally:
         nbformat.write(notebook, target)
+
+
+def _kernel_of_this_python() -> Any:
+    """A kernel called python3 may belong to another environment; this one does not."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):  # type: ignore[misc, unused-ignore]
+        @property
+        def kernel_spec(self) -> Any:
+            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            return KernelSpec(argv=command, display_name="Python 3", language="python")
+
+    return ThisPython
 
 
 def _newest_run(workspace: Path) -> Run:
