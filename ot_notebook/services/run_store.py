@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modules.training.events import ENDED, EVENT_TYPES, Event, LossUpdate, Progress, TrainingState
+from ot_notebook.services.network_drive import LocalCopy, is_network
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,11 +100,15 @@ class RunStore:
     """The runs of one workspace. Any thread may call it; another process may read meanwhile.
 
     Args:
-        path: the file; its folder exists. It is made with the first run.
+        path: the file; its folder exists. It is made with the first run. On a network drive it is
+            a copy, renewed twice a minute and on `close`, of a file on this machine.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
+        self._copy = LocalCopy(self.path) if is_network(self.path.parent) else None
+        self.behind = ""
+        """Why the file on a network drive is not up to date, in words; empty if it is."""
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._keys: dict[str, int] = {}
@@ -166,10 +171,15 @@ class RunStore:
 
     def close(self) -> None:
         """Let go of the file; a later call opens it again."""
-        with self._lock:
-            if self._connection is not None:
+        with self._lock, self._plain_errors():
+            if self._connection is None:
+                return
+            try:
+                if self._copy is not None:
+                    self._copy.push(self._connection, now=True)
+            finally:
                 self._connection.close()
-            self._connection = None
+                self._connection = None
 
     # ---------------------------------------------------------------- reading
 
@@ -328,19 +338,38 @@ class RunStore:
                 self._connection = self._open()
             with self._connection:  # commits, or rolls back on an error
                 yield self._connection
+            self._renew_copy(self._copy, self._connection)
+
+    def _renew_copy(self, copy: LocalCopy | None, connection: sqlite3.Connection) -> None:
+        if copy is None:
+            return
+        try:
+            copy.push(connection)
+            self.behind = ""
+        except OSError as error:
+            self.behind = f"{self.path} cannot be renewed: {error}. {copy.file} has everything."
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         with self._plain_errors():
             if not self.path.exists():
                 raise StoreError(f"{self.path} does not exist. No run has used this workspace yet.")
-            uri = f"{self.path.absolute().as_uri()}?mode=ro"
+            if self._copy is None:
+                uri = f"{self.path.as_uri()}?mode=ro"
+            elif self._connection is not None:
+                uri = f"{self._copy.file.as_uri()}?mode=ro"
+            else:
+                uri = f"{self.path.as_uri()}?immutable=1"  # replaced whole, never written to
             with closing(sqlite3.connect(uri, uri=True, timeout=5)) as connection:
                 _check(connection, self.path)
                 yield connection
 
     def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=5, check_same_thread=False)
+        file = self.path
+        if self._copy is not None:
+            self._copy.fetch()
+            file = self._copy.file
+        connection = sqlite3.connect(file, timeout=5, check_same_thread=False)
         try:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 connection.executescript(
@@ -365,6 +394,9 @@ class RunStore:
             else:
                 fix = "Move that file away, or choose another workspace_dir."
             raise StoreError(f"{self.path} cannot be used: {error}. {fix}") from error
+        except OSError as error:
+            fix = "Free some space there, or choose another workspace_dir."
+            raise StoreError(f"{self.path} cannot be written: {error}. {fix}") from error
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

@@ -417,6 +417,8 @@ class TrainerService(t.HasTraits):
     def _keep(self, live: LiveRun, said: Sequence[_Said]) -> None:
         try:
             live.keep([(one.time, one.event) for one in said])
+            if live.store.behind:
+                self._readers.warn(live.store.behind)
         except (StoreError, KeyError) as error:
             self._readers.warn(f"The run's history is not being saved: {error} Training goes on.")
 

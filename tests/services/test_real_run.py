@@ -1,0 +1,162 @@
+"""The service over the real trainer and the embedded model, a few steps each."""
+
+import shutil
+import threading
+import time
+
+import pytest
+import torch
+
+import ot_notebook as ot
+from modules.training import events as e
+from ot_notebook.services.run import RunFailedError
+from ot_notebook.services.trainer_service import CommandRefused, TrainerService
+
+SECONDS = 120
+
+EPOCHS = 60
+"""Long enough for a stop, which waits for the next delivery, to come before the end."""
+
+
+@pytest.fixture
+def service():
+    service = TrainerService()
+    yield service
+    if service.state not in ("idle", *e.ENDED):
+        service.stop()
+        service.run.wait(SECONDS)
+    service.close()
+
+
+@pytest.fixture
+def small(config, tmp_path):
+    """The quickstart on four pictures and one prompt: two steps an epoch, no samples due."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for picture in sorted(ot.assets.dataset("line art").glob("*.png"))[:4]:
+        shutil.copy(picture, pictures)
+        shutil.copy(picture.with_suffix(".txt"), pictures)
+    return config.update(
+        concepts=[{"name": "pictures", "path": str(pictures), "image_variations": 1}],
+        samples=[{"prompt": "a fox", "width": 64, "height": 64, "diffusion_steps": 2, "seed": 7}],
+        sample_after_unit="NEVER",
+        batch_size=2,
+        epochs=2,
+        learning_rate_warmup_steps=1,
+    )
+
+
+def reach(service, state):
+    until = time.monotonic() + SECONDS
+    while service.state != state and time.monotonic() < until:
+        time.sleep(0.01)
+        assert service.error is None, service.error.traceback
+    assert service.state == state
+
+
+def test_a_run_from_start_to_files_and_a_second_one_in_the_same_process(service, small):
+    from safetensors.torch import load_file
+
+    states = []
+    service.observe(lambda change: states.append(change.new), "state")
+    began = time.monotonic()
+    run = service.start(small)
+    assert time.monotonic() - began < 2, "the model loads on the training thread"
+    assert service.state == "loading"
+    run.wait(SECONDS)
+    assert service.state == "finished"
+    assert states[0] == "loading"
+    assert run.metrics()["step"].tolist() == [1, 2, 3, 4]
+    assert run.metrics()["loss"].between(0, 5).all()
+    first = load_file(small.output_model_destination)
+    assert any(tensor.abs().max() > 0 for name, tensor in first.items() if "lora_up" in name)
+    assert service.trainer is None, "the model is let go of"
+
+    again = service.start(small)
+    again.wait(SECONDS)
+    assert again.id != run.id
+    assert again.metrics()["loss"].tolist() == run.metrics()["loss"].tolist(), "same seed"
+    second = load_file(small.output_model_destination)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_every_command_reaches_the_trainer(service, small):
+    run = service.start(small.update(epochs=100_000))
+    reach(service, "training")
+    service.sample_default()
+    service.sample(ot.SampleConfig(prompt="an owl", width=64, height=64, diffusion_steps=2))
+    service.save()
+    service.backup()
+    service.pause()
+    reach(service, "paused")
+    step = service.trainer.step
+    time.sleep(0.3)
+    assert service.trainer.step == step
+    service.flush()
+    assert run.samples()["prompt"].tolist() == ["a fox", "an owl"]
+    assert run.samples()["kind"].tolist() == ["default", "custom"]
+    (save,), (backup,) = run.events("save"), run.events("backup")
+    assert save.path.is_file()
+    assert backup.path.is_dir()
+    with service.paused() as trainer:
+        assert trainer.model.unet is trainer.parts.module("unet")
+    assert service.state == "paused", "as it was before"
+    service.resume()
+    reach(service, "training")
+    asked = time.monotonic()
+    service.stop()
+    run.wait(SECONDS)
+    assert time.monotonic() - asked < 30
+    assert (service.state, run.state) == ("stopped", "stopped")
+    with pytest.raises(CommandRefused, match="the run has stopped"):
+        service.pause()
+
+
+def test_a_stop_while_it_loads_ends_it_without_a_step(service, small):
+    run = service.start(small)
+    service.stop()
+    run.wait(SECONDS)
+    assert service.state == "stopped"
+    assert service.step == 0
+    assert run.metrics().empty
+
+
+def test_a_run_is_stopped_and_resumed_exactly(service, small, tmp_path):
+    whole = small.update(epochs=EPOCHS, workspace_dir=str(tmp_path / "whole"))
+    service.start(whole).wait(SECONDS)
+    expected = service.run.metrics()["loss"].tolist()
+
+    reached = threading.Event()
+
+    @service.on("step")
+    def stop_at_five(update):
+        if update.step >= 5 and not reached.is_set():
+            reached.set()
+            service.stop()
+
+    half = small.update(epochs=EPOCHS, workspace_dir=str(tmp_path / "half"))
+    first = service.start(half)
+    first.wait(SECONDS)
+    taken = first.metrics()["loss"].tolist()
+    assert 5 <= len(taken) < len(expected)
+    assert taken == expected[: len(taken)]
+    second = service.start(half.update(continue_last_backup=True), after=first)
+    second.wait(SECONDS)
+    assert taken + second.metrics()["loss"].tolist() == expected
+    assert service.history.points("loss", 999)[1].tolist() == expected
+
+
+def test_a_run_that_fails_says_why_and_leaves_the_service_ready(service, small, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(ot.assets.model(), damaged)
+    (weights,) = (damaged / "unet").glob("*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    run = service.start(small.update(base_model_name=str(damaged)))
+    with pytest.raises(RunFailedError):
+        run.wait(SECONDS)
+    assert (service.state, run.state) == ("failed", "failed")
+    assert service.error.advice
+    assert service.error.traceback.startswith("Traceback")
+    assert service.trainer is None
+    service.start(small).wait(SECONDS)
+    assert service.state == "finished"
