@@ -82,18 +82,26 @@ def open_lab(folder: Path) -> int:
         DemoError: if JupyterLab is missing or the notebook cannot be copied.
     """
     _need("jupyterlab", "ipykernel", extra="lab")
-    source = notebook_file()
+    command = [sys.executable, "-m", "jupyterlab", str(notebook_in(folder))]
+    return subprocess.run(command, cwd=folder, check=False).returncode
+
+
+def notebook_in(folder: Path) -> Path:
+    """The quickstart's path from `folder`; a copy is put there unless it lies below it already.
+
+    Raises:
+        DemoError: if it cannot be copied.
+    """
+    source, folder = notebook_file().resolve(), folder.resolve()
+    if source.is_relative_to(folder):
+        return source.relative_to(folder)  # a checkout: no second copy
     target = folder / source.name
-    if source.resolve().is_relative_to(folder.resolve()):
-        target = source.resolve().relative_to(folder.resolve())  # a checkout: no second copy
-    elif not target.exists():  # a copy that the user has worked in stays
+    if not target.exists():  # a copy that the user has worked in stays
         try:
             shutil.copyfile(source, target)
         except OSError as error:
             raise DemoError(f"{target} cannot be written: {error}.") from error
-    return subprocess.run(
-        [sys.executable, "-m", "jupyterlab", str(target)], cwd=folder, check=False
-    ).returncode
+    return target.relative_to(folder)
 
 
 def _execute(source: Path, target: Path, folder: Path) -> None:
