@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import assert_never
 
+from modules.cli_config import build_config_app
 from modules.config import ConfigError, Problem, TrainConfig, validate
 from modules.training import events as e
 
@@ -36,16 +38,20 @@ SetOption = Annotated[
 def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
     """The command line; `find_preset` turns a preset's name into its file."""
     app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-    console, errors = Console(), Console(stderr=True)
+    console, errors = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
     def load(config: Path | None, preset: str | None, settings: list[str] | None) -> TrainConfig:
         try:
-            merged, warnings = _load(config, find_preset(preset) if preset else None)
+            below = find_preset(preset) if preset else None
+            source = config or below
+            if source is None:
+                raise ValueError("Nothing to load. Name a config file, or a preset with --preset.")
+            loaded, warnings = TrainConfig.load(source, below if config else None)
             for warning in warnings:
-                errors.print(f"[yellow]{escape(str(warning))}")
-            return merged.update(**dict(_setting(text) for text in settings or []))
+                errors.print(f"[yellow]warning[/] {escape(str(warning))}", highlight=False)
+            return loaded.update(**dict(_setting(text) for text in settings or []))
         except (ConfigError, ValueError, OSError) as error:
-            errors.print(f"[red]{escape(str(error))}")
+            errors.print(f"[red]error[/] {escape(str(error))}", highlight=False)
             raise typer.Exit(INVALID) from None
 
     @app.command()
@@ -62,29 +68,24 @@ def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
         config: ConfigArgument = None,
         preset: PresetOption = None,
         settings: SetOption = None,
+        as_json: Annotated[
+            bool, typer.Option("--json", help="Print the problems as a JSON list.")
+        ] = False,
     ) -> None:
         """Say what is wrong with a config; exit code 2 if it cannot run."""
         problems = validate(load(config, preset, settings))
-        for problem in problems:
-            _print_problem(problem, errors)
-        if any(problem.severity == "error" for problem in problems):
-            raise typer.Exit(INVALID)
-        console.print("This config can run.")
+        blocked = any(problem.severity == "error" for problem in problems)
+        if as_json:
+            typer.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
+        else:
+            for problem in problems:
+                _print_problem(problem, errors)
+            if not blocked:
+                console.print("This config can run.")
+        raise typer.Exit(INVALID if blocked else 0)
 
+    app.add_typer(build_config_app(load), name="config")
     return app
-
-
-def _load(config: Path | None, preset: Path | None) -> tuple[TrainConfig, list[str]]:
-    if preset is None:
-        if config is None:
-            raise ValueError("Nothing to load. Name a config file, or a preset with --preset.")
-        return TrainConfig.load(config)
-    base, warnings = TrainConfig.load(preset)
-    if config is None:
-        return base, warnings
-    over = json.loads(config.read_text(encoding="utf-8"))
-    merged, more = TrainConfig.load({**json.loads(preset.read_text(encoding="utf-8")), **over})
-    return merged, [*warnings, *more]
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -93,15 +94,14 @@ def _setting(text: str) -> tuple[str, Any]:
     if not separator:
         raise ValueError(f"--set {text} has no value. Write --set {text}=VALUE.")
     try:
-        return path, json.loads(value)
-    except json.JSONDecodeError:
-        return path, value
+        return path.strip(), json.loads(value)
+    except (ValueError, RecursionError):
+        return path.strip(), value
 
 
 def _print_problem(problem: Problem, console: Console) -> None:
     colour = "red" if problem.severity == "error" else "yellow"
-    text = f"{problem.field}: {problem.message} {problem.fix}"
-    console.print(f"[{colour}]{problem.severity}[/] {escape(text)}")
+    console.print(f"[{colour}]{problem.severity}[/] {escape(str(problem))}", highlight=False)
 
 
 def _train(config: TrainConfig, console: Console, errors: Console) -> int:

@@ -105,7 +105,7 @@ def _described(defaults: Section, prefix: str, group: str, outer: Show) -> Itera
             nullable=nullable,
             choices=tuple(kind) if isinstance(kind, type) and issubclass(kind, Enum) else (),
             default=value,
-            help=info.description or "",
+            help=" ".join((info.description or "").split()),
             unit=show.unit,
             group=heading,
             level=show.level,

@@ -32,30 +32,57 @@ _SILENT = ("__version", "__description")
 """Keys about the file itself."""
 
 
+Source = str | PathLike[str] | Mapping[str, Any]
+
+
 def load(
-    cls: type[Config], source: str | PathLike[str] | Mapping[str, Any]
+    cls: type[Config], source: Source, preset: Source | None = None
 ) -> tuple[Config, list[Problem]]:
     """See `TrainConfig.load`."""
     warnings: list[Problem] = []
-    folder = Path()
-    if isinstance(source, Mapping):
-        data: Any = source
-    else:
-        path = Path(resolve(fspath(source)))
-        folder = path.parent
-        data = read_json(path, warnings)
-        if isinstance(data, list):
-            raise error(
-                "",
-                f"{path} holds a list, as files of concepts or samples do, not a config.",
-                "Name it in concept_file_name or sample_definition_file_name of a config.",
-            )
-    if not isinstance(data, Mapping):
-        raise error("", f"The config is {clip(data)}, but must be an object.", "Name another file.")
-    data = _prepared(dict(_copied(data)), warnings)
-    config = cls.parse(data, kept=(ANY_KEY,))
+    data, folder = _migrated(source, warnings)
+    if preset is not None:
+        below, _ = _migrated(preset, warnings)
+        data = _laid_over(below, data)
+    config = cls.parse(resolve_loaded(data, warnings), kept=(ANY_KEY,))
     _report_unknown(config, warnings)
     return _with_files(config, folder, warnings), warnings
+
+
+def _migrated(source: Source, warnings: list[Problem]) -> tuple[dict[str, Any], Path]:
+    """The plain values of a source in today's layout, and the folder it lies in."""
+    if isinstance(source, Mapping):
+        return _prepared(dict(_copied(source)), warnings), Path()
+    path = Path(resolve(fspath(source)))
+    data = read_json(path, warnings)
+    if isinstance(data, list):
+        raise error(
+            "",
+            f"{path} holds a list, as files of concepts or samples do, not a config.",
+            "Name it in concept_file_name or sample_definition_file_name of a config.",
+        )
+    if not isinstance(data, Mapping):
+        raise error("", f"The config is {clip(data)}, but must be an object.", "Name another file.")
+    return _prepared(dict(_copied(data)), warnings), path.parent
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two sets of values as one; in a section that both have, what stands above wins."""
+    merged = {**below, **above}
+    for name, value in above.items():
+        under = below.get(name)
+        if not isinstance(value, dict) or not isinstance(under, dict):
+            continue
+        same = name != "optimizer" or value.get("optimizer") in (None, under.get("optimizer"))
+        merged[name] = _laid_over(under, value) if same else value
+    for stated, derived in (
+        ("layer_filter_preset", ("layer_filter", "layer_filter_regex")),
+        ("layer_filter", ("layer_filter_preset", "layer_filter_regex")),
+    ):
+        if stated in above:  # what stands below it was said about another filter
+            for name in set(derived) - above.keys():
+                merged.pop(name, None)
+    return merged
 
 
 def load_concepts(path: Path) -> tuple[tuple[ConceptConfig, ...], list[Problem]]:
@@ -128,7 +155,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def _prepared(data: dict[str, Any], warnings: list[Problem]) -> dict[str, Any]:
-    """Migrated, freed of secrets and of keys about the file, and resolved."""
+    """In today's layout, without secrets and keys about the file."""
     if any(_filled(data.pop("secrets", None))):
         message = "The file holds secrets, which no config keeps."
         fix = "Put them into secrets.json or the HF_TOKEN environment variable, and remove them."
@@ -143,7 +170,8 @@ def _prepared(data: dict[str, Any], warnings: list[Problem]) -> dict[str, Any]:
             name: {"optimizer": name, **values} if isinstance(values, dict) else values
             for name, values in own.items()
         }
-    return resolve_loaded(_without(data, _SILENT), warnings)
+    cleaned: dict[str, Any] = _without(data, _SILENT)
+    return cleaned
 
 
 def _with_files(config: Config, folder: Path, warnings: list[Problem]) -> Config:

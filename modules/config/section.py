@@ -101,8 +101,8 @@ class Section(BaseModel):
         if not isinstance(data, Mapping):
             return data
         kept = (info.context or {}).get("kept", ())
-        filled = dict(data)
-        for name, value in data.items():
+        filled = {name: value for name, value in data.items() if name != "__version"}
+        for name, value in filled.items():
             field = cls.model_fields.get(name)
             if field is None and name not in kept and ANY_KEY not in kept:
                 raise ValueError(unknown_name(str(name), cls.model_fields))

@@ -88,12 +88,20 @@ class TrainConfig(
         return {**data, "samples": filled}
 
     @classmethod
-    def load(cls, source: str | PathLike[str] | Mapping[str, Any]) -> tuple[Self, list[Problem]]:
+    def load(
+        cls,
+        source: str | PathLike[str] | Mapping[str, Any],
+        preset: str | PathLike[str] | Mapping[str, Any] | None = None,
+    ) -> tuple[Self, list[Problem]]:
         """A config from a file or a dict, of any version of OneTrainer or ours.
 
         Full configs, packed exports, presets (with or without `#` in their name) and partial dicts
         all load; what they leave out has its default. Concepts and samples that are not inside are
         read from the files that the config names.
+
+        Args:
+            source: file or dict.
+            preset: what gives the settings that `source` leaves out, instead of the defaults.
 
         Returns:
             The config, and a warning for each thing in it that was passed over.
@@ -103,7 +111,7 @@ class TrainConfig(
         """
         from modules.config.files import load
 
-        return load(cls, source)
+        return load(cls, source, preset)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the config as JSON that OneTrainer reads too; all of it, or nothing.

@@ -121,7 +121,7 @@ class OptimisationSettings(Section):
     ema: Annotated[EMAMode, Show()] = EMAMode.OFF
     """Keep a moving average of the weights, which is what is sampled and saved."""
 
-    ema_decay: Annotated[Fraction, Show(when=_EMA)] = 0.999
+    ema_decay: Annotated[Fraction, Show(when=_EMA, applies="now")] = 0.999
     """How slowly the average moves."""
 
     ema_update_step_interval: Annotated[Positive, Show(unit="steps", when=_EMA)] = 5
@@ -150,16 +150,16 @@ class LossSettings(Section):
 
     GROUP: ClassVar[str] = "Loss and noise"
 
-    mse_strength: Annotated[NonNegative, Show()] = 1.0
+    mse_strength: Annotated[NonNegative, Show(applies="now")] = 1.0
     """Share of the squared error in the loss."""
 
-    mae_strength: Annotated[NonNegative, Show()] = 0.0
+    mae_strength: Annotated[NonNegative, Show(applies="now")] = 0.0
     """Share of the absolute error in the loss."""
 
-    log_cosh_strength: Annotated[NonNegative, Show()] = 0.0
+    log_cosh_strength: Annotated[NonNegative, Show(applies="now")] = 0.0
     """Share of the log-cosh error in the loss."""
 
-    huber_strength: Annotated[NonNegative, Show()] = 0.0
+    huber_strength: Annotated[NonNegative, Show(applies="now")] = 0.0
     """Share of the Huber error in the loss."""
 
     huber_delta: Annotated[Annotated[Real, Field(gt=0)], Show()] = 1.0
@@ -170,7 +170,7 @@ class LossSettings(Section):
     ] = 1.0
     """Share of the variational bound, for models that predict their variance."""
 
-    loss_weight_fn: Annotated[LossWeight, Show(level="basic")] = LossWeight.CONSTANT
+    loss_weight_fn: Annotated[LossWeight, Show(level="basic", applies="now")] = LossWeight.CONSTANT
     """How the loss of a timestep is weighted."""
 
     loss_weight_strength: Annotated[
@@ -181,13 +181,13 @@ class LossSettings(Section):
     loss_scaler: Annotated[LossScaler, Show()] = LossScaler.NONE
     """Multiply the loss by this batch size."""
 
-    offset_noise_weight: Annotated[NonNegative, Show()] = 0.0
+    offset_noise_weight: Annotated[NonNegative, Show(applies="now")] = 0.0
     """Noise added to whole channels, which teaches very dark and bright pictures."""
 
     generalized_offset_noise: Annotated[bool, Show(families=_SD)] = False
     """Scale offset noise with the timestep."""
 
-    perturbation_noise_weight: Annotated[NonNegative, Show()] = 0.0
+    perturbation_noise_weight: Annotated[NonNegative, Show(applies="now")] = 0.0
     """Noise that the model is not asked to predict."""
 
     rescale_noise_scheduler_to_zero_terminal_snr: Annotated[bool, Show(families=_SD)] = False

@@ -205,3 +205,10 @@ def test_a_sample_takes_the_model_types_size_and_steps():
     assert (sample.width, sample.height, sample.cfg_scale) == (768, 1024, 7.5)
     flux = SampleConfig.for_model(config.update(model_type="FLUX_DEV_1").model_type, prompt="x")
     assert (flux.diffusion_steps, flux.cfg_scale) == (30, 3.5)
+
+
+def test_what_to_dict_gives_is_taken_back_by_update_and_constructor():
+    config = TrainConfig().update(concepts=[{"path": "a"}], samples=[{"prompt": "b"}], epochs=7)
+    data = config.to_dict()
+    assert TrainConfig().update(**{"samples": data["samples"]}).samples == config.samples
+    assert TrainConfig.parse(data) == config
