@@ -10,11 +10,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modules.data.ahead import CachingStopped as CachingStopped
     from modules.data.batches import Batch as Batch
     from modules.data.batches import Batches as Batches
     from modules.data.dataset import Dataset as Dataset
     from modules.data.dataset import build as build
-    from modules.data.encode import CachingStopped as CachingStopped
     from modules.data.encode import Encoder as Encoder
     from modules.data.findings import DataProblem as DataProblem
     from modules.data.items import Item as Item
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Batch": "modules.data.batches",
     "Batches": "modules.data.batches",
-    "CachingStopped": "modules.data.encode",
+    "CachingStopped": "modules.data.ahead",
     "DataProblem": "modules.data.findings",
     "Dataset": "modules.data.dataset",
     "Encoder": "modules.data.encode",

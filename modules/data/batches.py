@@ -1,19 +1,24 @@
-"""Batches in an order that the seed alone decides, from any position on."""
+"""Batches in an order that the seed alone decides, made ready while the last one trains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from modules.config.enums import BalancingStrategy
-from modules.data.dataset import Dataset
-from modules.data.draws import permutation
+from modules.config.enums import ConceptType, Leftovers
+from modules.data.dataset import Dataset, Encodings
+from modules.data.schedule import BucketPlan, Indices, Schedule
+
+READY = 2
+"""Batches that are made before they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +34,14 @@ class Batch:
     """Factor of each image's loss, [B]."""
     size: Tensor
     """[B, 6] pixels: original height and width, top and left of the crop, height and width."""
+    prior: Tensor
+    """Whether the image is of a PRIOR_PREDICTION concept, [B], bool."""
     items: tuple[int, ...]
     """Which images they are, indices into the data set's `items`."""
-
-
-@dataclass(frozen=True)
-class _Looks:
-    """What an epoch shows: item and variation of each look, in no order yet."""
-
-    items: NDArray[np.int64]
-    variations: NDArray[np.int64]
-    buckets: NDArray[np.int32]
+    mask: Tensor | None = None
+    """[B, 1, H, W] in 0 ... 1, all 1 for an image without; None where none of the set has one."""
+    conditioning: Tensor | None = None
+    """Latents of the conditioning images, [B, C, H, W]."""
 
 
 class Batches(Iterator[Batch]):
@@ -47,101 +49,150 @@ class Batches(Iterator[Batch]):
 
     Args:
         dataset: what to deliver.
-        batch_size: images of a batch.
+        batch_size: images of a batch on each rank.
         seed: decides the order; the same seed makes the same batches.
+        leftovers: what becomes of images that fill no batch of their size.
+        rank: which share of each batch this process takes.
+        ranks: how many share one; positions count batches of all of them together.
+        pin: put batches where a GPU can fetch them by itself.
+
+    Raises:
+        ConfigError: if no epoch would have a batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int) -> None:
-        self._data, self._size, self._seed = dataset, batch_size, seed
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        leftovers: Leftovers = Leftovers.PAD,
+        rank: int = 0,
+        ranks: int = 1,
+        pin: bool = False,
+    ) -> None:
         self.epoch = 0
         """Epoch of the next batch."""
         self.position = 0
         """Batches of that epoch that were delivered."""
-        self._planned: tuple[int, list[NDArray[np.int64]], _Looks] | None = None
-        self._weights = np.array(
-            [dataset.concepts[item.concept].loss_weight for item in dataset.items], np.float32
-        )
-        self._members = [
-            np.array([i for i, item in enumerate(dataset.items) if item.concept == concept])
-            for concept in range(len(dataset.concepts))
-        ]
+        self._data, self._pin = dataset, pin
+        self._mine = slice(rank * batch_size, (rank + 1) * batch_size)
+        self._schedule = Schedule(dataset, batch_size * ranks, seed, leftovers)
+        self._order = _fingerprint(dataset, batch_size * ranks, seed, leftovers)
+        concepts = [dataset.concepts[item.concept] for item in dataset.items]
+        weights = [concept.loss_weight for concept in concepts]
+        self._weights = np.array(weights, np.float32)
+        self._prior = np.array([c.type is ConceptType.PRIOR_PREDICTION for c in concepts])
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next = (0, 0)
+        self._ready: deque[Future[tuple[Batch, int, int]]] = deque()
 
     def __next__(self) -> Batch:
-        batches, looks = self._plan(self.epoch)
-        batch = self._collate(looks, batches[self.position])
-        self.position += 1
-        if self.position == len(batches):
-            self.epoch, self.position = self.epoch + 1, 0
+        while len(self._ready) <= READY:
+            self._ready.append(self._pool.submit(self._make))
+        batch, self.epoch, self.position = self._ready.popleft().result()
         return batch
 
     def batches_in(self, epoch: int) -> int:
         """Batches of an epoch."""
-        looks = self._looks(epoch)
-        return int(np.ceil(np.bincount(looks.buckets) / self._size).sum())
+        return self._schedule.batches_in(epoch)
 
-    def state_dict(self) -> dict[str, int]:
+    def buckets(self, epoch: int = 0) -> list[BucketPlan]:
+        """What an epoch does with the images of each size."""
+        return self._schedule.buckets(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
         """The position, for a backup."""
-        return {"epoch": self.epoch, "position": self.position}
+        return {"epoch": self.epoch, "position": self.position, "order": self._order}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a position."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> str:
+        """Go on from a position.
+
+        Returns:
+            What could not be taken up: if images, batch size or seed have changed since, the epoch
+            begins anew. Empty if all was.
+        """
+        while self._ready:
+            self._ready.pop().cancel()
+        self._pool.submit(lambda: None).result()  # none is being made any more
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
+        note = ""
+        if state.get("order") != self._order and self.position:
+            note = (
+                f"The training set, the batch size or the seed is another than in the backup, so "
+                f"epoch {self.epoch + 1} begins anew."
+            )
+            self.position = 0
+        self._next = (self.epoch, self.position)
+        return note
 
-    def _looks(self, epoch: int) -> _Looks:
-        items, variations = [], []
-        for concept, members in zip(self._data.concepts, self._members, strict=True):
-            if not len(members):
-                continue
-            count = int(concept.balancing)
-            if concept.balancing_strategy is BalancingStrategy.REPEATS:
-                count = int(len(members) * concept.balancing)
-            looks = np.arange(epoch * count, (epoch + 1) * count)
-            items.append(members[looks % len(members)])
-            variations.append(looks // len(members))
-        item, variation = np.concatenate(items), np.concatenate(variations)
-        return _Looks(item, variation, self._data.buckets[self._data.images.at(item, variation)])
+    def _make(self) -> tuple[Batch, int, int]:
+        """The next batch and the position after it; runs on the pool's one thread."""
+        epoch, position = self._next
+        while position >= self._schedule.batches_in(epoch):
+            epoch, position = epoch + 1, 0
+        order = self._schedule.epoch(epoch)
+        batch = self._collate(
+            order.items[position, self._mine], order.variations[position, self._mine]
+        )
+        position += 1
+        if position >= self._schedule.batches_in(epoch):
+            epoch, position = epoch + 1, 0
+        self._next = epoch, position
+        return batch, epoch, position
 
-    def _plan(self, epoch: int) -> tuple[list[NDArray[np.int64]], _Looks]:
-        """Looks of each batch of an epoch, in order."""
-        if self._planned is None or self._planned[0] != epoch:
-            looks = self._looks(epoch)
-            batches = []
-            for bucket in np.unique(looks.buckets):
-                members = np.flatnonzero(looks.buckets == bucket)
-                members = members[permutation(len(members), self._seed, epoch, int(bucket))]
-                missing = -len(members) % self._size
-                members = np.append(members, np.resize(members, missing))
-                batches += list(members.reshape(-1, self._size))
-            order = permutation(len(batches), self._seed, epoch, len(self._data.sizes))
-            self._planned = epoch, [batches[i] for i in order], looks
-        return self._planned[1], self._planned[2]
-
-    def _collate(self, looks: _Looks, chosen: NDArray[np.int64]) -> Batch:
+    def _collate(self, items: Indices, variations: Indices) -> Batch:
         data = self._data
-        items, variations = looks.items[chosen], looks.variations[chosen]
-        positions = data.images.at(items, variations)
-        rows = [data.images[position] for position in positions]
-        latents = torch.stack([data.image_shards[shard]["latents"][row] for shard, row in rows])
+        places = data.images.at(items, variations)
+        pairs = list(zip(items.tolist(), variations.tolist(), strict=True))
+        latents = data.images.stack(places)["latents"]
         condition = None
         if data.texts is not None:
-            rows = [data.texts[position] for position in data.texts.at(items, variations)]
-            condition = {
-                name: torch.stack([data.text_shards[shard][name][row] for shard, row in rows])
-                for name in data.text_shards[rows[0][0]]
-            }
-        pairs = list(zip(items.tolist(), variations.tolist(), strict=True))
-        size = data.sizes[looks.buckets[chosen[0]]]
-        shapes = [(data.items[i].height, data.items[i].width) for i, _ in pairs]
-        return Batch(
+            condition = data.texts.stack(data.texts.at(items, variations))
+        bucket = data.sizes[data.buckets[places[0]]]
+        sizes = [
+            (data.items[item].height, data.items[item].width, *crop, *bucket)
+            for item, crop in zip(items.tolist(), data.crops[places].tolist(), strict=True)
+        ]
+        batch = Batch(
             latents,
             condition,
             [data.caption(item, variation) for item, variation in pairs],
             torch.from_numpy(self._weights[items]),
-            torch.tensor(
-                [
-                    (*s, *c, *size)
-                    for s, c in zip(shapes, data.crops[positions].tolist(), strict=True)
-                ]
-            ),
+            torch.tensor(sizes),
+            torch.from_numpy(self._prior[items]),
             tuple(items.tolist()),
+            None if data.masks is None else _masks(data.masks, places, latents),
+            None if data.conditioning is None else data.conditioning.stack(places)["latents"],
         )
+        return _pinned(batch) if self._pin else batch
+
+
+def _masks(encodings: Encodings, places: Indices, latents: Tensor) -> Tensor:
+    masks = torch.ones(len(latents), 1, *latents.shape[-2:])
+    for mask, place in zip(masks, places.tolist(), strict=True):
+        if row := encodings.get(place):
+            mask.copy_(row["mask"]).div_(255)
+    return masks
+
+
+def _pinned(batch: Batch) -> Batch:
+    condition = batch.condition
+    return replace(
+        batch,
+        latents=batch.latents.pin_memory(),
+        condition=condition and {name: t.pin_memory() for name, t in condition.items()},
+        mask=batch.mask if batch.mask is None else batch.mask.pin_memory(),
+    )
+
+
+def _fingerprint(dataset: Dataset, *settings: object) -> str:
+    """Differs wherever the order of the batches does."""
+    digest = hashlib.sha256(repr(settings).encode())
+    digest.update(dataset.digests.tobytes())
+    digest.update(dataset.buckets.tobytes())
+    shares: Sequence[object] = [
+        (concept.balancing, concept.balancing_strategy, concept.seed)
+        for concept in dataset.concepts
+    ]
+    digest.update(repr(shares).encode())
+    return digest.hexdigest()[:16]

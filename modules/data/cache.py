@@ -21,18 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.atomic import atomic_file
+from modules.data.ahead import CachingStopped
 
 SHARD_BYTES = 64 << 20
 """A shard is written when it has grown to this size: large enough for network drives."""
-KEY_BYTES = 16
 
 Row = tuple[int, int]
 """Number of a shard in its space, and of the row in the shard."""
-
-
-def key_of(*parts: object) -> bytes:
-    """Name of an encoding: equal if and only if what it was made from is."""
-    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()[:KEY_BYTES]
 
 
 class Space:
@@ -79,8 +74,12 @@ class Space:
         return loaded
 
     @contextmanager
-    def writing(self, should_stop: Callable[[], bool]) -> Iterator[bool]:
-        """Alone to fill this space; waits for another process that does. False if told to stop."""
+    def writing(self, should_stop: Callable[[], bool]) -> Iterator[None]:
+        """Alone to fill this space; waits for another process that does.
+
+        Raises:
+            CachingStopped: if told to stop while waiting.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         while True:
@@ -89,18 +88,18 @@ class Space:
                 break
             except Timeout:
                 if should_stop():
-                    yield False
-                    return
+                    raise CachingStopped from None
         try:
             self.refresh()
-            yield True
+            yield
         finally:
             lock.release()
 
     def write(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> None:
         """Publish a shard; `rows` are stacked, [len(keys), ...]."""
         names = [key.hex() for key in keys]
-        path = self.folder / f"{key_of(names).hex()}.safetensors"
+        digest = hashlib.sha256("".join(names).encode()).hexdigest()[:32]
+        path = self.folder / f"{digest}.safetensors"
         with atomic_file(path) as temporary:
             contiguous = {name: tensor.contiguous() for name, tensor in rows.items()}
             save_file(contiguous, temporary, {"keys": json.dumps(names)})

@@ -3,54 +3,70 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from modules.config import ConceptConfig
 from modules.config.enums import ConceptType
 from modules.config.problems import error
-from modules.data import captions
-from modules.data.buckets import Size, Target, targets
-from modules.data.cache import Row, Space, key_of
-from modules.data.draws import stream
+from modules.data.ahead import CachingStopped
+from modules.data.buckets import Size
+from modules.data.cache import Row, Space
 from modules.data.encode import (
-    CachingStopped,
     Encoder,
+    Mask,
     Picture,
-    digest_files,
+    Progress,
     encode_captions,
+    encode_masks,
     encode_pictures,
 )
 from modules.data.findings import DataProblem, Findings
-from modules.data.images import View, draw_view
+from modules.data.images import View
 from modules.data.items import Item, Scan
+from modules.data.plan import Framing, Planned, Planner, plan
+
+TRAINED = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
+NOWHERE: Row = (-1, -1)
 
 
-class Variations:
-    """Where the encodings of each item's variations are, in arrays rather than objects.
+class Encodings:
+    """One tensor or more for each variation of each item, on disk until it is used.
 
     Args:
+        space: what holds them.
         rows: for each item, the place of each of its variations.
     """
 
-    def __init__(self, rows: Sequence[Sequence[Row]]) -> None:
+    def __init__(self, space: Space, rows: Sequence[Sequence[Row]]) -> None:
         self.count: NDArray[np.int32] = np.fromiter(map(len, rows), np.int32, len(rows))
+        """Variations of each item."""
         self._first = np.cumsum(self.count, dtype=np.int64) - self.count
-        flat = [row for item in rows for row in item]
-        self._rows = np.array(flat, np.int32).reshape(-1, 2)
+        flat = np.array([row for item in rows for row in item], np.int32).reshape(-1, 2)
+        self._rows = flat
+        self._shards = space.load([shard for shard in np.unique(flat[:, 0]).tolist() if shard >= 0])
 
     def at(self, items: NDArray[np.int64], variations: NDArray[np.int64]) -> NDArray[np.int64]:
         """Flat position of an item's variation; counts on from the first after the last."""
         return self._first[items] + variations % self.count[items]
 
-    def __getitem__(self, position: int) -> Row:
-        shard, row = self._rows[position]
-        return int(shard), int(row)
+    def get(self, place: int) -> Mapping[str, Tensor] | None:
+        """The tensors at a flat position, each [...]; None where there are none."""
+        shard, row = self._rows[place].tolist()
+        if shard < 0:
+            return None
+        return {name: tensor[row] for name, tensor in self._shards[shard].items()}
+
+    def stack(self, places: NDArray[np.int64]) -> dict[str, Tensor]:
+        """The tensors at some flat positions, each [B, ...], where there surely are some."""
+        rows = [(self._shards[shard], row) for shard, row in self._rows[places].tolist()]
+        return {name: torch.stack([held[name][row] for held, row in rows]) for name in rows[0][0]}
 
 
 @dataclass(frozen=True)
@@ -63,26 +79,26 @@ class Dataset:
     """SHA-256 of each item's file, [items, 32]."""
     sizes: tuple[Size, ...]
     """The buckets."""
-    buckets: NDArray[np.int32]
-    """Bucket of each variation, an index into `sizes`, by flat position."""
+    buckets: NDArray[np.int16]
+    """Bucket of each image variation, an index into `sizes`, by flat position."""
     crops: NDArray[np.int32]
-    """Top and left of each variation's crop in the scaled image, [variations, 2]."""
-    images: Variations
-    texts: Variations | None
+    """Top and left of its crop in the scaled image, [variations, 2]."""
+    images: Encodings
+    masks: Encodings | None
+    conditioning: Encodings | None
+    texts: Encodings | None
     """None while a text encoder trains: captions are then encoded in the loop."""
-    image_shards: dict[int, dict[str, Tensor]]
-    text_shards: dict[int, dict[str, Tensor]]
     problems: tuple[DataProblem, ...]
+    planner: Planner
 
     def __len__(self) -> int:
         return len(self.items)
 
     def caption(self, index: int, variation: int) -> str:
         """What is said about an item in a variation."""
-        concept = self.concepts[self.items[index].concept]
         if self.texts is not None:
-            variation %= concept.text_variations
-        return _caption(concept, self.items[index], self.digests[index].tobytes(), variation)
+            variation %= int(self.texts.count[index])
+        return self.planner.caption(self.items[index], self.digests[index].tobytes(), variation)
 
 
 def build(
@@ -96,11 +112,14 @@ def build(
     threads: int,
     report: Callable[[int, int], None],
     should_stop: Callable[[], bool],
+    masks: bool = False,
+    conditioning: bool = False,
+    types: Sequence[ConceptType] = TRAINED,
 ) -> Dataset:
     """Encode what the cache lacks of the images to train on, and say where everything is.
 
     Args:
-        found: what to train on; images of VALIDATION concepts are left out.
+        found: what to train on.
         encoder: the networks.
         cache_dir: folder of the cache; runs may share one.
         resolution: `512`, several as `512,768`, or width and height as `768x512`.
@@ -109,168 +128,192 @@ def build(
         threads: how many read and decode images.
         report: receives how many encodings are done, of how many.
         should_stop: asked between images.
+        masks: read the mask beside each image.
+        conditioning: encode the conditioning image beside each image too.
+        types: the kinds of concept that take part.
 
     Raises:
         CachingStopped: if told to stop; what was encoded is kept.
-        ConfigError: if nothing is left to train on, or the resolution is none.
+        ConfigError: if nothing is left to train on, or a setting cannot work.
     """
     findings = Findings()
-    chosen = found.only(ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
-    plan = _plan(chosen, resolution, quantum, bucketing, threads, should_stop, findings)
-    images = Space(cache_dir / f"image-{_short(encoder.image_identity)}")
-    texts = None
-    if encoder.text_identity is not None:
-        texts = Space(cache_dir / f"text-{_short(encoder.text_identity)}")
-
-    pictures = list(_missing_pictures(plan, images))
-    sayings = {} if texts is None else _missing_captions(plan, texts)
-    total = sum(len(picture.views) for picture in pictures) + len(sayings)
-    done = 0
-
-    def step(count: int) -> None:
-        nonlocal done
-        done += count
-        report(done, total)
-
-    if pictures:
-        with images.writing(should_stop) as go:
-            if not go:
-                raise CachingStopped
-            pictures = list(_missing_pictures(plan, images))  # another process may have been here
-            encode_pictures(pictures, encoder, images, threads, findings, step, should_stop)
-    if texts is not None and sayings:
-        with texts.writing(should_stop) as go:
-            if not go:
-                raise CachingStopped
-            sayings = _missing_captions(plan, texts)
-            encode_captions(sayings.items(), encoder, texts, step, should_stop)
+    framing = Framing(resolution, quantum, bucketing, masks, conditioning)
+    planner, planned = plan(found.only(*types), framing, threads, should_stop, findings)
+    if conditioning:
+        planned = _with_conditioning(planned, findings)
+    fill = _Fill(encoder, cache_dir, planned, threads, findings, report, should_stop)
+    fill.run()
     if should_stop():
         raise CachingStopped
-    return _assemble(found.concepts, plan, images, texts, findings)
+    return fill.dataset(found.concepts, planner)
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """An item with all that is drawn about it."""
+class _Fill:
+    """One filling of the cache."""
 
-    item: Item
-    digest: bytes
-    views: tuple[View, ...]
-    image_keys: tuple[bytes, ...]
-    captions: tuple[str, ...]
-    text_keys: tuple[bytes, ...]
+    def __init__(
+        self,
+        encoder: Encoder,
+        cache_dir: Path,
+        planned: list[Planned],
+        threads: int,
+        findings: Findings,
+        report: Callable[[int, int], None],
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self._encoder, self._planned, self._findings = encoder, planned, findings
+        self._images = Space(cache_dir / f"image-{_short(encoder.image_identity)}")
+        self._masks = Space(cache_dir / "mask")
+        self._texts = None
+        if encoder.text_identity is not None:
+            self._texts = Space(cache_dir / f"text-{_short(encoder.text_identity)}")
+        self._done, self._total, self._report = 0, 0, report
+        self._progress = Progress(threads, findings, self._step, should_stop)
 
+    def run(self) -> None:
+        """Encode what is missing."""
+        pictures, captions = list(self._pictures()), self._captions()
+        self._total = sum(len(picture.views) for picture in pictures) + len(captions)
+        if pictures:
+            with self._images.writing(self._progress.should_stop):
+                # asked again: another process may have encoded them while this one waited
+                encode_pictures(self._pictures(), self._encoder, self._images, self._progress)
+        if captions and self._texts is not None:
+            with self._texts.writing(self._progress.should_stop):
+                missing = self._captions().items()
+                encode_captions(missing, self._encoder, self._texts, self._progress)
+        self._grids = self._latent_grids()
+        if masks := list(self._missing_masks()):
+            self._total = self._done + sum(len(mask.places) for mask in masks)
+            with self._masks.writing(self._progress.should_stop):
+                encode_masks(self._missing_masks(), self._masks, self._progress)
 
-def _plan(
-    found: Scan,
-    resolution: str,
-    quantum: int,
-    bucketing: bool,
-    threads: int,
-    should_stop: Callable[[], bool],
-    findings: Findings,
-) -> list[_Planned]:
-    allowed: dict[int, tuple[Target, ...]] = {}
-    for index, concept in enumerate(found.concepts):
-        own = concept.image.enable_resolution_override
-        text = concept.image.resolution_override if own else resolution
-        try:
-            allowed[index] = targets(text, quantum, bucketing)
-        except ValueError as failure:
-            field = f"concepts.{index}.image.resolution_override" if own else "resolution"
-            raise error(field, str(failure), "") from None
-    plan = []
-    digests = digest_files(found.items, threads, should_stop, findings)
-    for item, digest in zip(found.items, digests, strict=True):
-        if digest:
-            plan.append(_draw(found.concepts[item.concept], item, digest, allowed[item.concept]))
-    return plan
-
-
-def _draw(
-    concept: ConceptConfig, item: Item, digest: bytes, allowed: tuple[Target, ...]
-) -> _Planned:
-    views, texts = [], []
-    for variation in range(concept.image_variations):
-        names = (concept.seed, digest.hex(), variation)
-        target = allowed[0] if len(allowed) == 1 else stream("size", *names).choice(allowed)
-        size = target.nearest(item.width, item.height)
-        views.append(draw_view(concept.image, item.width, item.height, size, *names))
-    for variation in range(concept.text_variations):
-        texts.append(_caption(concept, item, digest, variation))
-    return _Planned(
-        item,
-        digest,
-        tuple(views),
-        tuple(key_of("image", digest, view.changes()) for view in views),
-        tuple(texts),
-        tuple(key_of("text", text) for text in texts),
-    )
-
-
-def _caption(concept: ConceptConfig, item: Item, digest: bytes, variation: int) -> str:
-    if not captions.varies(concept.text, item.captions):
-        return captions.vary(concept.text, item.captions, stream())
-    rng = stream("caption", concept.seed, digest.hex(), variation)
-    return captions.vary(concept.text, item.captions, rng)
-
-
-def _missing_pictures(plan: Sequence[_Planned], space: Space) -> Iterator[Picture]:
-    """What to encode: a file is decoded once for all views of one size, a view encoded once."""
-    seen: set[bytes] = set()
-    for planned in plan:
-        by_size: dict[Size, list[tuple[bytes, View]]] = {}
-        for key, view in zip(planned.image_keys, planned.views, strict=True):
-            if key not in space and key not in seen:
-                seen.add(key)
-                by_size.setdefault(view.size, []).append((key, view))
-        for views in by_size.values():
-            yield Picture(planned.item, planned.digest, tuple(views))
-
-
-def _missing_captions(plan: Sequence[_Planned], space: Space) -> dict[bytes, str]:
-    pairs = (pair for p in plan for pair in zip(p.text_keys, p.captions, strict=True))
-    return {key: text for key, text in pairs if key not in space}
-
-
-def _assemble(
-    concepts: tuple[ConceptConfig, ...],
-    plan: Sequence[_Planned],
-    images: Space,
-    texts: Space | None,
-    findings: Findings,
-) -> Dataset:
-    usable = [p for p in plan if all(key in images for key in p.image_keys)]
-    if not usable:
-        raise error(
-            "concepts",
-            "No image is left to train on.",
-            "Add a concept with images, enable one, or mend what the warnings name.",
+    def dataset(self, concepts: tuple[ConceptConfig, ...], planner: Planner) -> Dataset:
+        """What the cache now holds of the plan."""
+        usable = [p for p in self._planned if self._complete(p)]
+        if not usable:
+            reasons = " ".join(map(str, self._findings.problems()))
+            message = f"No image is left to train on. {reasons}".rstrip()
+            raise error("concepts", message, "Add a concept with images, or enable one.")
+        self._hint_at_unused_captions(usable)
+        views = [view for planned in usable for view in planned.views]
+        sizes = tuple(sorted({view.size for view in views}))
+        number = {size: index for index, size in enumerate(sizes)}
+        image_rows = [[self._images[key] for key in p.image_keys()] for p in usable]
+        return Dataset(
+            concepts,
+            tuple(planned.item for planned in usable),
+            np.frombuffer(b"".join(p.digests.image for p in usable), np.uint8).reshape(-1, 32),
+            sizes,
+            np.array([number[view.size] for view in views], np.int16),
+            np.array([(view.top, view.left) for view in views], np.int32),
+            Encodings(self._images, image_rows),
+            self._optional(self._masks, [self._mask_keys(p) for p in usable], usable),
+            self._optional(self._images, [p.conditioning_keys() for p in usable], usable),
+            None
+            if self._texts is None
+            else Encodings(self._texts, [[self._texts[k] for k in p.text_keys()] for p in usable]),
+            self._findings.problems(),
+            planner,
         )
-    views = [view for planned in usable for view in planned.views]
-    sizes = tuple(sorted({view.size for view in views}))
-    number = {size: index for index, size in enumerate(sizes)}
-    image_rows = [[images[key] for key in p.image_keys] for p in usable]
-    text_rows = None
-    if texts is not None:
-        text_rows = [[texts[key] for key in p.text_keys] for p in usable]
-    return Dataset(
-        concepts,
-        tuple(planned.item for planned in usable),
-        np.frombuffer(b"".join(p.digest for p in usable), np.uint8).reshape(-1, 32),
-        sizes,
-        np.array([number[view.size] for view in views], np.int32),
-        np.array([(view.top, view.left) for view in views], np.int32),
-        Variations(image_rows),
-        None if text_rows is None else Variations(text_rows),
-        _open_shards(images, image_rows),
-        {} if texts is None or text_rows is None else _open_shards(texts, text_rows),
-        findings.problems(),
-    )
+
+    def _step(self, count: int) -> None:
+        self._done += count
+        self._report(self._done, self._total)
+
+    def _pictures(self) -> Iterator[Picture]:
+        """What to encode: a file is decoded once for all views of one size, a view encoded once."""
+        seen: set[bytes] = set()
+        for planned in self._planned:
+            item, digests = planned.item, planned.digests
+            places = [view.geometry() for view in planned.views]
+            hints = planned.conditioning_keys()
+            files = [
+                (item.name, digests.image, planned.image_keys(), planned.views),
+                (item.conditioning or "", digests.conditioning, hints, places),
+            ]
+            for name, digest, keys, views in files:
+                by_size: dict[Size, list[tuple[bytes, View]]] = {}
+                for key, view in zip(keys, views, strict=False):
+                    if key not in self._images and key not in seen:
+                        seen.add(key)
+                        by_size.setdefault(view.size, []).append((key, view))
+                for missing in by_size.values():
+                    yield Picture(item.source, name, digest, tuple(missing))
+
+    def _captions(self) -> dict[bytes, str]:
+        if self._texts is None:
+            return {}
+        named = (zip(p.text_keys(), p.captions, strict=True) for p in self._planned)
+        pairs = (pair for pairs in named for pair in pairs)
+        return {key: text for key, text in pairs if key not in self._texts}
+
+    def _latent_grids(self) -> dict[Size, tuple[int, int]]:
+        """Height and width of the latents of each size, as far as masks need it."""
+        grids: dict[Size, tuple[int, int]] = {}
+        for planned in self._planned:
+            if planned.digests.mask:
+                for key, view in zip(planned.image_keys(), planned.views, strict=True):
+                    if view.size not in grids and key in self._images:
+                        shard, _ = self._images[key]
+                        height, width = self._images.load([shard])[shard]["latents"].shape[-2:]
+                        grids[view.size] = height, width
+        return grids
+
+    def _mask_keys(self, planned: Planned) -> list[bytes]:
+        if not planned.digests.mask:
+            return []
+        return planned.mask_keys([self._grids[view.size] for view in planned.views])
+
+    def _missing_masks(self) -> Iterator[Mask]:
+        for planned in self._planned:
+            item = planned.item
+            if item.mask and all(view.size in self._grids for view in planned.views):
+                keys = self._mask_keys(planned)
+                grids = (self._grids[view.size] for view in planned.views)
+                places = zip(keys, planned.views, planned.circles, grids, strict=False)
+                missing = tuple(place for place in places if place[0] not in self._masks)
+                if missing:
+                    size = item.width, item.height
+                    yield Mask(item.source, item.mask, planned.digests.mask, size, missing)
+
+    def _complete(self, planned: Planned) -> bool:
+        """Whether all that belongs to an item was encoded; what was not is in the findings."""
+        keys = (*planned.image_keys(), *planned.conditioning_keys())
+        return all(key in self._images for key in keys) and all(
+            key in self._masks for key in self._mask_keys(planned)
+        )
+
+    def _optional(
+        self, space: Space, keys: Iterable[Sequence[bytes]], usable: Sequence[Planned]
+    ) -> Encodings | None:
+        rows = [
+            [space[key] for key in found] or [NOWHERE] * len(planned.views)
+            for found, planned in zip(keys, usable, strict=True)
+        ]
+        if all(row == NOWHERE for item in rows for row in item):
+            return None
+        return Encodings(space, rows)
+
+    def _hint_at_unused_captions(self, usable: Sequence[Planned]) -> None:
+        """Several captions beside an image, of which a cache of one variation uses but one."""
+        if self._texts is None:
+            return
+        for planned in usable:
+            if len(set(planned.item.captions)) > 1 and len(planned.captions) == 1:
+                message = "has several captions, of which one is cached and used."
+                fix = "Set text_variations of its concept to as many as shall be used."
+                self._findings.add("unused captions", planned.item.path, message, fix)
 
 
-def _open_shards(space: Space, rows: Sequence[Sequence[Row]]) -> dict[int, dict[str, Tensor]]:
-    return space.load(sorted({shard for item in rows for shard, _ in item}))
+def _with_conditioning(planned: list[Planned], findings: Findings) -> list[Planned]:
+    """The items that have a conditioning image."""
+    for one in planned:
+        if not one.digests.conditioning:
+            message = "has no conditioning image beside it, and is left out."
+            fix = "Add one of the same name that ends in -condlabel.png."
+            findings.add("unsupported", one.item.path, message, fix, skipped=True)
+    return [one for one in planned if one.digests.conditioning]
 
 
 def _short(identity: str) -> str:

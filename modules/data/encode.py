@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
+from modules.data.ahead import CachingStopped, ahead, chunks
 from modules.data.buckets import Size
 from modules.data.cache import Shelf, Space
 from modules.data.findings import Findings
-from modules.data.images import View, decode, render
-from modules.data.items import DAMAGE, Item, reason
-from modules.data.sources import read
+from modules.data.images import Circle, View, decode, render, render_mask
+from modules.data.items import DAMAGE, reason
+from modules.data.sources import Source, read
 
 PIXELS = 1 << 20
 """Pixels that are encoded at once: one picture of 1024 x 1024, or more smaller ones."""
@@ -28,13 +28,6 @@ PICTURES = 128
 """Pictures that are encoded at once, however small."""
 CAPTIONS = 32
 """Captions that are encoded at once."""
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
-
-
-class CachingStopped(Exception):  # noqa: N818 - not an error
-    """`should_stop` said so; what was encoded until then is kept."""
 
 
 class Encoder(Protocol):
@@ -54,54 +47,43 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A file and the views of it, all of one size, that the cache lacks."""
+    """An image file and the views of it, all of one size, that the cache lacks."""
 
-    item: Item
+    source: Source
+    name: str
     digest: bytes
     views: tuple[tuple[bytes, View], ...]
     """With the key of each."""
 
 
-def digest_files(
-    items: Sequence[Item], threads: int, should_stop: Callable[[], bool], findings: Findings
-) -> list[bytes]:
-    """SHA-256 of each item's file; empty for one that cannot be read, which is reported.
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """A mask file and its places that the cache lacks."""
 
-    Raises:
-        CachingStopped: if told to stop.
-    """
+    source: Source
+    name: str
+    digest: bytes
+    image_size: tuple[int, int]
+    """Width and height of the image that it belongs to."""
+    places: tuple[tuple[bytes, View, Circle | None, tuple[int, int]], ...]
+    """Key, view, what counts of the mask, height and width of the latents."""
 
-    def digest(item: Item) -> bytes:
-        try:
-            return hashlib.sha256(read(item.source, item.name)).digest()
-        except OSError as error:
-            message = f"cannot be read any more ({reason(error)}), and is left out."
-            findings.add("unreadable file", item.path, message, "Mend or remove it.", skipped=True)
-            return b""
 
-    with ThreadPoolExecutor(threads) as pool:
-        return list(_ahead(pool, digest, items, 64, should_stop))
+@dataclass(frozen=True)
+class Progress:
+    """Whom to tell, and whom to ask whether to go on."""
+
+    threads: int
+    findings: Findings
+    step: Callable[[int], None]
+    """Receives how many encodings were done."""
+    should_stop: Callable[[], bool]
 
 
 def encode_pictures(
-    pictures: Iterable[Picture],
-    encoder: Encoder,
-    space: Space,
-    threads: int,
-    findings: Findings,
-    step: Callable[[int], None],
-    should_stop: Callable[[], bool],
+    pictures: Iterable[Picture], encoder: Encoder, space: Space, progress: Progress
 ) -> None:
-    """Encode what is missing, size by size; a picture that fails is reported and left out.
-
-    Args:
-        pictures: what to encode.
-        encoder: the networks.
-        space: where to.
-        threads: how many read and decode.
-        findings: receives the trouble.
-        step: receives how many views were done.
-        should_stop: asked between pictures.
+    """Encode images size by size; a picture that fails is reported and left out.
 
     Raises:
         CachingStopped: if told to stop; what was encoded is kept.
@@ -111,26 +93,47 @@ def encode_pictures(
         by_size.setdefault(picture.views[0][1].size, []).append(picture)
 
     def prepare(picture: Picture) -> list[tuple[bytes, NDArray[np.uint8]]]:
-        return _prepare(picture, findings)
+        image = _decoded(picture.source, picture.name, picture.digest, progress.findings)
+        return [(key, render(image, view)) for key, view in picture.views] if image else []
 
-    with ThreadPoolExecutor(threads) as pool, _shelf(space) as shelf:
+    with _shelf(space) as shelf:
         for size, group in by_size.items():
-            at_once = max(1, min(PICTURES, PIXELS // (size.height * size.width)))
-            ready = _ahead(pool, prepare, group, 2 * at_once, should_stop)
-            views = (view for views in ready for view in views)
-            for batch in _chunks(views, at_once):
+            most = max(1, min(PICTURES, PIXELS // (size.height * size.width)))
+            ready = ahead(prepare, group, progress.threads, 2 * most, progress.should_stop)
+            for batch in chunks((view for views in ready for view in views), most):
                 pixels = torch.from_numpy(np.stack([pixels for _, pixels in batch]))
                 pixels = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
                 shelf.add([key for key, _ in batch], {"latents": encoder.encode_images(pixels)})
-                step(len(batch))
+                progress.step(len(batch))
+
+
+def encode_masks(masks: Iterable[Mask], space: Space, progress: Progress) -> None:
+    """Scale masks to the grids of their latents; one that fails is reported and left out.
+
+    Raises:
+        CachingStopped: if told to stop; what was done is kept.
+    """
+
+    def prepare(mask: Mask) -> list[tuple[bytes, Tensor]]:
+        image = _decoded(mask.source, mask.name, mask.digest, progress.findings)
+        if image is None:
+            return []
+        rows = []
+        for key, view, circle, (height, width) in mask.places:
+            pixels = Image.fromarray(render_mask(image, view, circle, mask.image_size))
+            grid = pixels.resize((width, height), Image.Resampling.BOX)
+            rows.append((key, torch.from_numpy(np.array(grid))[None, None]))
+        return rows
+
+    with _shelf(space) as shelf:
+        for rows in ahead(prepare, masks, progress.threads, 2 * PICTURES, progress.should_stop):
+            for key, row in rows:
+                shelf.add([key], {"mask": row})
+            progress.step(len(rows))
 
 
 def encode_captions(
-    captions: Iterable[tuple[bytes, str]],
-    encoder: Encoder,
-    space: Space,
-    step: Callable[[int], None],
-    should_stop: Callable[[], bool],
+    captions: Iterable[tuple[bytes, str]], encoder: Encoder, space: Space, progress: Progress
 ) -> None:
     """Encode captions, each with its key.
 
@@ -138,29 +141,26 @@ def encode_captions(
         CachingStopped: if told to stop; what was encoded is kept.
     """
     with _shelf(space) as shelf:
-        for batch in _chunks(captions, CAPTIONS):
-            if should_stop():
+        for batch in chunks(captions, CAPTIONS):
+            if progress.should_stop():
                 raise CachingStopped
             rows = encoder.encode_text([text for _, text in batch])
             shelf.add([key for key, _ in batch], rows)
-            step(len(batch))
+            progress.step(len(batch))
 
 
-def _prepare(picture: Picture, findings: Findings) -> list[tuple[bytes, NDArray[np.uint8]]]:
-    """Each view's pixels; none if the file is broken, or no longer the one that was scanned."""
-    item = picture.item
+def _decoded(source: Source, name: str, digest: bytes, findings: Findings) -> Image.Image | None:
+    """A picture; None if the file is broken, or no longer the one that was planned with."""
     try:
-        content = read(item.source, item.name)
-        if hashlib.sha256(content).digest() != picture.digest:
-            message = "changed while it was read, and is left out."
-            findings.add("changed", item.path, message, "Start again to train on it.", True)
-            return []
-        image = decode(content)
-        return [(key, render(image, view)) for key, view in picture.views]
-    except DAMAGE as error:
+        content = read(source, name)
+        if hashlib.sha256(content).digest() == digest:
+            return decode(content)
+        message = "changed while it was read, and is left out."
+        findings.add("changed", source.path(name), message, "Start again to train on it.", True)
+    except (*DAMAGE, Image.DecompressionBombError) as error:
         message = f"cannot be decoded ({reason(error)}), and is left out."
-        findings.add("unreadable image", item.path, message, "Mend or remove it.", skipped=True)
-        return []
+        findings.add("unreadable image", source.path(name), message, "Mend or remove it.", True)
+    return None
 
 
 @contextmanager
@@ -171,39 +171,3 @@ def _shelf(space: Space) -> Iterator[Shelf]:
         yield shelf
     finally:
         shelf.flush()
-
-
-def _ahead(
-    pool: ThreadPoolExecutor,
-    work: Callable[[_In], _Out],
-    inputs: Iterable[_In],
-    ahead: int,
-    should_stop: Callable[[], bool],
-) -> Iterator[_Out]:
-    """`map` in threads, in order, that is never more than `ahead` results before its reader."""
-    waiting: deque[Future[_Out]] = deque()
-    try:
-        for value in inputs:
-            if should_stop():
-                raise CachingStopped
-            waiting.append(pool.submit(work, value))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            if should_stop():
-                raise CachingStopped
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _chunks(values: Iterable[_In], size: int) -> Iterator[list[_In]]:
-    chunk: list[_In] = []
-    for value in values:
-        chunk.append(value)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

@@ -1,0 +1,57 @@
+"""Work in threads, in order, and never far before its reader."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class CachingStopped(Exception):  # noqa: N818 - not an error
+    """`should_stop` said so; what was encoded until then is kept."""
+
+
+def ahead(
+    work: Callable[[_In], _Out],
+    inputs: Iterable[_In],
+    threads: int,
+    most: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[_Out]:
+    """`map` in threads that is never more than `most` results before its reader.
+
+    Raises:
+        CachingStopped: if told to stop.
+    """
+    waiting: deque[Future[_Out]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for value in inputs:
+                if should_stop():
+                    raise CachingStopped
+                waiting.append(pool.submit(work, value))
+                if len(waiting) > most:
+                    yield waiting.popleft().result()
+            while waiting:
+                if should_stop():
+                    raise CachingStopped
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def chunks(values: Iterable[_In], size: int) -> Iterator[list[_In]]:
+    """Lists of `size` values each; the last may be shorter."""
+    chunk: list[_In] = []
+    for value in values:
+        chunk.append(value)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

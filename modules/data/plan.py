@@ -1,0 +1,249 @@
+"""Everything random about a training set, decided: its views and captions, and their names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from modules.config import ConceptConfig, ConfigError
+from modules.config.problems import error
+from modules.data.ahead import ahead
+from modules.data.buckets import Target, targets
+from modules.data.captions import CaptionRules
+from modules.data.draws import stream
+from modules.data.findings import Findings
+from modules.data.images import (
+    Circle,
+    View,
+    decode,
+    draw_circle,
+    draw_frame,
+    draw_view,
+    fitted_mask,
+    render,
+)
+from modules.data.items import DAMAGE, Item, Scan, reason
+from modules.data.sources import Source, read
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How large images are trained, and which files beside them count."""
+
+    resolution: str
+    """`512`, several as `512,768`, or width and height as `768x512`."""
+    quantum: int
+    """Edges are multiples of this many pixels."""
+    bucketing: bool
+    """Train at several shapes; otherwise crop to squares."""
+    masks: bool = False
+    conditioning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """SHA-256 of an item's files; empty where there is none or it does not count."""
+
+    image: bytes
+    mask: bytes = b""
+    conditioning: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """An item with all that is drawn about it."""
+
+    item: Item
+    digests: Digests
+    views: tuple[View, ...]
+    circles: tuple[Circle | None, ...]
+    captions: tuple[str, ...]
+
+    def image_keys(self) -> list[bytes]:
+        """What the cache calls each view."""
+        return [key_of("image", self.digests.image, view.changes()) for view in self.views]
+
+    def conditioning_keys(self) -> list[bytes]:
+        """What the cache calls the conditioning image in each view; none if there is none."""
+        if not self.digests.conditioning:
+            return []
+        places = [view.geometry().changes() for view in self.views]
+        return [key_of("image", self.digests.conditioning, place) for place in places]
+
+    def mask_keys(self, grids: Sequence[tuple[int, int]]) -> list[bytes]:
+        """What the cache calls the mask in each view, for latents of each view's size."""
+        if not self.digests.mask:
+            return []
+        return [
+            key_of("mask", self.digests.mask, view.geometry().changes(), circle, grid)
+            for view, circle, grid in zip(self.views, self.circles, grids, strict=True)
+        ]
+
+    def text_keys(self) -> list[bytes]:
+        """What the cache calls each caption."""
+        return [key_of("text", caption) for caption in self.captions]
+
+
+class Planner:
+    """Draws what is random about each concept's images.
+
+    Args:
+        concepts: their settings.
+        framing: the run's.
+
+    Raises:
+        ConfigError: if a resolution is none, or a caption rule cannot work.
+    """
+
+    def __init__(self, concepts: Sequence[ConceptConfig], framing: Framing) -> None:
+        self._concepts, self._framing = concepts, framing
+        enabled = [concept for concept in concepts if concept.enabled]
+        self._rules = {id(concept): self._checked_rules(concept) for concept in enabled}
+        self._targets = {id(concept): self._allowed(concept) for concept in enabled}
+
+    def _checked_rules(self, concept: ConceptConfig) -> CaptionRules:
+        try:
+            return CaptionRules.of(concept)
+        except ConfigError as failure:
+            at = f"concepts.{self._concepts.index(concept)}"
+            named = [replace(p, field=f"{at}.{p.field}") for p in failure.problems]
+            raise ConfigError(named) from None
+
+    def _allowed(self, concept: ConceptConfig) -> tuple[Target, ...]:
+        own = concept.image.enable_resolution_override
+        text = concept.image.resolution_override if own else self._framing.resolution
+        try:
+            return targets(text, self._framing.quantum, self._framing.bucketing)
+        except ValueError as failure:
+            field = "resolution"
+            if own:
+                field = f"concepts.{self._concepts.index(concept)}.image.resolution_override"
+            raise error(field, str(failure), "") from None
+
+    def plan(self, item: Item, digests: Digests) -> Planned:
+        """An item's variations.
+
+        Raises:
+            OSError: or another of `DAMAGE`, if its mask decides the crop and cannot be read.
+        """
+        concept = self._concepts[item.concept]
+        mask = None
+        by_mask = (
+            concept.image.enable_random_mask_rotate_crop
+            or concept.image.enable_random_circular_mask_shrink
+        )
+        if by_mask and item.mask:
+            mask = fitted_mask(decode(read(item.source, item.mask)), (item.width, item.height))
+        drawn = [
+            self._view(concept, item, mask, (concept.seed, digests.image.hex(), variation))
+            for variation in range(concept.image_variations)
+        ]
+        return Planned(
+            item,
+            digests,
+            tuple(view for view, _ in drawn),
+            tuple(circle for _, circle in drawn),
+            tuple(self.caption(item, digests.image, v) for v in range(concept.text_variations)),
+        )
+
+    def _view(
+        self,
+        concept: ConceptConfig,
+        item: Item,
+        mask: Image.Image | None,
+        names: tuple[object, ...],
+    ) -> tuple[View, Circle | None]:
+        circle = frame = None
+        if mask and concept.image.enable_random_circular_mask_shrink:
+            circle = draw_circle(mask, *names)
+        if mask and concept.image.enable_random_mask_rotate_crop:
+            frame = draw_frame(mask, circle, *names)
+        width, height = item.width, item.height
+        if frame:
+            width, height = frame.right - frame.left, frame.bottom - frame.top
+        allowed = self._targets[id(concept)]
+        target = allowed[0] if len(allowed) == 1 else stream("size", *names).choice(allowed)
+        size = target.nearest(width, height)
+        return draw_view(concept.image, width, height, size, *names, frame=frame), circle
+
+    def caption(self, item: Item, digest: bytes, variation: int) -> str:
+        """What is said about an item in a variation."""
+        concept = self._concepts[item.concept]
+        rules = self._rules[id(concept)]
+        if not rules.varies(item.captions):
+            return rules.vary(item.captions, _UNUSED)
+        rng = stream("caption", concept.seed, digest.hex(), variation)
+        return rules.vary(item.captions, rng)
+
+
+def plan(
+    found: Scan,
+    framing: Framing,
+    threads: int,
+    should_stop: Callable[[], bool],
+    findings: Findings,
+) -> tuple[Planner, list[Planned]]:
+    """All items' variations; an item whose files cannot be read is reported and left out.
+
+    Raises:
+        CachingStopped: if told to stop.
+        ConfigError: as `Planner` does.
+    """
+    planner = Planner(found.concepts, framing)
+
+    def one(item: Item) -> Planned | None:
+        try:
+            return planner.plan(item, _digests(item, framing))
+        except DAMAGE as failure:
+            message = f"or a file beside it cannot be read ({reason(failure)}); it is left out."
+            findings.add("unreadable file", item.path, message, "Mend or remove it.", True)
+            return None
+
+    planned = ahead(one, found.items, threads, 64, should_stop)
+    return planner, [one for one in planned if one]
+
+
+def variants(
+    item: Item, concept: ConceptConfig, framing: Framing, count: int
+) -> list[tuple[Image.Image, str]]:
+    """What an item looks like, and what is said about it, in its first `count` variations.
+
+    Raises:
+        ConfigError: if the settings cannot work.
+        OSError: or another of `DAMAGE`, if a file cannot be read.
+    """
+    more = concept.update(image_variations=count, text_variations=count, enabled=True)
+    alone = replace(item, concept=0)
+    content = read(item.source, item.name)
+    digests = Digests(hashlib.sha256(content).digest())
+    planned = Planner([more], framing).plan(alone, digests)
+    image = decode(content)
+    pictures = [Image.fromarray(render(image, view)) for view in planned.views]
+    return list(zip(pictures, planned.captions, strict=True))
+
+
+def key_of(*parts: object) -> bytes:
+    """Name of an encoding, 16 bytes: equal if and only if what it is made from is."""
+    return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def digest(source: Source, name: str) -> bytes:
+    """SHA-256 of a file."""
+    return hashlib.sha256(read(source, name)).digest()
+
+
+def _digests(item: Item, framing: Framing) -> Digests:
+    mask = item.mask if framing.masks else None
+    conditioning = item.conditioning if framing.conditioning else None
+    return Digests(
+        digest(item.source, item.name),
+        digest(item.source, mask) if mask else b"",
+        digest(item.source, conditioning) if conditioning else b"",
+    )
+
+
+_UNUSED = stream()
+"""For captions in which nothing is random."""
