@@ -14,6 +14,11 @@ FAMILIES: tuple[str, ...] = (
     "stable_diffusion_3",
     "flux",
     "chroma",
+    "pixart",
+    "sana",
+    "qwen_image",
+    "z_image",
+    "flux_2",
 )
 """Modules of this package, each with its `VARIANTS`. A new architecture adds its name here."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.config import MODELS, ModelFormat, ModelType, SampleConfig, TrainConfig
+from modules.families import latents as space
 
 if TYPE_CHECKING:
     from modules.adapters.key_map import KeyMap
@@ -33,8 +34,6 @@ class TextOptions:
     """Last layers that are left out, by text encoder; none where it is not named."""
     length: Mapping[str, int | None] = field(default_factory=dict)
     """Tokens that a caption is padded or cut to, by text encoder; None for the model's most."""
-    use_mask: bool = False
-    """Whether the denoiser is told which tokens are padding, where that is a choice."""
 
     def skip(self, encoder: str) -> int:
         """Last layers of a text encoder to leave out."""
@@ -49,7 +48,7 @@ class TextOptions:
         """Text that differs wherever these options make another encoding."""
         skips = [f"skip{count}" for _, count in sorted(self.layer_skip.items())]
         lengths = [f"length{count}" for _, count in sorted(self.length.items())]
-        return "-".join([*skips, *lengths, f"mask{self.use_mask:d}"])
+        return "-".join([*skips, *lengths])
 
 
 @dataclass
@@ -160,9 +159,11 @@ class Family(Protocol):
 
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] in the space of the loss."""
+        return space.encode_scaled(parts.vae, pixels)
 
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
         """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1], the way back of encode_images."""
+        return space.decode_scaled(parts.vae, latents)
 
     def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:  # noqa: ARG002
         """What the denoiser reads of the picture itself, for `predict`'s condition: here nothing.

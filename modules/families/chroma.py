@@ -57,14 +57,6 @@ class Chroma(Family):
         _mend_mask(parts.pipeline)
         return parts
 
-    def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> shifted and scaled latents [B, C, H, W]."""
-        return space.encode_scaled(parts.vae, pixels)
-
-    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
-        return space.decode_scaled(parts.vae, latents)
-
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D], "mask": [B, T]}: 1 for the words and one token of padding."""
         text, _, mask, *_ = parts.pipeline.encode_prompt(

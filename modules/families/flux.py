@@ -94,14 +94,6 @@ class Flux(Family):
         encoders=text_encoders,
     )
 
-    def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> shifted and scaled latents [B, C, H, W]."""
-        return space.encode_scaled(parts.vae, pixels)
-
-    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
-        return space.decode_scaled(parts.vae, latents)
-
     def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:
         """{"hint": [B, C + 64, H, W]} for Fill: latents of what is kept, and the mask's 8x8 pixels.
 

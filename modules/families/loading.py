@@ -61,7 +61,6 @@ def load_parts(family: Family, config: TrainConfig) -> Parts:
             "text_encoder": config.text_encoder_sequence_length,
             "text_encoder_2": config.text_encoder_2_sequence_length,
         },
-        use_mask=sections[family.denoiser].attention_mask,
     )
     return Parts(pipeline, family.denoiser, options, sections[family.denoiser].guidance_scale)
 

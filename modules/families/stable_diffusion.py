@@ -66,14 +66,6 @@ class StableDiffusion(Family):
             )
         return cast(Objective, prediction)
 
-    def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> scaled latents [B, C, H, W], the mean of the posterior."""
-        return space.encode_scaled(parts.vae, pixels)
-
-    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
-        return space.decode_scaled(parts.vae, latents)
-
     def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:
         """{"hint": [B, 5 or 1, H, W]}: mask and masked latents, or the estimated depth."""
         if self.hint_channels == 5:

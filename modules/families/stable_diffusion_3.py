@@ -18,7 +18,6 @@ from torch import Tensor
 
 from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
-from modules.families import latents as space
 from modules.families.base import Condition, Family, Parts
 
 CLIP_TOKENS = 77
@@ -97,14 +96,6 @@ class StableDiffusion3(Family):
         legacy="lora_transformer",
         encoders=text_encoders,
     )
-
-    def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> shifted and scaled latents [B, C, H, W]."""
-        return space.encode_scaled(parts.vae, pixels)
-
-    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
-        return space.decode_scaled(parts.vae, latents)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, 77 + T, D], "pooled": [B, D]}: CLIP side by side, T5 behind."""

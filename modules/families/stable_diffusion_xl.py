@@ -15,7 +15,6 @@ from torch import Tensor
 
 from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig
-from modules.families import latents as space
 from modules.families.base import Condition, Family, Objective, Parts
 from modules.families.stable_diffusion import blank_picture, inpainting_hint
 from modules.families.unet_names import unet_native
@@ -53,17 +52,6 @@ class StableDiffusionXL(Family):
                 f"v_prediction. Choose another model, or mend its scheduler_config.json."
             )
         return cast(Objective, prediction)
-
-    def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> scaled latents [B, C, H, W].
-
-        The original VAE overflows in float16 and gives NaN; its weights must be wider.
-        """
-        return space.encode_scaled(parts.vae, pixels)
-
-    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
-        return space.decode_scaled(parts.vae, latents)
 
     def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:
         """{"hint": [B, 5, H, W]} for inpainting: the mask and the latents of what is kept."""

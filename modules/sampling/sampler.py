@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import nn
+from torch import Tensor, nn
 
 from modules.config import NoiseScheduler, SampleConfig
 from modules.families.base import Family, Parts
@@ -58,26 +58,56 @@ def sample(
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator("cpu").manual_seed(definition.seed)  # the same on every device
 
-    def after_step(_: Any, step: int, __: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        report(step + 1, definition.diffusion_steps)
-        pipeline._interrupt = should_stop()  # diffusers' documented way to end a call early
-        return tensors
+    steps = 0
+    latents = torch.empty(0)
+
+    def after_step(result: Tensor) -> None:
+        nonlocal steps, latents
+        steps, latents = steps + 1, result
+        report(steps, definition.diffusion_steps)
+        if should_stop():
+            raise _Stopped
 
     name = None if family.objective(parts) == "flow" else definition.noise_scheduler
     with _undisturbed(parts), _scheduler(pipeline, name), torch.no_grad():
-        latents = pipeline(
-            **family.sample_arguments(parts, definition),
-            num_inference_steps=definition.diffusion_steps,
-            generator=generator,
-            output_type="latent",
-            callback_on_step_end=after_step,
-        ).images
-        if pipeline.interrupt:
+        try:
+            with _watched(pipeline.scheduler, after_step):
+                pipeline(
+                    **family.sample_arguments(parts, definition),
+                    num_inference_steps=definition.diffusion_steps,
+                    generator=generator,
+                    output_type="latent",
+                )
+        except _Stopped:
             return None
         latents = family.spatial(latents, definition.height, definition.width)
         pixels = family.decode(parts, latents).float()
         picture: Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
         return picture
+
+
+class _Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """Ends a pipeline's call early."""
+
+
+@contextmanager
+def _watched(scheduler: Any, after_step: Callable[[Tensor], None]) -> Iterator[None]:
+    """Inside the block `after_step` gets the latents after each step.
+
+    Not every pipeline has a callback, and what they return as latents differs; all call this.
+    """
+    step = scheduler.step
+
+    def stepping(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        after_step(result[0])
+        return result
+
+    scheduler.step = stepping
+    try:
+        yield
+    finally:
+        del scheduler.step
 
 
 @contextmanager

@@ -19,7 +19,10 @@ from modules.families import all_families
 
 FAMILIES = []
 for each in all_families():  # variants of one architecture mostly write the same files
-    if all(each.lora_formats != other.lora_formats for other in FAMILIES):
+    same = (
+        type(other) is type(each) and other.lora_formats == each.lora_formats for other in FAMILIES
+    )
+    if not any(same):
         FAMILIES.append(each)
 KEYS = Path(__file__).parent / "keys"
 FORMATS = (
@@ -145,6 +148,8 @@ def test_diffusers_reads_the_same_change(family, trained, tmp_path):
 def test_the_original_layout_is_the_one_that_diffusers_converts(family):
     """diffusers' own converter from the original layout is the reference for every native name."""
     native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native
+    if native is None:
+        pytest.skip("its adapters keep diffusers' names")
     network = family.tiny().denoiser
     loadable = single_file_model.SINGLE_FILE_LOADABLE_CLASSES
     entry = loadable.get(type(network).__name__)
