@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ot_notebook.services.system_monitor import SystemMonitor as SystemMonitor
     from ot_notebook.services.trainer_service import CommandRefused as CommandRefused
     from ot_notebook.services.trainer_service import trainer as trainer
+    from ot_notebook.widgets.concept_editor import ConceptEditor as ConceptEditor
     from ot_notebook.widgets.dashboard import Dashboard as Dashboard
     from ot_notebook.widgets.job_config import JobConfig as JobConfig
     from ot_notebook.widgets.sample_gallery import SampleGallery as SampleGallery
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "CommandRefused": "ot_notebook.services.trainer_service",
     "ConceptConfig": "modules.config",
+    "ConceptEditor": "ot_notebook.widgets.concept_editor",
     "ConfigError": "modules.config",
     "Dashboard": "ot_notebook.widgets.dashboard",
     "JobConfig": "ot_notebook.widgets.job_config",

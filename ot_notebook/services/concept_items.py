@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.config import ConceptConfig
+from modules.config import ConceptConfig, ConfigError
+from modules.config.paths import resolve
 from modules.data import scan
 from modules.data.buckets import Size, Target, targets
 from modules.data.findings import DataProblem, printable
@@ -258,16 +259,28 @@ def table(
     return made
 
 
+def roots_of(concepts: Sequence[ConceptConfig]) -> list[Path | None]:
+    """Where concepts lie; None for one in a package that is not installed."""
+    found: list[Path | None] = []
+    for concept in concepts:
+        try:
+            found.append(Path(resolve(concept.path)))
+        except ConfigError:
+            found.append(None)  # the scan reports the folder as missing
+    return found
+
+
 def _left_out(found: Scan, known: set[Path]) -> list[Row]:
     """Rows of images that the scan refuses, so that they can be seen and mended."""
     rows: dict[Path, Row] = {}
-    roots = [Path(concept.path).expanduser() for concept in found.concepts]
+    roots = roots_of(found.concepts)
     for problem in found.problems:
         if not problem.skipped:
             continue
         for text in problem.paths:
             for image in _images_of(Path(text)):
-                concept = next((n for n, root in enumerate(roots) if root in image.parents), None)
+                parents: list[Path | None] = [*image.parents]
+                concept = next((n for n, root in enumerate(roots) if root in parents), None)
                 if concept is None or image in known:
                     continue
                 row = rows.setdefault(image, Row(0, concept, image, "", 0, 0, False, (), None))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from modules.config import ConceptConfig, ConfigError
+from modules.config import ConceptConfig
 from modules.config.enums import PromptSource
 from modules.config.files import load_concepts, write_json
 from modules.config.paths import resolve
@@ -27,7 +27,15 @@ from ot_notebook.services.concept_files import (
     lossy_text,
     read_text,
 )
-from ot_notebook.services.concept_items import Filter, Resolution, Row, count, list_rows, table
+from ot_notebook.services.concept_items import (
+    Filter,
+    Resolution,
+    Row,
+    count,
+    list_rows,
+    roots_of,
+    table,
+)
 from ot_notebook.services.edit_journal import EditJournal, read, usual_place
 
 if TYPE_CHECKING:
@@ -120,7 +128,7 @@ class ConceptStore:
             raise ValueError("There is no folder. Type its path, or choose one.")
         if not folder.exists():
             raise ValueError(f"{printable(text)} does not exist. Check the path.")
-        if folder.is_dir() and folder in self._roots():
+        if folder.is_dir() and folder in roots_of(self._concepts):
             raise ValueError(f"{printable(text)} is a concept already. Duplicate it for a variant.")
         with self._lock:
             concept = ConceptConfig(name=printable(folder.name), path=text).update(**settings)
@@ -212,6 +220,11 @@ class ConceptStore:
             if concepts == self._concepts:
                 self._rows, self._problems = rows, problems
 
+    def forget(self) -> None:
+        """Let the next question read the folders anew."""
+        with self._lock:
+            self._rows = None
+
     def find(self, where: Where = None) -> list[int]:
         """Ids of images, in their order.
 
@@ -244,6 +257,10 @@ class ConceptStore:
         if self._concepts[row.concept].text.prompt_source is not PromptSource.SAMPLE:
             return row.caption
         return read_text(row.caption_path)
+
+    def check(self, number: int) -> None:
+        """Raise ValueError where an image's caption cannot be written; says why."""
+        self._check_writable(self._row(number))
 
     def write_caption(self, number: int, text: str, was: str | None = None) -> bool:
         """Give an image a caption.
@@ -425,17 +442,9 @@ class ConceptStore:
     def _delimiters(self) -> list[str]:
         return [concept.text.tag_delimiter or "," for concept in self._concepts]
 
-    def _roots(self) -> list[Path]:
-        found = []
-        for concept in self._concepts:
-            try:
-                found.append(Path(resolve(concept.path)))
-            except ConfigError:
-                continue  # a package that is not installed; the scan reports the folder as missing
-        return found
-
     def _mine(self, path: Path) -> bool:
-        return any(root == path.parent or root in path.parents for root in self._roots())
+        parents: list[Path | None] = [*path.parents]
+        return any(root in parents for root in roots_of(self._concepts))
 
     def _edited(self, edit: CaptionEdit, where: Where) -> list[_Edited]:
         """Caption files that `edit` changes, each once, though images may share one."""

@@ -1,0 +1,60 @@
+"""How long captions are as a text encoder counts: with the tokenizer of a model on this disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.config import ConfigError
+from modules.config.paths import resolve
+
+UNBOUNDED = 100_000
+"""A tokenizer that names a larger limit has none."""
+
+
+@dataclass(frozen=True)
+class TokenCounter:
+    """Counts tokens of a caption.
+
+    Attributes:
+        count: text -> tokens, without those that mark start and end.
+        limit: how many the text encoder reads; None where its tokenizer names no limit.
+    """
+
+    count: Callable[[str], int]
+    limit: int | None
+
+
+def counter(model: str) -> TokenCounter | None:
+    """A counter with the tokenizer of `model`; None where none lies on this disk.
+
+    Args:
+        model: a model's folder, as `base_model_name` of a config names it. Nothing is downloaded.
+    """
+    try:
+        folder = Path(resolve(model)) / "tokenizer"
+    except ConfigError:
+        return None  # the settings' own checks name the package that is missing
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        return None
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    marks = len(tokenizer.encode("").ids)
+    return TokenCounter(
+        lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids),
+        _limit(folder / "tokenizer_config.json", marks),
+    )
+
+
+def _limit(config: Path, marks: int) -> int | None:
+    """Tokens that are left for the caption."""
+    if not config.is_file():
+        return None
+    longest = json.loads(config.read_text(encoding="utf-8")).get("model_max_length")
+    return int(longest) - marks if longest and longest < UNBOUNDED else None

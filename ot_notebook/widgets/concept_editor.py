@@ -1,0 +1,490 @@
+"""A training set on a page: its concepts, images, captions and masks, each change undoable."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import ipywidgets as W
+import traitlets as t
+from ipyfilechooser import FileChooser
+
+from modules.config import ConceptConfig, ConfigError, TrainConfig
+from modules.config.enums import BalancingStrategy, ConceptType
+from modules.config.models import MODELS
+from modules.training.events import Event
+from ot_notebook.services.caption_tokens import TokenCounter, counter
+from ot_notebook.services.concept_items import Filter, Resolution, Row
+from ot_notebook.services.concept_store import ConceptStore, Where
+from ot_notebook.widgets import concept_page as page
+from ot_notebook.widgets import item_pictures as pictures
+from ot_notebook.widgets import markup
+from ot_notebook.widgets.core_concepts import CoreConcepts
+from ot_notebook.widgets.live import AdaptiveView, Front, Mode, esm
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ot_notebook.widgets.job_config import JobConfig
+
+Result = TypeVar("Result")
+
+ROWS_AT_ONCE = 400
+"""Images that one answer to the page describes."""
+
+THUMBS_AT_ONCE = 32
+"""Thumbnails in one answer: few enough that the grid fills while one scrolls."""
+
+VARIATIONS = 6
+"""Variations that the item view shows."""
+
+
+PARTS = ("concept_mask.js", "concept_item.js", "concept_bulk.js", "concepts.js")
+"""The module's files behind the grid, in order; the last one exports."""
+
+
+def _script(name: str) -> str:
+    return (markup.STATIC / name).read_text(encoding="utf-8")
+
+
+class ConceptFront(Front):
+    """The editor's module. Lists are fetched piece by piece; only figures are state."""
+
+    _esm = "\n".join((esm("concept_grid.js"), *map(_script, PARTS)))
+    _css = markup.css("ot.css", "form.css", "concepts.css")
+
+    concepts = t.List(help="A summary of each concept, in order.").tag(sync=True)
+    head = t.Dict(help="What is shown and what can be done; see `ConceptEditor._head`.").tag(
+        sync=True
+    )
+    stats = t.Dict(help="Figures about the images of the concept chosen.").tag(sync=True)
+    choices = t.Dict(help="Values that settings of a concept may have; fixed.").tag(sync=True)
+
+
+class ConceptEditor(AdaptiveView):
+    """See and mend a training set: its concepts, their images, captions and masks.
+
+    Everything on the page is also a call here, and every change of a file can be undone, even after
+    a restart. With a `JobConfig`, the concepts are those of the job, both ways.
+
+    Args:
+        source: a `JobConfig`; a `TrainConfig`; concepts; a folder of images; the path of a
+            concepts.json; None to start with no concept.
+        mode: "auto", "rich" or "core"; see `AdaptiveView`.
+        journal: file that keeps what captions and masks were; by default one for this user.
+
+    Raises:
+        ValueError, ConfigError: if `source` is a path at which there is no such thing.
+
+    Example:
+        >>> editor = ot.ConceptEditor("~/pictures/foxes")
+        >>> editor.edit("add_tags", tags="line art", at="start")
+        >>> editor.items("snow -night")
+    """
+
+    def __init__(
+        self,
+        source: JobConfig | TrainConfig | Sequence[ConceptConfig] | str | Path | None = None,
+        *,
+        mode: Mode = "auto",
+        journal: Path | None = None,
+    ) -> None:
+        self.store = ConceptStore(journal=journal)
+        self._job: JobConfig | None = None
+        self._thumbs = pictures.Thumbnails()
+        self._filter = Filter()
+        self._ids: list[int] = []
+        self._version = self._epoch = self._notices = 0
+        self._notice: dict[str, Any] | None = None
+        self._scanner: threading.Thread | None = None
+        self._unseen = False
+        self._counter: TokenCounter | None = None
+        self._counted = ""  # the model that `_counter` belongs to
+        super().__init__(mode)
+        self.add_class("ot-card")
+        self._take(source)
+        self._use(self.mode)
+
+    # from code ---------------------------------------------------------------------------------
+
+    @property
+    def concepts(self) -> tuple[ConceptConfig, ...]:
+        """The concepts, in their order; assign others to change them."""
+        return self.store.concepts
+
+    @concepts.setter
+    def concepts(self, concepts: Sequence[ConceptConfig]) -> None:
+        self._do(lambda: setattr(self.store, "concepts", concepts))
+
+    def items(self, where: Where = None) -> pd.DataFrame:
+        """Images as a table, by id; see `ConceptStore.items`."""
+        return self.store.items(where)
+
+    def preview(self, action: str, where: Where = None, **options: Any) -> pd.DataFrame:
+        """What `edit` would change: name, before and after of each caption, by id."""
+        import pandas as pd
+
+        found = [asdict(one) for one in self.store.preview(action, where, **options)]
+        table: pd.DataFrame = pd.DataFrame(found, columns=["id", "name", "before", "after"])
+        table.set_index("id", inplace=True)
+        return table
+
+    def edit(self, action: str, where: Where = None, **options: Any) -> int:
+        """Change captions, and give how many changed; see `ConceptStore.edit`.
+
+        Example:
+            >>> editor.edit("caption", where=3, text="a red fox")
+            >>> editor.edit("replace", find="colour", text="color")
+        """
+        return self._do(lambda: self.store.edit(action, where, **options))
+
+    def undo(self, force: bool = False) -> str:
+        """Take back the latest change, and say which; see `ConceptStore.undo`."""
+        return self._do(lambda: self.store.undo(force))
+
+    def redo(self, force: bool = False) -> str:
+        """Do again what `undo` took back."""
+        return self._do(lambda: self.store.redo(force))
+
+    def refresh(self) -> None:
+        """Read the folders anew, and return when all is up to date."""
+        self.store.rescan()
+        with self._drawing:
+            self._epoch += 1
+            self._refilter()
+            self._draw_if_made()
+
+    def _do(self, action: Callable[[], Result]) -> Result:
+        """Change the store, then the job, then the page."""
+        with self._drawing:
+            try:
+                return action()
+            finally:
+                self._give_to_job()
+                self._refilter()
+                self._draw_if_made()
+
+    # the job -----------------------------------------------------------------------------------
+
+    def _take(self, source: Any) -> None:
+        if source is None:
+            return
+        if isinstance(source, (str, Path)):
+            path = Path(source).expanduser()
+            if path.suffix.lower() == ".json" and path.is_file():
+                self._tell(self.store.load(path))
+            else:
+                self.store.add(source)
+        elif isinstance(source, TrainConfig):
+            self._take_config(source)
+        elif hasattr(source, "config") and hasattr(source, "observe"):
+            self._job = source
+            self._take_config(source.config)
+            source.observe(self._on_job, "config")
+        else:
+            self.store.follow(tuple(source))
+
+    def _take_config(self, config: TrainConfig) -> None:
+        quantum = MODELS[config.model_type].pixel_multiple
+        self.store.resolution = Resolution(
+            config.resolution, quantum, config.aspect_ratio_bucketing
+        )
+        self.store.follow(config.concepts or ())
+        if self._counted != config.base_model_name:
+            self._counted, self._counter = config.base_model_name, None
+
+    def _on_job(self, change: t.Bunch) -> None:
+        with self._drawing:
+            self._take_config(change.new)
+            self._refilter()
+            self._draw_if_made()
+
+    def _give_to_job(self) -> None:
+        job = self._job
+        if job is not None and (job.config.concepts or ()) != self.store.concepts:
+            job.update(concepts=self.store.concepts)
+
+    # what the page shows -----------------------------------------------------------------------
+
+    def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
+        self._front = ConceptFront(layout=W.Layout(width="100%"))
+        self._front.choices = {
+            "type": [[one.value, one.name.replace("_", " ").lower()] for one in ConceptType],
+            "balancing_strategy": [[one.value, one.name.lower()] for one in BalancingStrategy],
+        }
+        self._chooser = self._make_chooser()
+        self._chooser.layout.display = "none"
+        return self._front, [self._front, self._chooser]
+
+    def _make_core(self) -> Sequence[W.Widget]:
+        self._core = CoreConcepts(self.store, self._thumbs, self._request, self._make_chooser())
+        return self._core.children
+
+    def _make_chooser(self) -> FileChooser:
+        chooser = FileChooser(
+            str(Path.cwd()), show_only_dirs=True, select_desc="Choose", title="Add a folder"
+        )
+        chooser.register_callback(
+            lambda it: self._request({"op": "concept", "action": "add", "path": it.selected_path})
+        )
+        return chooser
+
+    def _draw_if_made(self) -> None:
+        if self._made and not self._asleep:
+            self._draw(None)
+
+    def _draw(self, events: Sequence[Event] | None) -> None:  # noqa: ARG002 - no run, no events
+        if not self.store.scanned and self._scanner is None:
+            self._scan()
+        if self.mode == "core":
+            self._core.draw(self._ids, self._head(), self._filter)
+            return
+        with self._front.hold_sync():
+            self._front.concepts, self._front.head = page.summaries(self.store), self._head()
+            self._front.stats = page.figures(self.store, self._filter.concept)
+        self._unseen = True
+
+    def _pull(self) -> None:
+        """Repeat the state if it may have been lost: Colab drops what a thread sends unasked."""
+        if self.mode == "rich" and self._unseen:
+            self._unseen = False
+            self._front.send_state(["concepts", "head", "stats"])
+
+    def _scan(self) -> None:
+        """Read the folders in the background; the page says so meanwhile."""
+
+        def read() -> None:
+            try:
+                while not self.store.scanned:  # the list may change meanwhile
+                    self.store.rescan()
+            except Exception as error:  # noqa: BLE001 - shown on the page: nobody else hears it
+                self._say("bad", f"The folders could not be read: {error}")
+            with self._drawing:
+                self._scanner = None
+                self._epoch += 1
+                self._refilter()
+                if self.store.scanned:
+                    self._draw_if_made()
+
+        self._scanner = threading.Thread(target=read, name="ot-concept-scan", daemon=True)
+        self._scanner.start()
+
+    def _refilter(self) -> None:
+        """List the images that the filter finds, and let the page fetch them anew."""
+        concept = self._filter.concept
+        if concept is not None and concept >= len(self.concepts):
+            self._filter = replace(self._filter, concept=None)
+        self._ids = self.store.find(self._filter) if self.store.scanned else []
+        self._version += 1
+
+    def _head(self) -> dict[str, Any]:
+        undo, redo = self.store.can()
+        return {
+            "version": self._version,
+            "epoch": self._epoch,
+            "found": len(self._ids),
+            "total": len(self.store.rows) if self.store.scanned else 0,
+            "scanning": not self.store.scanned,
+            "filter": asdict(self._filter),
+            "undo": undo,
+            "redo": redo,
+            "notice": self._notice,
+            "job": self._job is not None,
+        }
+
+    def _say(self, tone: str, text: str) -> None:
+        self._notices += 1
+        self._notice = {"tone": tone, "text": text, "number": self._notices}
+
+    def _tell(self, warnings: Sequence[str]) -> None:
+        if warnings:
+            self._say("hold", "\n".join(["Loaded, with remarks:", *warnings]))
+
+    # what the page asks ------------------------------------------------------------------------
+
+    def _on_message(self, front: Front, content: dict[str, Any], buffers: Any) -> None:
+        if content.get("op") == "mask":
+            content = {**content, "png": bytes(buffers[0]) if buffers else None}
+        super()._on_message(front, content, buffers)
+
+    def _on_request(self, content: dict[str, Any]) -> None:
+        self._request(content)
+
+    def _request(self, content: Mapping[str, Any]) -> None:
+        """A question or an edit of the page. What goes wrong is shown there, not raised."""
+        with self._drawing:
+            try:
+                if self._answer(content):
+                    return
+                self._notice = None
+                self._serve(content)
+            except (ConfigError, ValueError, OSError) as error:
+                self._say("bad", str(error))
+                if "id" in content and self.mode == "rich":
+                    self._front.send({"op": "refused", "id": content["id"], "why": str(error)})
+            self._give_to_job()
+            self._draw_if_made()
+            self._unseen = False  # an answer passes where unasked messages are dropped
+
+    def _answer(self, content: Mapping[str, Any]) -> bool:
+        """Reply to a question that changes nothing; False if it is none."""
+        match content:
+            case {"op": "rows", "from": first, "to": last}:
+                ids = self._ids[first : min(last, first + ROWS_AT_ONCE)]
+                rows = [page.describe(self.store.rows[number]) for number in ids]
+                answer = {"op": "rows", "version": self._version, "from": first, "rows": rows}
+                self._front.send(answer)
+            case {"op": "thumbs", "ids": ids, "epoch": epoch}:
+                self._send_thumbs(ids[:THUMBS_AT_ONCE], epoch)
+            case {"op": "open", "id": number}:
+                answer, buffers = page.item(self.store, self.store.rows[number])
+                self._front.send({**answer, **self._tokens(answer["caption"])}, buffers)
+            case {"op": "tokens", "id": number, "text": text}:
+                self._front.send({"op": "tokens", "id": number, **self._tokens(text)})
+            case {"op": "variations", "id": number}:
+                self._send_variations(self.store.rows[number])
+            case {"op": "preview", "action": action, "options": options, "where": where}:
+                self._front.send(page.preview(self.store, action, self._meant(where), options))
+            case {"op": "export"}:
+                concepts = [concept.to_dict() for concept in self.concepts]
+                self._front.send({"op": "export", "name": "concepts.json", "value": concepts})
+            case _:
+                return False
+        return True
+
+    def _serve(self, content: Mapping[str, Any]) -> None:
+        match content:
+            case {"op": "caption", "id": number, "text": text, "was": was}:
+                if self.store.write_caption(number, text, was):
+                    self._version += 1  # but the list stays as it is while one goes through it
+                if self.mode == "rich":
+                    row = page.describe(self.store.rows[number])
+                    self._front.send({"op": "saved", "id": number, "text": text, "row": row})
+            case {"op": "mask", "id": number, "png": png}:
+                self.store.write_mask(number, png)
+                self._version += 1
+                if self.mode == "rich":
+                    row = page.describe(self.store.rows[number])
+                    self._front.send({"op": "masked", "id": number, "row": row})
+            case {"op": "filter", "filter": given}:
+                self._filter = Filter(**given)
+                self._refilter()
+            case {"op": "closed"}:
+                self._refilter()
+            case {"op": "apply", "action": action, "options": options, "where": where}:
+                count = self.store.edit(action, self._meant(where), **options)
+                self._say("good" if count else "hold", f"{count:,} captions changed.")
+                self._refilter()
+            case {"op": "undo"}:
+                self._say("good", f"Undone: {self.store.undo(bool(content.get('force')))}.")
+                self._refilter()
+            case {"op": "redo"}:
+                self._say("good", f"Done again: {self.store.redo()}.")
+                self._refilter()
+            case {"op": "rescan"}:
+                self.store.forget()
+                self._refilter()
+            case {"op": "browse"}:
+                hidden = self._chooser.layout.display == "none"
+                self._chooser.layout.display = "" if hidden else "none"
+            case {"op": "concept", **rest}:
+                self._change_concepts(rest)
+                self._refilter()
+
+    def _change_concepts(self, content: Mapping[str, Any]) -> None:
+        store = self.store
+        match content:
+            case {"action": "add", "path": path}:
+                index = store.add(path)
+                self._filter = Filter(concept=index)
+                if self.mode == "rich":
+                    self._chooser.layout.display = "none"
+            case {"action": "change", "index": index, "settings": settings}:
+                store.change(index, **settings)
+            case {"action": "remove", "index": index}:
+                name = self.concepts[index].name
+                store.remove(index)
+                self._filter = replace(self._filter, concept=None)
+                self._say("good", f"{name} is off the list; its files stay. Undo brings it back.")
+            case {"action": "duplicate", "index": index}:
+                self._filter = replace(self._filter, concept=store.duplicate(index))
+            case {"action": "move", "index": index, "to": to}:
+                store.move(index, to)
+                if self._filter.concept is not None:
+                    self._filter = replace(self._filter, concept=to)
+            case {"action": "import", "name": name, "text": text}:
+                self._tell(self._import(name, text))
+            case {"action": "load", "path": path}:
+                self._tell(store.load(path))
+            case {"action": "save", "path": path}:
+                self._say("good", f"Saved to {store.save(path)}.")
+
+    def _import(self, name: str, text: str) -> list[str]:
+        """Take the concepts of a file that the page has read."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "concepts.json"
+            path.write_text(text, encoding="utf-8")
+            try:
+                return self.store.load(path)
+            except ConfigError as error:
+                raise ValueError(str(error).replace(str(path), name)) from None
+
+    def _meant(self, where: Any) -> Where:
+        """The images that a bulk edit of the page is about: its choice, or all that it shows."""
+        return [int(number) for number in where] if isinstance(where, list) else list(self._ids)
+
+    def _tokens(self, text: str) -> dict[str, Any]:
+        if self._counter is None and self._counted:
+            self._counter = counter(self._counted)
+            self._counted = self._counted if self._counter else ""
+        if self._counter is None:
+            return {"tokens": None, "limit": None}
+        lines = [line for line in text.splitlines() if line.strip()]
+        longest = max((self._counter.count(line) for line in lines), default=0)
+        return {"tokens": longest, "limit": self._counter.limit}
+
+    def _send_thumbs(self, ids: Sequence[int], epoch: int) -> None:
+        found = []
+        if epoch == self._epoch and self.store.scanned:
+            found = [(number, self._thumbs.get(self.store.rows[number])) for number in ids]
+        kept = [(number, one) for number, one in found if one]
+        answer = {
+            "op": "thumbs",
+            "epoch": epoch,
+            "asked": list(ids),
+            "ids": [number for number, _ in kept],
+            "mimes": [one[1] for _, one in kept],
+        }
+        self._front.send(answer, [one[0] for _, one in kept])
+
+    def _send_variations(self, row: Row) -> None:
+        concept = self.concepts[row.concept]
+        size = self.store.resolution.size(row, concept)
+        made = pictures.variations(row, concept, size, VARIATIONS) if size else []
+        answer = {"op": "variations", "id": row.id, "mimes": [mime for _, mime in made]}
+        self._front.send(answer, [image for image, _ in made])
+
+    # saved notebook ----------------------------------------------------------------------------
+
+    def story(self) -> str:
+        """The concepts and some of their images as HTML that needs no kernel."""
+        return page.story(self.store, self._thumbs)
+
+    def plain(self) -> str:
+        """The concepts as text."""
+        lines = [f"ConceptEditor of {len(self.concepts)} concepts"]
+        lines += [
+            f"{one['name']}: {one['images']:,} images, {one['captioned']:,} with a caption"
+            for one in page.summaries(self.store)
+        ]
+        return "\n".join(lines)
+
+    def close(self) -> None:
+        """Leave the job, and free everything on the page."""
+        if self._job is not None:
+            self._job.unobserve(self._on_job, "config")
+        super().close()

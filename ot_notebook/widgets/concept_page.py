@@ -1,0 +1,141 @@
+"""What a page is told about a training set: plain values, made anew from the store each time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from ot_notebook.services.concept_items import Filter, Row
+from ot_notebook.services.concept_store import ConceptStore, Where
+from ot_notebook.widgets import item_pictures as pictures
+from ot_notebook.widgets import markup
+from ot_notebook.widgets.thumbnails import data_uri
+
+SHOWN_CHANGES = 200
+"""Changes that the preview of a bulk edit lists; it counts all."""
+
+SHOWN_TEXT = 2000
+"""Characters of each of them."""
+
+CLIP = 300
+"""Characters of a caption in the grid."""
+
+STORY_TILES = 12
+"""Images in a saved notebook."""
+
+
+def summaries(store: ConceptStore) -> list[dict[str, Any]]:
+    """Each concept: its main settings, and how many images it has."""
+    rows: list[list[Row]] = [[] for _ in store.concepts]
+    for row in store.rows if store.scanned else ():
+        rows[row.concept].append(row)
+    return [
+        {
+            "name": concept.name,
+            "path": concept.path,
+            "enabled": concept.enabled,
+            "type": concept.type.value,
+            "balancing": concept.balancing,
+            "balancing_strategy": concept.balancing_strategy.value,
+            "include_subdirectories": concept.include_subdirectories,
+            "images": len(found),
+            "captioned": sum(bool(row.caption) for row in found),
+            "wrong": sum(bool(row.problems) for row in found),
+            "cover": next((row.id for row in found if row.item), None),
+        }
+        for concept, found in zip(store.concepts, rows, strict=True)
+    ]
+
+
+def figures(store: ConceptStore, concept: int | None) -> dict[str, Any]:
+    """Statistics about a concept, or all; nothing before the folders are read."""
+    if not store.scanned:
+        return {}
+    stats = store.stats(Filter(concept=concept))
+    stats["problems"] = list(stats["problems"].items())
+    stats["tags"] = list(stats["tags"].items())
+    stats["missing"] = [
+        f"{problem.paths[0]} {problem.message} {problem.fix}"
+        for problem in store.problems
+        if problem.kind in ("missing folder", "empty folder")
+    ]
+    return stats
+
+
+def describe(row: Row) -> dict[str, Any]:
+    """An image as the grid shows it."""
+    return {
+        "id": row.id,
+        "name": row.name,
+        "caption": row.caption[:CLIP],
+        "width": row.width,
+        "height": row.height,
+        "masked": row.masked,
+        "problems": list(row.problems),
+    }
+
+
+def item(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
+    """An image as the item view shows it; its picture and its mask, where there are any."""
+    concept = store.concepts[row.concept]
+    try:
+        caption, why = store.caption(row.id), ""
+        store.check(row.id)
+    except ValueError as error:
+        caption, why = row.caption, str(error)
+    picture, mask = pictures.large(row), store.mask(row.id)
+    size = store.resolution.size(row, concept)
+    said = {str(problem.kind): f"{problem.message} {problem.fix}" for problem in store.problems}
+    remarks = [f"{kind.capitalize()}: {said.get(kind, '')}".rstrip(": ") for kind in row.problems]
+    answer = {
+        "op": "item",
+        **describe(row),
+        "caption": caption,
+        "why": why,
+        "path": str(row.path).encode("utf-8", "replace").decode(),
+        "concept": concept.name,
+        "delimiter": concept.text.tag_delimiter or ",",
+        "remarks": remarks,
+        "crop": pictures.crop(row, concept, size) if size else None,
+        "jitter": concept.image.enable_crop_jitter,
+        "picture": picture[1] if picture else "",
+        "mask": mask is not None,
+    }
+    return answer, [image for image in (picture and picture[0], mask) if image]
+
+
+def preview(
+    store: ConceptStore, action: str, where: Where, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a bulk edit would change, or why it cannot be made."""
+    try:
+        found = store.preview(action, where, **options)
+    except ValueError as error:
+        return {"op": "preview", "total": 0, "changes": [], "why": str(error)}
+    changes = [
+        {"name": one.name, "before": one.before[:SHOWN_TEXT], "after": one.after[:SHOWN_TEXT]}
+        for one in found[:SHOWN_CHANGES]
+    ]
+    return {"op": "preview", "total": len(found), "changes": changes, "why": ""}
+
+
+def story(store: ConceptStore, thumbs: pictures.Thumbnails) -> str:
+    """The concepts and some of their images as HTML that needs no kernel."""
+    if not store.concepts:
+        return markup.empty("No concept yet.", "Add a folder of images.", 120)
+    lines = "".join(
+        f"<tr><td><b>{escape(one['name'])}</b></td><td>{escape(one['path'])}</td>"
+        f"<td>{one['images']:,} images, {one['captioned']:,} with a caption</td></tr>"
+        for one in summaries(store)
+    )
+    rows = store.rows if store.scanned else []
+    step = max(1, len(rows) // STORY_TILES)
+    shown = [(row, thumbs.get(row)) for row in rows[::step][:STORY_TILES]]
+    cells = "".join(
+        f'<img width="96" style="margin:3px" src="{data_uri(*found)}" alt="{escape(row.name)}" '
+        f'title="{escape(row.caption[:CLIP])}">'
+        for row, found in shown
+        if found
+    )
+    return f'<h3 class="ot-title">Training set</h3><table>{lines}</table><p>{cells}</p>'
