@@ -14,6 +14,10 @@ _TRAINED = frozenset({TrainingMethod.FINE_TUNE, TrainingMethod.LORA})
 _GUIDED = frozenset(
     {ModelType.FLUX_DEV_1, ModelType.FLUX_FILL_DEV_1, ModelType.HUNYUAN_VIDEO, ModelType.FLUX_2}
 )
+_TRAINS = {"train": (True,)}
+_STOPS = {
+    "stop_training_after_unit": tuple(unit for unit in TimeUnit if unit is not TimeUnit.NEVER)
+}
 
 
 class TrainModelPartConfig(Section):
@@ -28,13 +32,15 @@ class TrainModelPartConfig(Section):
     train: Annotated[bool, Show(level="basic", methods=_TRAINED)] = True
     """Whether the network trains."""
 
-    stop_training_after: Annotated[Count | None, Show()] = None
+    stop_training_after: Annotated[Count | None, Show(when={**_TRAINS, **_STOPS})] = None
     """How long the network trains before it is frozen, in the unit below."""
 
-    stop_training_after_unit: Annotated[TimeUnit, Show()] = TimeUnit.NEVER
+    stop_training_after_unit: Annotated[TimeUnit, Show(when=_TRAINS)] = TimeUnit.NEVER
     """What `stop_training_after` counts; NEVER trains to the end."""
 
-    learning_rate: Annotated[NonNegative | None, Show(level="basic", applies="now")] = None
+    learning_rate: Annotated[
+        NonNegative | None, Show(level="basic", applies="now", when=_TRAINS)
+    ] = None
     """Learning rate of this network; empty for the global one."""
 
     weight_dtype: Annotated[DataType, Show(level="basic")] = DataType.FLOAT_32

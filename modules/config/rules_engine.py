@@ -11,7 +11,6 @@ from modules.config.enums import TimeUnit
 from modules.config.models import ModelFacts
 from modules.config.problems import Problem
 from modules.config.rules_model import fitting_formats
-from modules.config.section import plain
 from modules.config.supported import ANY, HARMLESS, HONOURED
 
 
@@ -38,6 +37,17 @@ def unsupported_values(case: Case) -> Iterator[Problem]:
             yield from _ignored(setting, value)
 
 
+def unsupported_items(case: Case) -> Iterator[Problem]:
+    """A value of a concept or a sample that the engine cannot do."""
+    for name, values in honoured(case.facts).items():
+        root, _, inner = name.partition(".")
+        if root not in ("concepts", "samples") or not inner:
+            continue
+        for number, item in enumerate(case.config.get(root) or ()):
+            if item.enabled:
+                yield from _out_of_reach(case, f"{root}.{number}.{inner}", item.get(inner), values)
+
+
 def _out_of_reach(case: Case, path: str, value: Any, values: tuple[Any, ...]) -> Iterator[Problem]:
     if values == ANY or value in values:
         return
@@ -46,9 +56,10 @@ def _out_of_reach(case: Case, path: str, value: Any, values: tuple[Any, ...]) ->
         if value not in fitting:
             return  # a matter of model and method, which another rule explains
         values = tuple(word for word in values if word in fitting)
-    words = ", ".join(str(plain(word)) for word in values)
+    words = ", ".join(shown(word) for word in values)
     message = f"{path} is {shown(value)}, which this engine cannot do."
-    yield refuse(path, message, f"Use {_one_of(words)}.")
+    fix = f"Use {_one_of(words)}." if words else "Use another model_type or training_method."
+    yield refuse(path, message, fix)
 
 
 def _ignored(setting: Setting, value: Any) -> Iterator[Problem]:
@@ -95,4 +106,4 @@ def cloud(case: Case) -> Iterator[Problem]:
         )
 
 
-RULES: tuple[Rule, ...] = (unsupported_values, stops_a_part, cloud)
+RULES: tuple[Rule, ...] = (unsupported_values, unsupported_items, stops_a_part, cloud)

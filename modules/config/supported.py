@@ -2,7 +2,8 @@
 
 A setting that stands in neither table must keep its default (or not count for the chosen model,
 method and other settings); `validate` refuses anything else, so that nothing is ignored in silence.
-Names are dotted; `{denoiser}` and `{encoder}` stand for the model's own parts.
+Names are dotted; `{denoiser}` and `{encoder}` stand for the model's own parts, and below `concepts`
+and `samples` a name stands for that setting of each of them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         # data
         "concept_file_name": ANY,
         "concepts": ANY,
+        "concepts.type": (e.ConceptType.STANDARD, e.ConceptType.VALIDATION),
         "resolution": ANY,
         "aspect_ratio_bucketing": ANY,
         "dataloader_threads": ANY,
@@ -127,6 +129,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         # samples, backups, saves
         "sample_definition_file_name": ANY,
         "samples": ANY,
+        "samples.frames": (1,),
+        "samples.sample_inpainting": (False,),
         "sample_after": ANY,
         "sample_after_unit": ANY,
         "sample_skip_first": ANY,
