@@ -1,6 +1,8 @@
 """The service over the real trainer and the embedded model, a few steps each."""
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 
@@ -14,7 +16,7 @@ from ot_notebook.services.trainer_service import CommandRefused, TrainerService
 
 SECONDS = 120
 
-EPOCHS = 60
+EPOCHS = 15
 """Long enough for a stop, which waits for the next delivery, to come before the end."""
 
 
@@ -160,3 +162,49 @@ def test_a_run_that_fails_says_why_and_leaves_the_service_ready(service, small, 
     assert service.trainer is None
     service.start(small).wait(SECONDS)
     assert service.state == "finished"
+
+
+TRAIN = """
+import sys
+import ot_notebook as ot
+config, _ = ot.TrainConfig.load(sys.argv[1])
+svc = ot.trainer()
+svc.on("backup")(lambda event: print(event.step, flush=True))
+svc.start(config).wait()
+"""
+
+RESUME = """
+import sys
+import ot_notebook as ot
+run = ot.attach(sys.argv[1])
+print(run.state, ot.trainer().state, ot.trainer().step, sep="|")
+resumed = run.resume().wait()
+print(resumed.state, *resumed.metrics()["step"], sep="|")
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_that_is_killed_is_taken_up_by_the_next_one(small, tmp_path):
+    config = small.update(epochs=EPOCHS, backup_after=2, backup_after_unit="STEP")
+    config.save(tmp_path / "config.json")
+    first = subprocess.Popen(
+        [sys.executable, "-c", TRAIN, tmp_path / "config.json"], stdout=subprocess.PIPE, text=True
+    )
+    saved = [int(first.stdout.readline()) for _ in range(3)]
+    first.kill()
+    first.wait()
+    saved += [int(line) for line in first.stdout.read().split()]
+    first.stdout.close()
+    second = subprocess.run(
+        [sys.executable, "-c", RESUME, config.workspace_dir],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = second.stdout.strip().splitlines()
+    assert before.split("|")[:2] == ["cut off", "stopped"]
+    assert int(before.split("|")[2]) >= saved[-1]
+    state, *steps = after.split("|")
+    assert state == "finished"
+    assert int(steps[0]) >= saved[-1] + 1
+    assert [int(step) for step in steps] == list(range(int(steps[0]), 2 * EPOCHS + 1))
