@@ -25,20 +25,24 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp's files are private, a model file is not
-        os.replace(temporary, path)
+        temporary.replace(path)
         _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `path` to fill; it becomes `path` when the block ends.
 
+    Args:
+        path: what it becomes.
+        replace: whether a folder of that name goes, once the new one is whole.
+
     Raises:
-        FileExistsError: if `path` exists.
+        FileExistsError: if `path` exists and is not to be replaced.
     """
-    if path.exists():
+    if path.exists() and not replace:
         raise FileExistsError(f"{path} exists already; choose another name or remove it.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".part"))
@@ -47,7 +51,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for found in [temporary, *temporary.rglob("*")]:
             _flush(found)
         temporary.chmod(0o777 & ~_umask())
-        os.replace(temporary, path)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".old"))
+            path.replace(old / path.name)
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
         _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -172,7 +172,10 @@ class FineTune:
             for name, network in networks.items()
             if stored[name] != dtype
         }
-        with atomic_folder(path) as new:
+        is_model = (path / "model_index.json").is_file()
+        if path.exists() and not is_model and any(path.iterdir()):
+            raise FileExistsError(f"{path} holds other things than a model; choose another folder.")
+        with atomic_folder(path, replace=True) as new:
             try:
                 for name in own:
                     networks[name].to(dtype)

@@ -17,6 +17,7 @@ from modules.config import (
     ConfigError,
     DataType,
     EMAMode,
+    ModelFormat,
     SampleConfig,
     TimeUnit,
     TrainConfig,
@@ -420,12 +421,12 @@ class GenericTrainer:
         self._reporter.report(wait=True)
         config = self.config
         self._enter("saving", "Saving the model")
+        suffix = "" if config.output_model_format is ModelFormat.DIFFUSERS else ".safetensors"
+        path = self._workspace / "save" / f"{self._stamp()}-save-{self._place()}{suffix}"
         if final:
             path = Path(resolve(config.output_model_destination))
-            if path.is_dir() or not path.suffix:
-                path = path / f"{self._stamp()}.safetensors"
-        else:
-            path = self._workspace / "save" / f"{self._stamp()}-save-{self._place()}.safetensors"
+            if suffix and (path.is_dir() or not path.suffix):
+                path = path / f"{self._stamp()}{suffix}"
         with self._update.shown():
             self._method.write(path, config, {})
         self._emit(ModelSaved(path, config.output_model_format.value, self.step, final))
@@ -439,7 +440,8 @@ class GenericTrainer:
             self._method.read_backup(folder)
             for missing in self._update.load_state_dict(found.optimizer):
                 self._emit(Warned(f"{folder.name}: {missing}."))
-            self._batches.load_state_dict(found.state["batches"])
+            if note := self._batches.load_state_dict(found.state["batches"]):
+                self._emit(Warned(note))
             self._randomness.generator.set_state(found.state["generator"])
             self._reporter.meter.load_state_dict(found.state["meter"])
             self.step = found.place.step

@@ -38,7 +38,7 @@ def test_one_picture_is_learned(make_config, train, tmp_path, pictures):
         make_config(
             concepts=[{"path": str(one)}],
             batch_size=1,
-            epochs=60,
+            epochs=40,
             layer_filter="",
             lora_rank=16,
             lora_alpha=16.0,
@@ -74,7 +74,7 @@ def test_accumulated_batches_and_pieces_give_the_gradient_of_one_large_batch(mak
 
 
 def test_a_second_run_in_the_same_process_is_the_same(make_config, train):
-    first, second = train(make_config()), train(make_config())
+    first, second = train(make_config(epochs=1)), train(make_config(epochs=1))
     assert first.losses == second.losses
 
 
@@ -90,8 +90,9 @@ def test_draws_of_the_notebook_change_nothing(make_config, train):
     def draw(_event, _commands):
         torch.rand(7)
 
-    config = make_config(dropout_probability=0.2)
-    assert train(config, draw).losses == train(make_config(dropout_probability=0.2)).losses
+    config = make_config(dropout_probability=0.2, epochs=1)
+    quiet = train(make_config(dropout_probability=0.2, epochs=1))
+    assert train(config, draw).losses == quiet.losses
 
 
 def test_learning_rates_follow_parts_and_schedule(make_config, train):
