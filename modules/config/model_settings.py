@@ -31,6 +31,8 @@ _WITH_EMBEDDINGS = frozenset(
 )
 _UNETS = with_part("unet") | with_part("prior")
 _FILTERED = frozenset(kind for kind, facts in MODELS.items() if len(facts.filters) > 1)
+_SKIPPED = frozenset(kind for kind, facts in MODELS.items() if facts.caption_dropout)
+_FLUX_1 = frozenset({ModelType.FLUX_DEV_1, ModelType.FLUX_FILL_DEV_1})
 _LOW_RANK = {"peft_type": (PeftType.LORA, PeftType.LOHA, PeftType.LOKR)}
 _DORA = {"peft_type": (PeftType.LORA,), "lora_decompose": (True,)}
 _OFT = {"peft_type": (PeftType.OFT_2,)}
@@ -129,10 +131,12 @@ class PartSettings(Section):
     )
     """The first text encoder."""
 
-    text_encoder_layer_skip: Annotated[Count, Show(unit="layers")] = 0
+    text_encoder_layer_skip: Annotated[Count, Show(unit="layers", families=_SKIPPED)] = 0
     """Last layers of the text encoder that are left out (clip skip)."""
 
-    text_encoder_sequence_length: Annotated[Positive | None, Show(unit="tokens")] = 512
+    text_encoder_sequence_length: Annotated[
+        Positive | None, Show(unit="tokens", families=frozenset({ModelType.FLUX_2}))
+    ] = 512
     """Longest caption for models whose encoder has no fixed length; empty for the longest."""
 
     text_encoder_2: Annotated[TrainModelPartConfig, _part("Text encoder 2", "text_encoder_2")] = (
@@ -146,7 +150,7 @@ class PartSettings(Section):
     """Last layers of the second text encoder that are left out."""
 
     text_encoder_2_sequence_length: Annotated[
-        Positive | None, Show(unit="tokens", families=with_part("text_encoder_2"))
+        Positive | None, Show(unit="tokens", families=_FLUX_1)
     ] = 77
     """Longest caption for the second text encoder; empty for the longest."""
 

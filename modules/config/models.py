@@ -5,7 +5,7 @@ Only facts about files and settings stand here; how a model works stands in its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -43,7 +43,9 @@ class ModelFacts:
     sampling: Mapping[str, Any]
     """What a sample definition means where it names no size, steps, guidance or scheduler."""
     caption_dropout: bool = True
-    """Whether captions can be dropped during training."""
+    """Whether captions can be dropped during training, and text layers skipped."""
+    text_training: bool = True
+    """Whether its text encoders can be trained."""
 
     @property
     def denoiser(self) -> str:
@@ -147,6 +149,7 @@ def _transformer(
     formats: tuple[F, ...] = _TRANSFORMER,
     embedding: bool = False,
     caption_dropout: bool = True,
+    text_training: bool | None = None,
 ) -> ModelFacts:
     names = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
     methods = (FULL, LORA, EMBEDDING) if embedding else (FULL, LORA)
@@ -160,6 +163,7 @@ def _transformer(
         methods,
         sampling,
         caption_dropout,
+        caption_dropout if text_training is None else text_training,
     )
 
 
@@ -282,6 +286,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 25, 3.5),
             formats=(*_TRANSFORMER, *_LEGACY),
             caption_dropout=False,
+            text_training=True,
         ),
         M.ANIMA: _transformer(
             "Anima",
@@ -332,10 +337,3 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
 def with_part(*names: str) -> frozenset[M]:
     """Model types that have any of the named parts."""
     return frozenset(kind for kind, facts in MODELS.items() if set(names) & set(facts.parts))
-
-
-def model_types(names: Iterable[M] | None = None, *, objective: str = "") -> frozenset[M]:
-    """The named model types, or all of an objective."""
-    if names is not None:
-        return frozenset(names)
-    return frozenset(kind for kind, facts in MODELS.items() if facts.objective == objective)

@@ -8,12 +8,36 @@ from typing import Annotated
 from pydantic import Field
 
 from modules.config.enums import DataType, ModelType, TimeUnit, TrainingMethod
+from modules.config.models import MODELS
 from modules.config.section import Count, Fraction, NonNegative, Positive, Section, Show
 
 _TRAINED = frozenset({TrainingMethod.FINE_TUNE, TrainingMethod.LORA})
 _GUIDED = frozenset(
     {ModelType.FLUX_DEV_1, ModelType.FLUX_FILL_DEV_1, ModelType.HUNYUAN_VIDEO, ModelType.FLUX_2}
 )
+_OPTIONAL = frozenset(
+    {
+        ModelType.STABLE_DIFFUSION_3,
+        ModelType.STABLE_DIFFUSION_35,
+        ModelType.FLUX_DEV_1,
+        ModelType.FLUX_FILL_DEV_1,
+        ModelType.HUNYUAN_VIDEO,
+        ModelType.HI_DREAM_FULL,
+        ModelType.IDEOGRAM_4,
+    }
+)
+"""Model types that work without some of their parts."""
+_MASKED = frozenset(
+    {
+        ModelType.STABLE_DIFFUSION_3,
+        ModelType.STABLE_DIFFUSION_35,
+        ModelType.FLUX_DEV_1,
+        ModelType.FLUX_FILL_DEV_1,
+        ModelType.HI_DREAM_FULL,
+    }
+)
+"""Model types that can be told which text tokens are padding."""
+_DROPPED = frozenset(kind for kind, facts in MODELS.items() if facts.caption_dropout)
 _TRAINS = {"train": (True,)}
 _STOPS = {
     "stop_training_after_unit": tuple(unit for unit in TimeUnit if unit is not TimeUnit.NEVER)
@@ -26,7 +50,7 @@ class TrainModelPartConfig(Section):
     model_name: Annotated[str, Show()] = ""
     """Another source for this network alone: a path, hub id or URL; empty for the base model's."""
 
-    include: Annotated[bool, Show()] = True
+    include: Annotated[bool, Show(families=_OPTIONAL)] = True
     """Whether the network is loaded at all; text encoders of some models can be left out."""
 
     train: Annotated[bool, Show(level="basic", methods=_TRAINED)] = True
@@ -46,13 +70,13 @@ class TrainModelPartConfig(Section):
     weight_dtype: Annotated[DataType, Show(level="basic")] = DataType.FLOAT_32
     """How the network's weights are stored; small types save memory."""
 
-    dropout_probability: Annotated[Fraction, Show(applies="now")] = 0.0
+    dropout_probability: Annotated[Fraction, Show(applies="now", families=_DROPPED)] = 0.0
     """Share of captions that this text encoder does not see, so that the model learns both."""
 
     train_embedding: Annotated[bool, Show()] = True
     """Whether embeddings may be trained in this text encoder."""
 
-    attention_mask: Annotated[bool, Show()] = False
+    attention_mask: Annotated[bool, Show(families=_MASKED)] = False
     """Whether the denoiser is told which text tokens are padding."""
 
     guidance_scale: Annotated[NonNegative, Show(families=_GUIDED)] = 1.0

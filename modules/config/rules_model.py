@@ -104,6 +104,17 @@ def caption_dropout(case: Case) -> Iterator[Problem]:
             yield refuse(field, message, "Set it to 0.")
 
 
+def text_training(case: Case) -> Iterator[Problem]:
+    """Training a text encoder that cannot be trained."""
+    methods = (TrainingMethod.LORA, TrainingMethod.FINE_TUNE)
+    if case.facts.text_training or case.config.training_method not in methods:
+        return
+    for part in case.facts.text_encoders:
+        if case.config.get(f"{part}.train"):
+            message = f"{part}.train is true, but {case.facts.title}'s stays as it is."
+            yield refuse(f"{part}.train", message, "Set it to false.")
+
+
 def layer_filter(case: Case) -> Iterator[Problem]:
     """A filter preset that the model type lacks, or a filter that cannot select."""
     yield from _filter(case, "", case.config.layer_filter_preset, case.config.layer_filter)
@@ -202,6 +213,7 @@ RULES: tuple[Rule, ...] = (
     destination,
     loss_weight,
     caption_dropout,
+    text_training,
     layer_filter,
     something_trains,
     weight_types,

@@ -18,7 +18,6 @@ from modules.config.enums import (
     TimestepDistribution,
     TrainingMethod,
 )
-from modules.config.models import model_types
 from modules.config.optimizer_config import TrainOptimizerConfig
 from modules.config.section import Fraction, NonNegative, Positive, Real, Section, Show
 
@@ -27,7 +26,19 @@ _SD = frozenset(kind for kind in ModelType if kind.value.startswith("STABLE_DIFF
     ModelType.STABLE_DIFFUSION_3,
     ModelType.STABLE_DIFFUSION_35,
 }
-_FLOW = model_types(objective="flow")
+_SHIFTED = frozenset(
+    {
+        ModelType.ANIMA,
+        ModelType.ERNIE,
+        ModelType.FLUX_2,
+        ModelType.FLUX_DEV_1,
+        ModelType.FLUX_FILL_DEV_1,
+        ModelType.IDEOGRAM_4,
+        ModelType.KREA_2,
+        ModelType.QWEN,
+        ModelType.Z_IMAGE,
+    }
+)
 _FULL = frozenset({TrainingMethod.FINE_TUNE})
 _LORA = frozenset({TrainingMethod.LORA})
 _EMA = {"ema": (EMAMode.GPU, EMAMode.CPU)}
@@ -217,7 +228,7 @@ class LossSettings(Section):
     timestep_shift: Annotated[Annotated[Real, Field(gt=0)], Show()] = 1.0
     """Above 1, more noise is drawn."""
 
-    dynamic_timestep_shifting: Annotated[bool, Show(families=_FLOW)] = False
+    dynamic_timestep_shifting: Annotated[bool, Show(families=_SHIFTED)] = False
     """Shift by the size of the image, as the model's sampler does."""
 
 

@@ -69,6 +69,7 @@ CASES = [
     ({**FLUX, "loss_weight_fn": "MIN_SNR_GAMMA"}, "error loss_weight_fn: loss_weight_fn is MIN_SNR_GAMMA, but Flux.1 is a flow model. Use one of CONSTANT, SIGMA."),
     ({"loss_weight_fn": "SIGMA"}, "loss_weight_fn is SIGMA, but Stable Diffusion 1.5 is not a flow model. Use one of CONSTANT, P2, MIN_SNR_GAMMA, DEBIASED_ESTIMATION."),
     ({**FLUX, "model_type": "QWEN", "text_encoder.dropout_probability": 0.1}, "error text_encoder.dropout_probability: text_encoder.dropout_probability is 0.1, but Qwen-Image cannot drop captions. Set it to 0."),
+    ({**FLUX, "model_type": "Z_IMAGE", "text_encoder.train": True}, "error text_encoder.train: text_encoder.train is true, but Z-Image's stays as it is. Set it to false."),
     ({"layer_filter_preset": "blockz"}, "error layer_filter_preset: layer_filter_preset is 'blockz', which Stable Diffusion 1.5 does not have. Use one of full, attn-mlp, attn-only, custom."),
     ({"quantization.layer_filter_preset": "attn-mpl"}, "Did you mean attn-mlp? Use one of full, attn-mlp, attn-only, custom."),
     ({"layer_filter": "attn1,"}, "warning layer_filter: layer_filter is 'attn1,', with an empty item, which selects every layer. Remove the comma too many."),
