@@ -62,8 +62,7 @@ class LiveRun:
         except WorkspaceBusyError as error:
             raise _refusal(str(error), "Stop that run, or choose another folder.") from error
         try:
-            parent = after.id if after else None
-            self.store.begin(self.id, config.to_dict(), time.time(), parent)
+            self._begin()
         except StoreError as error:
             self._heartbeat.close()
             raise _refusal(str(error), "") from error
@@ -99,10 +98,18 @@ class LiveRun:
             if steps:
                 self.first_step = self.curves_until = steps[0]
         self._unsaved = [*self._unsaved, *events][-MAX_UNSAVED:]
-        self.store.append(self.id, self._unsaved)
+        try:
+            self.store.append(self.id, self._unsaved)
+        except KeyError:  # somebody removed the file, or this run from it
+            self._begin()
+            self.store.append(self.id, self._unsaved)
         self._unsaved = []
         if self.state in e.ENDED:
             self.store.close()  # a later event opens it again
+
+    def _begin(self) -> None:
+        parent = self.after.id if self.after else None
+        self.store.begin(self.id, self.config.to_dict(), time.time(), parent)
 
     def done(self) -> None:
         """Its thread is over: free the workspace for the next run."""

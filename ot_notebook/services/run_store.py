@@ -334,7 +334,14 @@ class RunStore:
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction on the one connection that writes."""
         with self._lock, self._plain_errors():
+            if self._connection is not None and not self.path.exists():
+                self._connection.close()
+                self._connection = None
+                raise StoreError(
+                    f"{self.path} was removed while it was in use. A new one begins here."
+                )
             if self._connection is None:
+                self._keys.clear()
                 self._connection = self._open()
             with self._connection:  # commits, or rolls back on an error
                 yield self._connection

@@ -419,7 +419,7 @@ class TrainerService(t.HasTraits):
             live.keep([(one.time, one.event) for one in said])
             if live.store.behind:
                 self._readers.warn(live.store.behind)
-        except (StoreError, KeyError) as error:
+        except StoreError as error:
             self._readers.warn(f"The run's history is not being saved: {error} Training goes on.")
 
     def _keep_curves(self, live: LiveRun) -> None:

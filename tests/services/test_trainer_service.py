@@ -376,6 +376,25 @@ def test_a_store_that_vanishes_is_reported_and_the_run_goes_on(stage):
     handle.store.path.unlink()
 
 
+def test_a_store_that_is_removed_begins_anew_and_the_user_is_told(stage):
+    handle = stage.start()
+    steps = range(1, 4)
+    stage.run.enter("training")
+    for number in steps:
+        stage.run.step(number)
+        stage.service.flush()
+        if number == 1:
+            for left in handle.workspace.glob("run.db*"):
+                left.unlink()
+    stage.run.end()
+    stage.service.flush()
+    stage.service.flush()
+    assert handle.metrics()["step"].tolist() == [2, 3]
+    assert handle.state == "finished"
+    (warning,) = handle.events("warning")
+    assert "run.db was removed while it was in use" in warning.message
+
+
 def test_text_from_outside_arrives_as_it_is(stage):
     hostile = "<script>alert(1)</script>\x00\x1b[31m\u202e" + "x" * 1_000_000
     handle = stage.start()
