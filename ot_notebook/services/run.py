@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modules.atomic import atomic_folder
 from modules.config import TrainConfig
 from modules.training.events import ENDED, Event, RunFailed, SampleImage
 from ot_notebook.services.heartbeat import living
@@ -152,6 +153,32 @@ class Run:
         from ot_notebook.services.report import write_report
 
         return write_report(self, Path(path or self.workspace / f"report-{self.id}.html"))
+
+    def export(self, folder: str | Path) -> Path:
+        """Write all that is known of the run to a new folder, in files that any program reads.
+
+        They are `config.json`, `metrics.csv`, `samples.csv` and `report.html`.
+
+        Raises:
+            FileExistsError: if the folder exists.
+        """
+        target = Path(folder).expanduser().absolute()
+        with atomic_folder(target) as new:
+            self.config.save(new / "config.json")
+            self.metrics().to_csv(new / "metrics.csv", index=False)
+            self.samples().to_csv(new / "samples.csv", index=False)
+            self.report(new / "report.html")
+        return target
+
+    def delete(self) -> None:
+        """Forget the run. Its samples, backups and models stay where they are.
+
+        Raises:
+            RuntimeError: while it is live.
+        """
+        if self.state not in (*ENDED, "cut off"):
+            raise RuntimeError(f"Run {self.id} is {self.state}. Stop it before you delete it.")
+        self.store.delete(self.id)
 
     def _stored(self) -> StoredRun:
         self._flush()

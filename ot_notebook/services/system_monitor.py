@@ -201,25 +201,21 @@ def _nvml() -> tuple[Any, str]:
 def vram_of(trainer: GenericTrainer) -> dict[str, int]:
     """Bytes on the training device by what holds them; empty without a GPU.
 
-    weights: parameters and buffers; optimizer: its state; cached: held by torch for reuse; other:
-    what else is allocated, between steps mostly gradients and the data of the batch.
+    weights: parameters and buffers; other: what else is in use, between steps mostly the
+    optimizer's state; cached: held by torch for reuse.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return {}
 
     def bytes_of(tensors: Any) -> int:
-        return sum(x.numel() * x.element_size() for x in tensors if getattr(x, "is_cuda", False))
+        return sum(x.numel() * x.element_size() for x in tensors if x.is_cuda)
 
     networks = trainer.parts.modules().values()
     weights = sum(bytes_of([*part.parameters(), *part.buffers()]) for part in networks)
-    optimizer = getattr(trainer, "optimizer", None)
-    states = optimizer.state.values() if optimizer is not None else ()
-    kept = sum(bytes_of(state.values()) for state in states)
     allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
     return {
         "weights": weights,
-        "optimizer": kept,
-        "other": max(0, allocated - weights - kept),
+        "other": max(0, allocated - weights),
         "cached": reserved - allocated,
     }

@@ -1,3 +1,4 @@
+import csv
 import re
 from html.parser import HTMLParser
 
@@ -99,6 +100,30 @@ def test_the_report_is_one_file_in_which_foreign_text_stays_text(finished, tmp_p
     assert "3 of 3" in said
     assert "lora.safetensors" in said
     assert "polyline" in page.tags
+
+
+def test_an_export_is_read_by_other_programs_and_a_deleted_run_is_gone(finished, tmp_path):
+    folder = finished.export(tmp_path / "export")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "metrics.csv",
+        "report.html",
+        "samples.csv",
+    ]
+    with (folder / "metrics.csv").open(newline="") as file:
+        assert [row["loss"] for row in csv.DictReader(file)] == ["1.0", "0.5", str(1 / 3)]
+    assert ot.TrainConfig.load(folder / "config.json")[0] == finished.config
+    with pytest.raises(FileExistsError, match="export exists already"):
+        finished.export(folder)
+    finished.delete()
+    assert ot.runs(tmp_path / "workspace").empty
+    assert (tmp_path / "workspace" / "samples" / "a.png").is_file()
+
+
+def test_a_live_run_is_not_deleted(stage):
+    handle = stage.start()
+    with pytest.raises(RuntimeError, match=r"is loading\. Stop it before you delete it"):
+        handle.delete()
 
 
 def test_a_failed_run_has_a_report_with_its_advice(stage, tmp_path):
