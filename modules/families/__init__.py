@@ -19,6 +19,10 @@ FAMILIES: tuple[str, ...] = (
     "qwen_image",
     "z_image",
     "flux_2",
+    "hidream",
+    "krea_2",
+    "ernie",
+    "ideogram_4",
 )
 """Modules of this package, each with its `VARIANTS`. A new architecture adds its name here."""
 

@@ -41,16 +41,19 @@ def decode_normalised(vae: Any, latents: Tensor) -> Tensor:
     return cast(Tensor, vae.decode((latents * deviation + mean).unsqueeze(2)).sample.squeeze(2))
 
 
-def encode_patched(vae: Any, pixels: Tensor) -> Tensor:
-    """[B, 3, h, w] -> [B, 4C, H/2, W/2]: 2x2 patches as channels, by the VAE's batch norm."""
+def encode_patched(vae: Any, pixels: Tensor, epsilon: float | None = None) -> Tensor:
+    """[B, 3, h, w] -> [B, 4C, H/2, W/2]: 2x2 patches as channels, by the VAE's batch norm.
+
+    `epsilon` takes the place of the one that the VAE's settings name for its batch norm.
+    """
     latents = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
-    mean, deviation = _batch_norm_statistics(vae)
+    mean, deviation = batch_norm_statistics(vae, epsilon)
     return (torch.nn.functional.pixel_unshuffle(latents, 2) - mean) / deviation
 
 
-def decode_patched(vae: Any, latents: Tensor) -> Tensor:
+def decode_patched(vae: Any, latents: Tensor, epsilon: float | None = None) -> Tensor:
     """Latents [B, 4C, H/2, W/2] -> [B, 3, h, w], the way back of encode_patched."""
-    mean, deviation = _batch_norm_statistics(vae)
+    mean, deviation = batch_norm_statistics(vae, epsilon)
     latents = latents.to(vae.device, vae.dtype) * deviation + mean
     return cast(Tensor, vae.decode(torch.nn.functional.pixel_shuffle(latents, 2)).sample)
 
@@ -81,8 +84,10 @@ def _channel_statistics(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:
     return like.new_tensor(mean).view(shape), like.new_tensor(deviation).view(shape)
 
 
-def _batch_norm_statistics(vae: Any) -> tuple[Tensor, Tensor]:
+def batch_norm_statistics(vae: Any, epsilon: float | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel of 2x2 patches, [1, 4C, 1, 1], as the VAE keeps them."""
     norm = vae.bn
-    deviation = torch.sqrt(norm.running_var + vae.config.batch_norm_eps)
+    epsilon = vae.config.batch_norm_eps if epsilon is None else epsilon
+    deviation = torch.sqrt(norm.running_var + epsilon)
     mean = norm.running_mean.view(1, -1, 1, 1).to(vae.dtype)
     return mean, deviation.view(1, -1, 1, 1).to(vae.dtype)

@@ -123,10 +123,11 @@ def test_diffusers_reads_the_same_change(family, trained, tmp_path):
     fresh = family.tiny()
     if not hasattr(fresh.pipeline, "load_lora_weights"):
         pytest.skip(f"diffusers has no adapter loader for {family.pipeline}")
-    readable = {  # its loaders know no adapters of T5, and fail on Chroma's
+    readable = {  # its loaders know adapters of CLIP alone, and fail on Chroma's T5
         name: network
         for name, network in trained.items()
-        if name == family.denoiser or "CLIP" in type(network).__name__
+        if name == family.denoiser
+        or ("CLIP" in type(network).__name__ and name in fresh.pipeline._lora_loadable_modules)
     }
     tensors = to_format(lora_layers(readable), family, ModelFormat.DIFFUSERS_LORA)
     file = tmp_path / "lora.safetensors"
@@ -143,6 +144,39 @@ def test_diffusers_reads_the_same_change(family, trained, tmp_path):
             torch.testing.assert_close(delta, own.reshape(delta.shape), atol=1e-5, rtol=1e-4)
             compared += 1
     assert compared > 0
+
+
+READ_BY_DIFFUSERS = {
+    "stable-diffusion-v1": (ModelFormat.KOHYA_LORA, ""),
+    "stable-diffusion-xl-v1-base": (ModelFormat.KOHYA_LORA, ""),
+    "Qwen-Image": (ModelFormat.KOHYA_LORA, "transformer_blocks"),
+    "Z-Image": (ModelFormat.KOHYA_LORA, "layers"),
+    "Flux.2": (ModelFormat.COMFY_LORA, "transformer_blocks"),
+    "Krea-2": (ModelFormat.COMFY_LORA, "transformer_blocks"),
+    "Ideogram": (ModelFormat.COMFY_LORA, "layers"),
+}
+"""Layouts of other tools that diffusers converts, and the layers that it knows there."""
+
+
+def test_diffusers_converts_the_layout_of_other_tools(family, trained, tmp_path):
+    if family.architecture not in READ_BY_DIFFUSERS:
+        pytest.skip("diffusers converts no other layout of this family")
+    model_format, where = READ_BY_DIFFUSERS[family.architecture]
+    layers = [
+        layer
+        for layer in lora_layers({family.denoiser: trained[family.denoiser]})
+        if where in layer.path
+    ]
+    file = tmp_path / "lora.safetensors"
+    save_tensors(to_format(layers, family, model_format), file, torch.float32)
+    fresh = family.tiny()
+    fresh.pipeline.load_lora_weights(file)
+    theirs = dict(fresh.denoiser.named_modules())
+    for layer in layers:
+        loaded = theirs[layer.path]
+        delta = loaded.get_delta_weight(next(iter(loaded.lora_A))).flatten(1)
+        own = (layer.up.flatten(1) @ layer.down.flatten(1)) * (layer.alpha / layer.rank)
+        torch.testing.assert_close(delta, own.reshape(delta.shape), atol=1e-5, rtol=1e-4)
 
 
 def test_the_original_layout_is_the_one_that_diffusers_converts(family):
