@@ -88,7 +88,6 @@ def train_tokenizer(pictures: Iterable[Picture], folder: Path) -> None:
     described = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_TOKENS, **special}
     merges = [each if isinstance(each, str) else " ".join(each) for each in learnt["merges"]]
 
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "vocab.json", json.dumps(vocabulary, ensure_ascii=False))
     _write(folder / "merges.txt", "\n".join(["#version: 0.2", *merges, ""]))
     _write(folder / "special_tokens_map.json", json.dumps(special, indent=2))

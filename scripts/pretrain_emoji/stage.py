@@ -76,25 +76,25 @@ class Stage:
             save_every: steps between checkpoints.
         """
         self.networks.train()
-        began, first, smooth = time.monotonic(), self.step, math.nan
+        began, first, losses = time.monotonic(), self.step, list[Tensor]()
         while self.step < self.steps:
-            loss = self._train_step(loss_of)
-            smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
+            losses.append(self._train_step(loss_of))
             if self.step % save_every == 0 or self.step == self.steps:
                 self._save()
             if self.step % REPORT_EVERY == 0 or self.step == self.steps:
                 rate = (self.step - first) / (time.monotonic() - began)
                 print(
-                    f"{self._name}: step {self.step} of {self.steps}, loss {smooth:.4f}, "
-                    f"{rate:.2f} steps/s",
+                    f"{self._name}: step {self.step} of {self.steps}, "
+                    f"loss {torch.stack(losses).mean():.4f}, {rate:.2f} steps/s",
                     flush=True,
                 )
+                losses.clear()
         with torch.no_grad():
             for parameter, average in zip(self._parameters, self._average, strict=True):
                 parameter.copy_(average)
         self.networks.eval()
 
-    def _train_step(self, loss_of: Callable[[torch.Generator], Tensor]) -> float:
+    def _train_step(self, loss_of: Callable[[torch.Generator], Tensor]) -> Tensor:
         generator = torch.Generator(self._device).manual_seed(self.seed * 1_000_003 + self.step)
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * scale_at(self.step, self.steps, self.warmup)
@@ -106,7 +106,7 @@ class Stage:
         self.step += 1
         decay = min(self._decay, self.step / (self.step + 20))  # a young average forgets its start
         torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
-        return loss.item()
+        return loss.detach()  # reading its value would make a GPU wait
 
     def _save(self) -> None:
         with atomic_file(self._checkpoint) as path:
