@@ -7,17 +7,18 @@ from typing import Any
 
 from modules.config.case import Case, Rule, refuse, shown, warn
 from modules.config.describe import Setting, settings
-from modules.config.enums import TimeUnit
-from modules.config.models import ModelFacts
+from modules.config.enums import ModelType, TimeUnit
+from modules.config.models import MODELS
 from modules.config.problems import Problem
 from modules.config.rules_model import fitting_formats
-from modules.config.supported import ANY, HARMLESS, HONOURED
+from modules.config.supported import ANY, BY_MODEL, HARMLESS, HONOURED
 
 
-def honoured(facts: ModelFacts) -> dict[str, tuple[Any, ...]]:
-    """The table of `supported.py` with a model's own parts in place of the braces."""
+def honoured(model_type: ModelType) -> dict[str, tuple[Any, ...]]:
+    """The tables of `supported.py` for one model type, its own parts in place of the braces."""
+    facts = MODELS[model_type]
     table: dict[str, tuple[Any, ...]] = {}
-    for name, values in HONOURED.items():
+    for name, values in {**HONOURED, **BY_MODEL.get(model_type, {})}.items():
         parts = facts.text_encoders if "{encoder}" in name else (facts.denoiser,)
         for part in parts:
             table[name.format(denoiser=part, encoder=part)] = values
@@ -26,7 +27,7 @@ def honoured(facts: ModelFacts) -> dict[str, tuple[Any, ...]]:
 
 def unsupported_values(case: Case) -> Iterator[Problem]:
     """A setting that the engine would ignore, or a value that it cannot do."""
-    table = honoured(case.facts)
+    table = honoured(case.config.model_type)
     for setting in settings(type(case.config), collections=True):
         if setting.path.startswith("cloud.") or not setting.applies_to(case.config):
             continue
@@ -39,7 +40,7 @@ def unsupported_values(case: Case) -> Iterator[Problem]:
 
 def unsupported_items(case: Case) -> Iterator[Problem]:
     """A value of a concept or a sample that the engine cannot do."""
-    for name, values in honoured(case.facts).items():
+    for name, values in honoured(case.config.model_type).items():
         root, _, inner = name.partition(".")
         if root not in ("concepts", "samples") or not inner:
             continue
@@ -83,7 +84,7 @@ def stops_a_part(case: Case) -> Iterator[Problem]:
     for part in (case.facts.denoiser, *case.facts.text_encoders):
         section = config.get(part)
         count, unit = section.stop_training_after, section.stop_training_after_unit
-        known = f"{part}.stop_training_after" in honoured(case.facts)
+        known = f"{part}.stop_training_after" in honoured(case.config.model_type)
         never = unit is TimeUnit.NEVER or count is None
         if known or never or not section.train:
             continue

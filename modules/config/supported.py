@@ -38,6 +38,9 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "offline_mode": ANY,
         "continue_last_backup": ANY,
         "tensorboard": ANY,
+        "validation": ANY,
+        "validate_after": ANY,
+        "validate_after_unit": ANY,
         "samples_to_tensorboard": ANY,
         "train_device": ANY,
         "ot.seed": ANY,
@@ -88,6 +91,11 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "min_noising_strength": ANY,
         "max_noising_strength": ANY,
         "timestep_distribution": ANY,
+        "masked_training": ANY,
+        "unmasked_probability": ANY,
+        "unmasked_weight": ANY,
+        "normalize_masked_area_loss": ANY,
+        "masked_prior_preservation_weight": ANY,
         "noising_weight": ANY,
         "noising_bias": ANY,
         "timestep_shift": ANY,
@@ -170,3 +178,21 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
 
 A value that differs from the default is a warning with these words, or nothing if they are empty.
 """
+
+_NO_SKIP = {f"text_encoder{number}_layer_skip": (0,) for number in ("", "_2", "_3", "_4")}
+
+BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
+    {
+        e.ModelType.PIXART_ALPHA: _NO_SKIP,
+        e.ModelType.PIXART_SIGMA: _NO_SKIP,
+        e.ModelType.FLUX_DEV_1: _NO_SKIP,
+        e.ModelType.FLUX_FILL_DEV_1: _NO_SKIP,
+        e.ModelType.SANA: _NO_SKIP,
+        e.ModelType.HI_DREAM_FULL: _NO_SKIP,
+        e.ModelType.CHROMA_1: _NO_SKIP,
+        e.ModelType.STABLE_DIFFUSION_3: {"text_encoder_3_layer_skip": (0,)},
+        e.ModelType.STABLE_DIFFUSION_35: {"text_encoder_3_layer_skip": (0,)},
+        e.ModelType.QWEN: {"{encoder}.train": (False,)},
+    }
+)
+"""Model types of which less is honoured than HONOURED says: a setting's narrower values."""
