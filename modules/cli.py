@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from typing_extensions import assert_never
 
 from modules.cli_config import build_config_app
 from modules.config import ConfigError, Problem, TrainConfig, validate
+from modules.config.secrets import Secrets
 from modules.training import events as e
 
 FAILED, INVALID = 1, 2
@@ -59,9 +61,23 @@ def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
         config: ConfigArgument = None,
         preset: PresetOption = None,
         settings: SetOption = None,
+        secrets: Annotated[
+            Path | None,
+            typer.Option("--secrets-path", help="Secrets file; else secrets.json here."),
+        ] = None,
     ) -> None:
         """Train. Ctrl+C stops after the current step and saves; twice, at once."""
-        raise typer.Exit(_train(load(config, preset, settings), console, errors))
+        loaded = load(config, preset, settings)
+        try:
+            found, warnings = Secrets.load(secrets)
+        except ConfigError as error:
+            errors.print(f"[red]error[/] {escape(str(error))}", highlight=False)
+            raise typer.Exit(INVALID) from None
+        for warning in warnings:
+            errors.print(f"[yellow]warning[/] {escape(str(warning))}", highlight=False)
+        if found.huggingface_token:  # how the hub's own library takes it, for this process alone
+            os.environ["HF_TOKEN"] = found.huggingface_token
+        raise typer.Exit(_train(loaded, console, errors))
 
     @app.command("validate")
     def validate_config(

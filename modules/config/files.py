@@ -28,6 +28,8 @@ MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 64
 MAX_REPORTED = 100
 """Unknown keys that are reported one by one."""
+SECRET_NAMES = frozenset({"huggingface_token", "hf_token", "api_key", "password", "key_file"})
+"""Keys that are never kept, wherever they stand; no setting has such a name."""
 _SILENT = ("__version", "__description")
 """Keys about the file itself."""
 
@@ -156,8 +158,10 @@ def write_json(path: Path, data: Any) -> None:
 
 def _prepared(data: dict[str, Any], warnings: list[Problem]) -> dict[str, Any]:
     """In today's layout, without secrets and keys about the file."""
-    if any(_filled(data.pop("secrets", None))):
-        message = "The file holds secrets, which no config keeps."
+    held: list[str] = []
+    data = _without_secrets(data, held)
+    if held:
+        message = f"The file holds secrets ({', '.join(sorted(set(held)))}), which no config keeps."
         fix = "Put them into secrets.json or the HF_TOKEN environment variable, and remove them."
         warnings.append(Problem("secrets", "warning", message, fix))
     data = migrate(data, warnings)
@@ -252,13 +256,21 @@ def _without(value: Any, names: tuple[str, ...]) -> Any:
     return value
 
 
-def _filled(value: Any) -> list[Any]:
-    """Whatever stands in a nested value that is neither empty nor a default of the secrets."""
-    if isinstance(value, Mapping):
-        return [
-            found for key, inner in value.items() if key != "__version" for found in _filled(inner)
-        ]
-    return [] if value in (None, "", 0, "0", "root") else [value]
+def _without_secrets(value: Any, held: list[str]) -> Any:
+    """A copy without secrets at any depth; the names of those that were filled go to `held`."""
+    if isinstance(value, dict):
+        kept = {}
+        for name, inner in value.items():
+            if name == "secrets":
+                _without_secrets(inner, held)
+            elif name not in SECRET_NAMES:
+                kept[name] = _without_secrets(inner, held)
+            elif inner:
+                held.append(name)
+        return kept
+    if isinstance(value, list):
+        return [_without_secrets(inner, held) for inner in value]
+    return value
 
 
 def _report_unknown(section: Section, warnings: list[Problem], prefix: str = "") -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modules.config.case import Case, Rule, refuse, warn
 from modules.config.concept_config import ConceptConfig
-from modules.config.enums import ConceptType
+from modules.config.enums import ConceptType, TrainingMethod
 from modules.config.paths import is_local, resolve
 from modules.config.problems import ConfigError, Problem
 
@@ -34,6 +34,67 @@ def base_model(case: Case) -> Iterator[Problem]:
     elif is_local(name) and not Path(path).exists():
         message = f"base_model_name is {name}, but nothing is there."
         yield refuse("base_model_name", message, "Check the path, or give a hub id.")
+
+
+def other_models(case: Case) -> Iterator[Problem]:
+    """Adapters, embeddings and networks of their own that are surely paths, and are not there."""
+    config = case.config
+    fields = [f"{part}.model_name" for part in case.facts.parts]
+    if config.training_method is TrainingMethod.LORA:
+        fields.append("lora_model_name")
+    if config.training_method is TrainingMethod.EMBEDDING:
+        fields.append("embedding.model_name")
+    fields += [
+        f"additional_embeddings.{n}.model_name" for n in range(len(config.additional_embeddings))
+    ]
+    for field in fields:
+        name = config.get(field)
+        path, problem = _path(field, name)
+        if problem:
+            yield problem
+        elif name and is_local(name) and not Path(path).exists():
+            message = f"{field} is {name}, but nothing is there."
+            yield refuse(field, message, "Check the path, or leave it empty.")
+
+
+def hub_model(case: Case) -> Iterator[Problem]:
+    """A model of the hub that was never downloaded, where the hub may not be asked."""
+    config, name = case.config, case.config.base_model_name
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
+    if not config.offline_mode or not hub_id:
+        return
+    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    cache = config.huggingface_cache_dir or os.environ.get("HF_HUB_CACHE") or f"{home}/hub"
+    folder = Path(cache).expanduser() / f"models--{name.replace('/', '--')}"
+    if not folder.is_dir():
+        message = f"base_model_name is {name}, which is not in {cache}, but offline_mode is true."
+        yield refuse("base_model_name", message, "Set offline_mode to false for the first run.")
+
+
+def overwriting(case: Case) -> Iterator[Problem]:
+    """An output that would take the place of something."""
+    config, field = case.config, "output_model_destination"
+    path, problem = _path(field, config.output_model_destination)
+    base, other = _path("base_model_name", config.base_model_name)
+    if problem or other or not config.output_model_destination.strip():
+        return
+    if Path(base).exists() and Path(path).absolute() == Path(base).absolute():
+        message = f"{field} is {path}, the very model that the run starts from."
+        yield refuse(field, message, "Choose another name.")
+    elif config.prevent_overwrites and Path(path).is_file():
+        message = f"{field} is {path}, which exists, but prevent_overwrites is true."
+        yield refuse(field, message, "Choose another name, or set prevent_overwrites to false.")
+
+
+def file_names(case: Case) -> Iterator[Problem]:
+    """A beginning of file names that would lead elsewhere, or that no disk takes."""
+    field, text = "save_filename_prefix", case.config.save_filename_prefix
+    if odd := re.search(r'[\x00-\x1f<>:"/\\|?*]', text):
+        message = f"{field} holds {odd[0]!r}, which file names cannot."
+        yield refuse(field, message, "Use letters, digits, spaces, dots, - and _.")
+    elif len(text) > 100:
+        message = f"{field} is {len(text)} characters long, but may be 100."
+        yield refuse(field, message, "Shorten it.")
 
 
 def concepts(case: Case) -> Iterator[Problem]:
@@ -130,4 +191,12 @@ def _path(field: str, text: str) -> tuple[str, Problem | None]:
         return "", refuse(field, problem.message, problem.fix)
 
 
-RULES: tuple[Rule, ...] = (base_model, concepts, writable_folders)
+RULES: tuple[Rule, ...] = (
+    base_model,
+    other_models,
+    hub_model,
+    overwriting,
+    file_names,
+    concepts,
+    writable_folders,
+)

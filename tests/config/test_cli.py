@@ -167,3 +167,11 @@ def test_validate_exits_with_0_for_a_config_that_can_run():
     done = run("validate", "--preset", "emoji LoRA", "--set", "train_device=cpu")
     assert done.stdout == "This config can run.\n"
     assert done.exit_code == 0, done.stderr
+
+
+def test_a_bad_secrets_file_stops_a_run_before_it_begins_and_is_not_shown():
+    Path("s.json").write_text('{"huggingface_token": ["hf_hidden"]}')
+    done = run("train", "--preset", "emoji LoRA", "--secrets-path", "s.json")
+    assert done.exit_code == INVALID
+    assert "huggingface_token in s.json must be text. Put it in quotes." in done.stderr
+    assert "hf_hidden" not in done.stderr

@@ -28,7 +28,17 @@ def test_a_config_never_keeps_the_secrets_of_its_file(tmp_path):
     seen = [repr(config), str(config), str(warning), json.dumps(config.to_dict())]
     seen += [(tmp_path / "a.json").read_text(), pickle.dumps(config).decode("latin-1")]
     assert not any(TOKEN in text for text in seen)
-    assert "The file holds secrets, which no config keeps." in str(warning)
+    assert "The file holds secrets (huggingface_token, password), which no config keeps." in (
+        str(warning)
+    )
+
+
+def test_a_secret_in_a_wrong_place_is_not_kept_either():
+    data = {"hf_token": TOKEN, "cloud": {"api_key": TOKEN, "note": 1}, "x": [{"password": TOKEN}]}
+    config, warnings = TrainConfig.load(data)
+    assert TOKEN not in json.dumps(config.to_dict())
+    assert "(api_key, hf_token, password)" in str(warnings[0])
+    assert config.cloud.model_extra == {"note": 1}
 
 
 def test_a_section_of_empty_secrets_is_no_cause_for_a_warning():
