@@ -15,11 +15,15 @@ from modules.training import events as e
 from modules.training.commands import TrainCommands
 from ot_notebook.services.executors import Executor
 from ot_notebook.services.heartbeat import Heartbeat, WorkspaceBusyError
+from ot_notebook.services.history import History
 from ot_notebook.services.run import Run
 from ot_notebook.services.run_store import FILE, RunStore, StoreError
 
 MAX_UNSAVED = 200_000
 """Events kept in memory while `run.db` cannot be written."""
+
+CURVE_STEPS = 20_000
+"""Steps after which the curves are kept as they are drawn, to spare a reader all of the steps."""
 
 UNTIL_STOP: tuple[e.State, ...] = ("loading", "caching", "training", "paused", "sampling")
 """States that mean nothing once a stop is asked for: the trainer was on its way into them."""
@@ -47,8 +51,8 @@ class LiveRun:
         """The state that the trainer is in; the service's trait follows with the next delivery."""
         self.changed = threading.Condition()
         self.ended = threading.Event()
-        self.first_step = 1
-        self.curves_until = 0
+        self._first_step: int | None = None
+        self._curves_until = 0
         """The step up to which the store has the curves as they are drawn."""
         self._unsaved: list[tuple[float, e.Event]] = []
         workspace = Path(resolve(config.workspace_dir)).absolute()
@@ -87,16 +91,16 @@ class LiveRun:
             self.changed.notify_all()
             announce()
 
-    def keep(self, events: Sequence[tuple[float, e.Event]]) -> None:
+    def keep(self, events: Sequence[tuple[float, e.Event]], history: History) -> None:
         """Write events to the store. What it does not take is tried again with the next ones.
+
+        Args:
+            events: with their times.
+            history: has taken them in already; its curves are kept now and then.
 
         Raises:
             StoreError: if they could not be written now.
         """
-        if self.curves_until == 0:
-            steps = [event.step for _, event in events if isinstance(event, e.LossUpdate)]
-            if steps:
-                self.first_step = self.curves_until = steps[0]
         self._unsaved = [*self._unsaved, *events][-MAX_UNSAVED:]
         try:
             self.store.append(self.id, self._unsaved)
@@ -104,6 +108,12 @@ class LiveRun:
             self._begin()
             self.store.append(self.id, self._unsaved)
         self._unsaved = []
+        steps = [event.step for _, event in events if isinstance(event, e.LossUpdate)]
+        if steps and self._first_step is None:
+            self._first_step = self._curves_until = steps[0]
+        if steps and steps[-1] >= self._curves_until + CURVE_STEPS:
+            self._curves_until = steps[-1]
+            self.store.save_curves(self.id, history.curves(self._first_step or 0))
         if self.state in e.ENDED:
             self.store.close()  # a later event opens it again
 

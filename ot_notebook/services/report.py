@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from modules.atomic import atomic_file
-from modules.config import TrainConfig
+from modules.config import ConceptConfig, SampleConfig, TrainConfig
 from modules.training import events as e
 from ot_notebook.services import curve
 from ot_notebook.services.history import thin
@@ -178,8 +178,15 @@ def _warnings(warnings: Sequence[e.Warned]) -> str:
 
 
 def _settings(config: TrainConfig) -> str:
-    chosen, default = _flat(config.to_dict()), _flat(TrainConfig().to_dict())
-    changed = [(name, _json(v)) for name, v in chosen.items() if default.get(name) != v]
+    changed: list[tuple[str, str]] = []
+    for name, value in _changed(config.to_dict(), TrainConfig().to_dict()).items():
+        if name in _PARTS and isinstance(value, list):
+            default = _PARTS[name]().to_dict()
+            for number, part in enumerate(value, start=1):
+                told = ", ".join(f"{k}: {_json(v)}" for k, v in _changed(part, default).items())
+                changed.append((f"{name} {number}", told))
+        else:
+            changed.append((name, _json(value)))
     whole = escape(json.dumps(config.to_dict(), indent=2, ensure_ascii=False, default=str))
     return (
         _table("Settings that differ from the defaults", ("Setting", "Value"), changed)
@@ -193,6 +200,19 @@ def _table(heading: str, columns: Sequence[str], rows: Iterable[Sequence[object]
         return ""
     head = "".join(f"<th>{_text(column)}</th>" for column in columns)
     return f"<h2>{_text(heading)}</h2><table><tr>{head}</tr>{body}</table>"
+
+
+_PARTS: dict[str, type[ConceptConfig] | type[SampleConfig]] = {
+    "concepts": ConceptConfig,
+    "samples": SampleConfig,
+}
+"""Settings that are lists, and what their items are."""
+
+
+def _changed(value: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that differ, by dotted name."""
+    usual = _flat(default)
+    return {name: each for name, each in _flat(value).items() if usual.get(name) != each}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

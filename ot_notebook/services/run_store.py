@@ -10,7 +10,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -177,6 +177,8 @@ class RunStore:
             try:
                 if self._copy is not None:
                     self._copy.push(self._connection, now=True)
+                with suppress(sqlite3.OperationalError):  # somebody reads: the last to leave tidies
+                    self._connection.execute("PRAGMA journal_mode = DELETE")  # one plain file
             finally:
                 self._connection.close()
                 self._connection = None

@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 LIVE: tuple[e.State, ...] = ("loading", "caching", "training", "paused", "sampling", "saving")
 STEPPING: tuple[e.State, ...] = ("training", "paused", "sampling", "saving")
 
-CURVE_STEPS = 20_000
-"""Steps after which the curves are kept as they are drawn."""
-
 
 class CommandRefused(RuntimeError):  # noqa: N818 - an answer, not a defect
     """A command that makes no sense in the state the run is in; the text says why."""
@@ -387,17 +384,15 @@ class TrainerService(t.HasTraits):
         self._readers.tell([one.event for one in batch])
 
     def _take_in(self, said: Sequence[_Said]) -> None:
-        """Events of one run: into its store, its history and the traits."""
+        """Events of one run: into its history, its store and the traits."""
         live = said[0].run
-        if live is not None:
-            if live is not self._shown:
-                self._show(live)
-            self._keep(live, said)
+        if live is not None and live is not self._shown:
+            self._show(live)
         for one in said:
             self.history.add(one.event, one.time)
-        self._set_traits([one.event for one in said])
         if live is not None:
-            self._keep_curves(live)
+            self._keep(live, said)
+        self._set_traits([one.event for one in said])
 
     def _show(self, live: LiveRun) -> None:
         """Turn to a new run."""
@@ -415,23 +410,13 @@ class TrainerService(t.HasTraits):
         self.set_trait("run", run)
 
     def _keep(self, live: LiveRun, said: Sequence[_Said]) -> None:
+        """On disk; a failure is told once and changes nothing else."""
         try:
-            live.keep([(one.time, one.event) for one in said])
-            if live.store.behind:
-                self._readers.warn(live.store.behind)
+            live.keep([(one.time, one.event) for one in said], self.history)
         except StoreError as error:
             self._readers.warn(f"The run's history is not being saved: {error} Training goes on.")
-
-    def _keep_curves(self, live: LiveRun) -> None:
-        """Now and then, and at the end: what spares a reader of a long run its every step."""
-        due = live.curves_until + CURVE_STEPS <= self.step
-        if not due and not (live.state in e.ENDED and self.step > live.curves_until > 0):
-            return
-        live.curves_until = self.step
-        try:
-            live.store.save_curves(live.id, self.history.curves(live.first_step))
-        except (StoreError, KeyError) as error:
-            self._readers.warn(f"The curves of the run are not being saved: {error}")
+        if live.store.behind:
+            self._readers.warn(live.store.behind)
 
     def _set_traits(self, events: Sequence[e.Event]) -> None:
         """The latest state of a batch. Numbers come before the state that they led to."""

@@ -73,6 +73,12 @@ def test_a_run_is_read_back_by_its_id(finished, tmp_path):
     assert run.wait() is run
 
 
+def test_a_workspace_at_rest_holds_one_plain_file(finished, tmp_path):
+    finished.metrics()
+    ot.runs(tmp_path / "workspace")
+    assert [path.name for path in (tmp_path / "workspace").glob("run*")] == ["run.db"]
+
+
 def test_unknown_runs_and_workspaces_are_named(finished, tmp_path, monkeypatch):
     with pytest.raises(KeyError, match=r"No run 'x' in .*run\.db.*ot\.runs\(\) lists"):
         ot.run("x", tmp_path / "workspace")
@@ -100,6 +106,9 @@ def test_the_report_is_one_file_in_which_foreign_text_stays_text(finished, tmp_p
     assert "3 of 3" in said
     assert "lora.safetensors" in said
     assert "polyline" in page.tags
+    assert "base_model_name" in said
+    assert '"line art"' in said
+    assert said.count("batch_size") == 2, "as a setting that was changed, and among all of them"
 
 
 def test_an_export_is_read_by_other_programs_and_a_deleted_run_is_gone(finished, tmp_path):
