@@ -57,7 +57,7 @@ CASES = [
     # what the engine can do
     ({"multi_gpu": True}, "error multi_gpu: multi_gpu is true, which this engine cannot honour. Set it to false."),
     ({"debug_mode": True}, "warning debug_mode: debug_mode is true, but nothing is dumped. Set it to false to silence this."),
-    ({"model_type": "IDEOGRAM_4", "output_model_format": "COMFY_LORA"}, "error model_type: model_type is IDEOGRAM_4, which this engine cannot do. Use "),
+    ({"model_type": "ANIMA", "output_model_format": "COMFY_LORA"}, "error model_type: model_type is ANIMA, which this engine cannot do. Use "),
     ({"samples.0.frames": 9}, "error samples.0.frames: samples.0.frames is 9, which this engine cannot do. Use 1."),
     ({"cloud.enabled": True}, "error cloud.enabled: cloud.enabled is true, but this engine trains on the machine where it is started. Start it there, and set cloud.enabled to false."),
     # model, method, format
