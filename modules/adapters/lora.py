@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +88,27 @@ def add_lora(
     for parameter in trainable:
         parameter.data = parameter.data.float()
     return trainable
+
+
+@contextmanager
+def without_adapter(networks: Iterable[nn.Module]) -> Iterator[None]:
+    """The networks answer as they did before any training, inside the block."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [
+        layer
+        for network in networks
+        for layer in network.modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+    for layer in layers:
+        # The attribute rather than peft's method, which also changes what requires a gradient.
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def lora_layers(networks: Mapping[str, nn.Module]) -> Iterator[LoraLayer]:

@@ -69,7 +69,7 @@ def sample(
             raise _Stopped
 
     name = None if family.objective(parts) == "flow" else definition.noise_scheduler
-    with _undisturbed(parts), _scheduler(pipeline, name), torch.no_grad():
+    with undisturbed(parts), _scheduler(pipeline, name), torch.no_grad():
         try:
             with _watched(pipeline.scheduler, after_step):
                 pipeline(
@@ -111,7 +111,7 @@ def _watched(scheduler: Any, after_step: Callable[[Tensor], None]) -> Iterator[N
 
 
 @contextmanager
-def _undisturbed(parts: Parts) -> Iterator[None]:
+def undisturbed(parts: Parts) -> Iterator[None]:
     """Networks in eval mode and global generators to draw from; as before when the block ends."""
     training: list[nn.Module] = [
         module for part in parts.modules().values() for module in part.modules() if module.training

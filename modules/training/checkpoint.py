@@ -11,7 +11,6 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 
 from modules.atomic import atomic_folder
 from modules.config import TrainConfig
+from modules.training.places import Place
 
 
 class BackupError(ValueError):
@@ -30,26 +30,6 @@ STATE = "ot/state.pt"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in a run a backup was taken."""
-
-    step: int
-    """Optimizer steps done."""
-    global_step: int
-    """Forward passes done: OneTrainer's count."""
-    epoch: int
-    """Whole epochs done."""
-    epoch_step: int
-    """Batches of the current epoch done."""
-    epoch_sample: int
-    """Images of the current epoch done."""
-
-    def __str__(self) -> str:
-        """As it stands in the names of files and folders."""
-        return f"{self.global_step}-{self.epoch}-{self.epoch_step}"
-
-
-@dataclass(frozen=True)
 class Checkpoint:
     """All that decides how a run goes on, but for the weights."""
 
@@ -57,11 +37,6 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     state: Mapping[str, Any]
     """Data position, generators, clocks and the like: numbers, strings, lists, dicts, tensors."""
-
-
-def backup_name(place: Place, now: datetime) -> str:
-    """Folder name of a backup; names sort by time."""
-    return f"{now:%Y-%m-%d_%H-%M-%S}-backup-{place}"
 
 
 def write_backup(

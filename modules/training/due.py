@@ -15,6 +15,7 @@ class Schedule:
 
     def __init__(self) -> None:
         self.sampling = Due(0, TimeUnit.NEVER, at_start=True)
+        self.validation = Due(0, TimeUnit.NEVER, at_start=True)
         self.backup = Due(0, TimeUnit.NEVER)
         self.saving = Due(0, TimeUnit.NEVER)
 
@@ -23,6 +24,8 @@ class Schedule:
         self.sampling.change(
             config.sample_after, config.sample_after_unit, config.sample_skip_first
         )
+        unit = config.validate_after_unit if config.validation else TimeUnit.NEVER
+        self.validation.change(config.validate_after, unit)
         self.backup.change(config.backup_after, config.backup_after_unit)
         self.saving.change(config.save_every, config.save_every_unit, config.save_skip_first)
 

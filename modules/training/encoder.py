@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modules.config import TrainConfig
+from modules.config import ConceptType, TrainConfig
 from modules.config.paths import resolve
 from modules.data import Dataset, build, scan
 from modules.families.base import Condition, Family, Parts
@@ -54,9 +54,10 @@ def fill_cache(
     config: TrainConfig,
     family: Family,
     parts: Parts,
-    cache_text: bool,
+    trained: Container[str],
     emit: Callable[[Event], None],
     should_stop: Callable[[], bool],
+    types: Sequence[ConceptType] = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION),
 ) -> Dataset:
     """Read the training set and encode what the cache lacks; every problem is a warning.
 
@@ -64,9 +65,10 @@ def fill_cache(
         config: concepts, cache folder, resolution and text encoder settings.
         family: the architecture.
         parts: its networks.
-        cache_text: False while a text encoder trains.
+        trained: names of the networks that train; captions are not cached for a text encoder.
         emit: receives progress and warnings.
         should_stop: asked between images.
+        types: the kinds of concept that take part.
 
     Raises:
         CachingStopped: if told to stop; what was encoded is kept.
@@ -77,7 +79,7 @@ def fill_cache(
         emit(Warned(str(problem)))
     dataset = build(
         found,
-        LiveEncoder(family, parts, cache_text),
+        LiveEncoder(family, parts, not any(name in trained for name in family.text_encoders)),
         Path(resolve(config.cache_dir)),
         resolution=config.resolution,
         quantum=family.pixel_multiple,
@@ -85,6 +87,9 @@ def fill_cache(
         threads=config.dataloader_threads,
         report=lambda done, total: emit(TaskProgress("caching", done, total)),
         should_stop=should_stop,
+        masks=config.masked_training,
+        types=types,
+        cache_limit=config.ot.cache_limit,
     )
     for problem in dataset.problems:
         emit(Warned(str(problem)))

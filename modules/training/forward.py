@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from modules.adapters.lora import without_adapter
 from modules.config import DataType, TrainConfig
 from modules.data import Batch
 from modules.families import Condition, Family, Parts
 from modules.families.loading import DTYPES
-from modules.training.losses import Distance
+from modules.training.losses import Distance, Masking
 from modules.training.noise import build_noise
 from modules.training.objective import build_objective
 from modules.training.schedules import batch_scale
@@ -37,6 +38,10 @@ class Draw:
     """Factor of each image's loss that the data gives, [B]."""
     size: Tensor
     """Original size, crop and final size, [B, 6] pixels."""
+    mask: Tensor | None = None
+    """Where the pictures matter, [B, 1, H, W]; None for everywhere."""
+    prior: Tensor | None = None
+    """Which images shall stay as the untrained model has them, [B], bool; None for none."""
 
     def pieces(self, count: int) -> Iterator[tuple[Draw, float]]:
         """The same images in so many smaller draws, each with its share of the whole."""
@@ -47,17 +52,15 @@ class Draw:
         width = -(-size // count)
         for start in range(0, size, width):
             at = slice(start, start + width)
-            condition = self.condition and {k: v[at] for k, v in self.condition.items()}
-            piece = Draw(
-                self.latents[at],
-                self.noise[at],
-                self.timestep[at],
-                self.captions[at],
-                condition,
-                self.weight[at],
-                self.size[at],
-            )
+            parts = {field.name: _cut(getattr(self, field.name), at) for field in fields(self)}
+            piece = Draw(**parts)
             yield piece, len(piece.latents) / size
+
+
+def _cut(value: Any, at: slice) -> Any:
+    if isinstance(value, dict):
+        return {name: tensor[at] for name, tensor in value.items()}
+    return None if value is None else value[at]
 
 
 class Forward:
@@ -97,13 +100,36 @@ class Forward:
             config.huber_delta,
         )
         self._scale = batch_scale(config.loss_scaler, config)
+        self._masking = None
+        if config.masked_training:
+            self._masking = Masking(
+                config.unmasked_weight,
+                config.normalize_masked_area_loss,
+                config.masked_prior_preservation_weight,
+            )
+        self._unmasked = config.unmasked_probability
         self._caption_dropout = config.text_encoder.dropout_probability
         self._cache_casts = config.enable_autocast_cache
 
-    def draw(self, batch: Batch, generator: torch.Generator) -> Draw:
-        """Decide noise, timesteps and dropped captions of a batch, all from one generator."""
+    @property
+    def levels(self) -> int:
+        """How many timesteps the model knows."""
+        return self._objective.levels
+
+    def draw(
+        self, batch: Batch, generator: torch.Generator, timestep: Tensor | None = None
+    ) -> Draw:
+        """Decide noise, timesteps and what is left out of a batch, all from one generator.
+
+        Args:
+            batch: from the training set.
+            generator: on the training device.
+            timestep: given timesteps, [B], for a measurement, in which nothing is left out.
+        """
         latents = batch.latents.to(self._device, torch.float32, non_blocking=True)
-        timestep = self._timesteps.draw(latents, generator)
+        measured = timestep is not None
+        if timestep is None:
+            timestep = self._timesteps.draw(latents, generator)
         noise = self._noise.draw(latents, timestep, generator)
         captions: Sequence[str] = batch.captions
         condition = batch.condition
@@ -112,27 +138,62 @@ class Forward:
                 name: tensor.to(self._device, self._dtype, non_blocking=True)
                 for name, tensor in condition.items()
             }
-        if self._caption_dropout:
+        if self._caption_dropout and not measured:
             captions, condition = self._without_some(captions, condition, generator)
         weight = batch.loss_weight.to(self._device, torch.float32, non_blocking=True)
         size = batch.size.to(self._device, non_blocking=True)
-        return Draw(latents, noise, timestep, captions, condition, weight, size)
+        mask = self._mask(batch, generator, measured) if self._masking else None
+        prior = batch.prior.to(self._device) if batch.prior.any() and not measured else None
+        return Draw(latents, noise, timestep, captions, condition, weight, size, mask, prior)
 
     def loss(self, draw: Draw) -> Tensor:
         """Weighted error of each image, [B], float32, with its graph."""
         objective = self._objective
         noisy = objective.add_noise(draw.latents, draw.noise, draw.timestep).to(self._dtype)
+        prediction = self._predict(noisy, draw)
+        target = objective.target(draw.latents, draw.noise, draw.timestep)
+        untrained = self._untrained(noisy, draw)
+        if untrained is not None and draw.prior is not None:
+            chosen = draw.prior.view(-1, *[1] * (target.ndim - 1))
+            target = torch.where(chosen, untrained, target)
+        factor = objective.weight(draw.timestep) * draw.weight
+        if self._scale != 1:
+            factor = factor * self._scale
+        if self._masking is None or draw.mask is None:
+            return self._distance(prediction, target) * factor
+        mask = draw.mask.view(len(target), 1, *[1] * (target.ndim - 4), *draw.mask.shape[-2:])
+        errors = self._distance.elements(prediction, target)
+        drift = None
+        if untrained is not None and self._masking.prior_weight:
+            drift = self._distance.elements(prediction, untrained)
+        return self._masking(errors, mask, drift) * factor
+
+    def _predict(self, noisy: Tensor, draw: Draw) -> Tensor:
         with self._autocast():
             condition = draw.condition
             if condition is None:
                 condition = self._encode(draw.captions)
-            time = objective.time(draw.timestep)
-            prediction = self._family.predict(self._parts, noisy, time, condition, draw.size)
-        target = objective.target(draw.latents, draw.noise, draw.timestep)
-        factor = objective.weight(draw.timestep) * draw.weight
-        if self._scale != 1:
-            factor = factor * self._scale
-        return self._distance(prediction, target) * factor
+            time = self._objective.time(draw.timestep)
+            return self._family.predict(self._parts, noisy, time, condition, draw.size)
+
+    @torch.no_grad()
+    def _untrained(self, noisy: Tensor, draw: Draw) -> Tensor | None:
+        """What the model says without its adapter, where a loss asks for it; else None."""
+        preserves = draw.mask is not None and self._masking and self._masking.prior_weight
+        if draw.prior is None and not preserves:
+            return None
+        with without_adapter(self._parts.modules().values()):
+            return self._predict(noisy, draw)
+
+    def _mask(self, batch: Batch, generator: torch.Generator, measured: bool) -> Tensor | None:
+        """The batch's masks; with the chance that the settings give, one is everywhere 1."""
+        if batch.mask is None:
+            return None
+        mask = batch.mask.to(self._device, torch.float32, non_blocking=True)
+        if self._unmasked and not measured:
+            draws = torch.rand(len(mask), generator=generator, device=generator.device)
+            mask = torch.where((draws < self._unmasked).view(-1, 1, 1, 1), 1.0, mask)
+        return mask
 
     def _encode(self, captions: Sequence[str]) -> Condition:
         return self._family.encode_text(self._parts, captions)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,17 +43,6 @@ def take_sample(
     if image is None:
         return None
     return write_sample(image, path, image_format), definition.seed
-
-
-def sample_folder(workspace: Path, index: int, prompt: str) -> Path:
-    """Folder of one sample definition; `index` is negative for custom samples.
-
-    The prompt is cut to what every file system takes: letters, digits and a few signs, 32 long.
-    """
-    if index < 0:
-        return workspace / "samples" / "custom"
-    words = re.sub(r"[^\w .-]+", "", prompt)[:32].strip(" .")
-    return workspace / "samples" / f"{index} - {words}"
 
 
 def write_sample(image: Image, path: Path, image_format: ImageFormat) -> Path:

@@ -5,36 +5,31 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable
-from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from modules.config import (
+    ConceptType,
     ConfigError,
     DataType,
     EMAMode,
-    ModelFormat,
     SampleConfig,
     TimeUnit,
     TrainConfig,
-    settings,
     validate,
 )
-from modules.config.paths import resolve
-from modules.data import Batches, CachingStopped
+from modules.data import Batches, CachingStopped, Dataset
 from modules.families import Parts, family_for
 from modules.training.advice import advice_for
 from modules.training.attempts import attempt, patiently
 from modules.training.callbacks import TrainCallbacks
+from modules.training.change import change
 from modules.training.checkpoint import (
     BackupError,
     Checkpoint,
-    Place,
-    backup_name,
     prune,
     read_newest,
     write_backup,
@@ -61,6 +56,7 @@ from modules.training.events import (
     StatusLine,
     TaskProgress,
     TrainingState,
+    ValidationLoss,
     Warned,
 )
 from modules.training.forward import Draw, Forward
@@ -68,14 +64,27 @@ from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
 from modules.training.noise import adapt_scheduler
 from modules.training.optimizers import build_optimizer, optimizer_problems
+from modules.training.places import Place, Workspace
 from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
-from modules.training.samples import sample_folder, take_sample
+from modules.training.samples import take_sample
 from modules.training.schedules import base_rates, learning_rates
 from modules.training.tensorboard import TensorBoardLog, tensorboard_installed
 from modules.training.update import Update
+from modules.training.validation import Validation
 
-HEAVY = ("parts", "_method", "_forward", "_update", "_memory", "_reporter", "_batches", "_dataset")
+HEAVY = (
+    "parts",
+    "_method",
+    "_forward",
+    "_update",
+    "_memory",
+    "_reporter",
+    "_batches",
+    "_dataset",
+    "_measured",
+    "_validation",
+)
 """Attributes that hold tensors or the functions that do."""
 
 
@@ -110,7 +119,7 @@ class GenericTrainer:
         self._log: TensorBoardLog | None = None
         self._commands = commands or TrainCommands()
         self._family = family_for(config.model_type)
-        self._workspace = Path(resolve(config.workspace_dir))
+        self._workspace = Workspace(config)
         self._device = torch.device(config.train_device)
         self._state: State = "idle"
         self._status = ""
@@ -162,15 +171,10 @@ class GenericTrainer:
             return
         self._enter("caching", "Reading the training set")
         try:
-            trains_text = not self._method.trainable.keys().isdisjoint(self._family.text_encoders)
-            self._dataset = fill_cache(
-                self.config,
-                self._family,
-                self.parts,
-                cache_text=not trains_text,
-                emit=self._emit,
-                should_stop=lambda: self._commands.stop_requested,
-            )
+            self._dataset = self._cache(ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
+            self._measured = None
+            if self.config.validation:
+                self._measured = self._cache(ConceptType.VALIDATION)
         except CachingStopped:
             return
         self._prepare()
@@ -192,14 +196,26 @@ class GenericTrainer:
             network.to(self._device)
         self._method = method_for(self.config, self._family, self.parts)
 
+    def _cache(self, *types: ConceptType) -> Dataset:
+        trained, stop = self._method.trainable, lambda: self._commands.stop_requested
+        return fill_cache(self.config, self._family, self.parts, trained, self._emit, stop, types)
+
     def _prepare(self) -> None:
         """Build what the loop needs: batches, forward pass, optimizer, generators, triggers."""
         config = self.config
         trainable = self._method.trainable
-        self._batches = Batches(self._dataset, config.batch_size, config.ot.seed)
+        self._batches = Batches(
+            self._dataset,
+            config.batch_size,
+            config.ot.seed,
+            config.ot.leftovers,
+            pin=self._device.type == "cuda",
+        )
         forwards = sum(self._batches.batches_in(epoch) for epoch in range(config.epochs))
         self.max_step = max(1, forwards // config.gradient_accumulation_steps)
         self._forward = Forward(config, self._family, self.parts, self._device)
+        if self._measured is not None:
+            self._validation = Validation(self._measured, self._forward, self.parts, self._device)
         self._due = Schedule()
         parameters = [p for part in trainable.values() for p in part]
         ema = None
@@ -230,7 +246,7 @@ class GenericTrainer:
             lambda text: self._emit(Warned(text)),
         )
         if config.tensorboard and tensorboard_installed():
-            folder = self._workspace / "tensorboard" / self._stamp()
+            folder = self._workspace.tensorboard()
             self._log = TensorBoardLog(folder, config.samples_to_tensorboard)
 
     def _configure(self, config: TrainConfig) -> None:
@@ -307,6 +323,8 @@ class GenericTrainer:
         now = (self.step, self._batches.epoch, epoch_ended)
         if self._due.sampling.fires(*now):
             self._take_samples()
+        if self._due.validation.fires(*now):
+            self._attempt(self._validate, "measure the validation loss")
         if self._due.saving.fires(*now) and not self._attempt(self._save, "save the model"):
             self._due.saving.again()
         if self._due.backup.fires(*now) and not self._attempt(self._backup, "back up"):
@@ -341,19 +359,8 @@ class GenericTrainer:
         return done
 
     def _change(self, setting: str, value: Any) -> None:
-        """Change one setting of the running config.
-
-        Raises:
-            ConfigError: for an unknown setting, a value it cannot have, or one that is fixed at
-                the start of a run.
-        """
-        changed = self.config.update(**{setting: value})
-        known = {one.path: one for one in settings(TrainConfig)}
-        if setting in known and known[setting].applies != "now":
-            raise ValueError(
-                f"{setting} is fixed when a run starts. Stop, change it, and start again "
-                f"(continue_last_backup goes on from here)"
-            )
+        """Change one setting of the running config; `change` says what may be."""
+        changed = change(self.config, setting, value)
         old = self.config.get(setting)
         self._configure(changed)
         self._update.clip = changed.clip_grad_norm
@@ -368,15 +375,22 @@ class GenericTrainer:
                 action = partial(self._sample, definition, index)
                 self._attempt(action, f"sample {definition.prompt!r}")
 
+    def _validate(self) -> None:
+        self._emit(StatusLine(f"Measuring the validation loss at step {self.step}"))
+        with self._update.shown():
+            losses = self._validation.measure(lambda: self._commands.stop_requested)
+        if losses:
+            mean = sum(losses.values()) / len(losses)
+            self._emit(ValidationLoss(self.step, mean, losses))
+
     def _sample(self, definition: SampleConfig, index: int) -> None:
         self._enter("sampling", f"Sampling {definition.prompt!r}")
-        folder = sample_folder(self._workspace, index, definition.prompt)
         with self._update.shown():
             taken = take_sample(
                 self._family,
                 self.parts,
                 definition,
-                folder / f"{self._stamp()}-training-sample-{self._place()}",
+                self._workspace.sample(index, definition.prompt, self._place()),
                 self.config.sample_image_format,
                 report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
                 should_stop=lambda: self._commands.stop_requested,
@@ -409,31 +423,26 @@ class GenericTrainer:
             "due": self._due.state_dict(),
             "changes": self._changes,
         }
-        folder = self._workspace / "backup" / backup_name(place, datetime.now())
+        folder = self._workspace.backup(place)
         if not folder.exists():  # a second one in the same second at the same step is the same
             checkpoint = Checkpoint(place, self._update.state_dict(), state)
             write_backup(folder, checkpoint, self.config, self._method.write_backup)
         if self.config.rolling_backup:
-            prune(self._workspace, self.config.rolling_backup_count)
+            prune(self._workspace.folder, self.config.rolling_backup_count)
         self._emit(BackupCreated(folder, self.step))
 
     def _save(self, final: bool = False) -> None:
         self._reporter.report(wait=True)
         config = self.config
         self._enter("saving", "Saving the model")
-        suffix = "" if config.output_model_format is ModelFormat.DIFFUSERS else ".safetensors"
-        path = self._workspace / "save" / f"{self._stamp()}-save-{self._place()}{suffix}"
-        if final:
-            path = Path(resolve(config.output_model_destination))
-            if suffix and (path.is_dir() or not path.suffix):
-                path = path / f"{self._stamp()}{suffix}"
+        path = self._workspace.final() if final else self._workspace.save(self._place())
         with self._update.shown():
             self._method.write(path, config, {})
         self._emit(ModelSaved(path, config.output_model_format.value, self.step, final))
 
     def _resume(self) -> None:
         """Take up the newest backup that can be read; begin anew, and say so, if there is none."""
-        for folder, found in read_newest(self._workspace):
+        for folder, found in read_newest(self._workspace.folder):
             if isinstance(found, BackupError):
                 self._emit(Warned(f"Passed over a damaged backup: {found}."))
                 continue
@@ -445,16 +454,13 @@ class GenericTrainer:
             self._randomness.generator.set_state(found.state["generator"])
             self._reporter.meter.load_state_dict(found.state["meter"])
             self.step = found.place.step
-            for change in found.state["changes"]:
-                self._attempt(partial(self._change, change["setting"], change["value"]), "replay")
+            for past in found.state["changes"]:
+                self._attempt(partial(self._change, past["setting"], past["value"]), "replay")
             self._due.load_state_dict(found.state["due"])
             self._stop_parts()
             self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))
             return
-        self._emit(Warned(f"No backup in {self._workspace / 'backup'}; the run begins anew."))
-
-    def _stamp(self) -> str:
-        return f"{self.config.save_filename_prefix}{datetime.now():%Y-%m-%d_%H-%M-%S}"
+        self._emit(Warned(f"No backup in {self._workspace.folder}/backup; the run begins anew."))
 
     def _place(self) -> Place:
         config, batches = self.config, self._batches

@@ -151,7 +151,7 @@ def test_a_full_disk_in_the_middle_costs_nothing_but_files(make_config, make_run
     assert all("The disk is full" in warning for warning in failed)
     assert run.losses == straight.losses
     assert [backup.step for backup in run.of(e.BackupCreated)] == [4]
-    left = {path.name for path in (run.trainer._workspace / "backup").iterdir()}
+    left = {path.name for path in (run.trainer._workspace.folder / "backup").iterdir()}
     assert left == {run.of(e.BackupCreated)[0].path.name}  # nothing half written
 
 

@@ -183,7 +183,7 @@ def test_tensorboard_reads_the_log(make_config, train):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = train(make_config(tensorboard=True, epochs=1))
-    (folder,) = (run.trainer._workspace / "tensorboard").iterdir()
+    (folder,) = (run.trainer._workspace.folder / "tensorboard").iterdir()
     log = EventAccumulator(str(folder)).Reload()
     logged = {point.step: point.value for point in log.Scalars("loss/train_step")}
     assert logged == pytest.approx(run.losses)

@@ -1,0 +1,65 @@
+"""The loss of images that the run does not learn from, measured the same way every time.
+
+Shapes: B batch, N noise levels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import torch
+
+from modules.data import Batch, Batches, Dataset
+from modules.families import Parts
+from modules.sampling.sampler import undisturbed
+from modules.training.forward import Forward
+
+TIMES = 8
+"""Timesteps at which each image is measured: the middles of as many equal parts of the range."""
+
+
+class Validation:
+    """Measures validation concepts on a fixed grid of timesteps, each with noise of its own seed.
+
+    Args:
+        dataset: the validation images.
+        forward: the run's forward pass.
+        parts: its networks.
+        device: where the loop runs.
+    """
+
+    def __init__(
+        self, dataset: Dataset, forward: Forward, parts: Parts, device: torch.device
+    ) -> None:
+        self._dataset, self._forward, self._parts = dataset, forward, parts
+        self._device = device
+
+    @torch.no_grad()
+    def measure(self, should_stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Mean loss of each concept, by its name; None if it was stopped.
+
+        Dropout is off, and no generator outside moves.
+        """
+        batches = Batches(self._dataset, 1, seed=0)  # one at a time: none is filled up or left out
+        sums: dict[str, list[float]] = defaultdict(list)
+        with undisturbed(self._parts):
+            for _ in range(batches.batches_in(0)):
+                if should_stop():
+                    return None
+                batch = next(batches)
+                (item,) = batch.items
+                concept = self._dataset.concepts[self._dataset.items[item].concept]
+                name = concept.name or concept.path
+                sums[name].append(self._loss_of(batch, item))
+        return {name: sum(losses) / len(losses) for name, losses in sums.items()}
+
+    def _loss_of(self, batch: Batch, item: int) -> float:
+        generator = torch.Generator(self._device).manual_seed(item)
+        levels = self._forward.levels
+        total = 0.0
+        for index in range(TIMES):
+            timestep = torch.tensor([(2 * index + 1) * levels // (2 * TIMES)], device=self._device)
+            draw = self._forward.draw(batch, generator, timestep)
+            total += self._forward.loss(draw).mean().item()
+        return total / TIMES

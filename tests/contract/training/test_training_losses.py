@@ -1,0 +1,140 @@
+"""What masks, concepts and weights do to the loss, and the loss that is only measured."""
+
+import shutil
+
+import pytest
+from PIL import Image
+
+from modules.training import events as e
+
+
+@pytest.fixture
+def masked(pictures, tmp_path):
+    """The pictures, each with a mask of one shade."""
+
+    def make(shade):
+        folder = tmp_path / f"masked-{shade}"
+        shutil.copytree(pictures, folder)
+        for path in pictures.glob("*.png"):
+            Image.new("L", (64, 64), shade).save(folder / f"{path.stem}-masklabel.png")
+        return [{"path": str(folder)}]
+
+    return make
+
+
+def losses(run):
+    return list(run.losses.values())
+
+
+def test_what_is_masked_out_teaches_nothing(make_config, train, masked):
+    black = {
+        "concepts": masked(0),
+        "masked_training": True,
+        "unmasked_probability": 0.0,
+        "epochs": 1,
+    }
+    assert losses(train(make_config(**black, unmasked_weight=0.0))) == [0.0, 0.0, 0.0]
+    plain = losses(train(make_config(epochs=1)))
+    first = losses(train(make_config(**black, unmasked_weight=0.25)))[0]
+    assert first == pytest.approx(plain[0] / 4)
+    always = {**black, "unmasked_probability": 1.0}
+    whole = losses(train(make_config(**always, unmasked_weight=0.0)))
+    assert whole[0] == pytest.approx(plain[0])
+    even = losses(
+        train(make_config(**black, unmasked_weight=0.25, normalize_masked_area_loss=True))
+    )
+    assert even[0] == pytest.approx(plain[0])
+
+
+def test_prior_preservation_holds_the_rest_to_the_untrained_model(make_config, train, masked):
+    """A fresh adapter changes nothing, so the first step has nothing to hold; later ones do."""
+    config = make_config(
+        concepts=masked(0),
+        masked_training=True,
+        unmasked_probability=0.0,
+        unmasked_weight=0.0,
+        masked_prior_preservation_weight=1.0,
+        learning_rate=1e-30,
+        epochs=1,
+    )
+    assert losses(train(config)) == [0.0] * 3
+    grey = make_config(
+        concepts=masked(128),
+        masked_training=True,
+        unmasked_probability=0.0,
+        unmasked_weight=0.0,
+        masked_prior_preservation_weight=1.0,
+        learning_rate=1e-2,
+        epochs=1,
+    )
+    without = grey.update(masked_prior_preservation_weight=0.0, workspace_dir=grey.workspace_dir)
+    held, free = losses(train(grey)), losses(train(without))
+    assert held[0] == pytest.approx(free[0])
+    assert held[1] > free[1]
+
+
+def test_a_prior_concept_is_held_to_the_untrained_model(make_config, train, pictures):
+    concept = {"path": str(pictures), "type": "PRIOR_PREDICTION"}
+    assert losses(train(make_config(concepts=[concept], epochs=1))) == [0.0, 0.0, 0.0]
+
+
+def test_a_concepts_weight_and_the_scaler_multiply_the_loss(make_config, train, pictures):
+    plain = losses(train(make_config(epochs=1)))[0]
+    halved = make_config(concepts=[{"path": str(pictures), "loss_weight": 0.5}], epochs=1)
+    assert losses(train(halved))[0] == pytest.approx(plain / 2)
+    assert losses(train(make_config(loss_scaler="BATCH", epochs=1)))[0] == pytest.approx(plain * 2)
+
+
+def test_rates_scale_with_the_root_of_the_batch(make_config, train):
+    run = train(make_config(learning_rate_scaler="BATCH", epochs=1))
+    assert run.of(e.LossUpdate)[0].learning_rate["unet"] == pytest.approx(1e-3 * 2**0.5)
+
+
+def test_always_dropping_the_caption_teaches_the_empty_one(make_config, train, pictures, tmp_path):
+    shutil.copytree(pictures, tmp_path / "silent")
+    for path in (tmp_path / "silent").glob("*.txt"):
+        path.write_text("")
+    silent = make_config(concepts=[{"path": str(tmp_path / "silent")}], epochs=1)
+    dropped = make_config(epochs=1, **{"text_encoder.dropout_probability": 1.0})
+    spoken = losses(train(make_config(epochs=1)))
+    assert losses(train(dropped))[0] == pytest.approx(losses(train(silent))[0], rel=1e-5)
+    assert losses(train(dropped))[0] != pytest.approx(spoken[0], rel=1e-5)
+
+
+def test_validation_is_measured_alike_every_time(make_config, train, pictures):
+    concepts = [
+        {"name": "cards", "path": str(pictures)},
+        {"name": "held out", "path": str(pictures), "type": "VALIDATION"},
+    ]
+    measured = make_config(
+        concepts=concepts, validation=True, validate_after=1, dropout_probability=0.5
+    )
+    run = train(measured)
+    found = run.of(e.ValidationLoss)
+    assert [event.step for event in found] == [0, 3, 6, 9]
+    assert set(found[0].by_concept) == {"held out"}
+    assert found[0].loss == found[0].by_concept["held out"]
+    still = train(measured.update(learning_rate=1e-30, epochs=1)).of(e.ValidationLoss)
+    assert {event.loss for event in still} == {found[0].loss}
+    assert found[-1].loss != found[0].loss
+    assert run.losses == train(make_config(dropout_probability=0.5)).losses
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mse_strength": 0.0, "huber_strength": 1.0},
+        {"timestep_distribution": "LOGIT_NORMAL"},
+        {"timestep_shift": 3.0},
+        {"offset_noise_weight": 0.1},
+        {"perturbation_noise_weight": 0.1},
+        {"loss_weight_fn": "MIN_SNR_GAMMA"},
+        {"rescale_noise_scheduler_to_zero_terminal_snr": True},
+        {"min_noising_strength": 0.5},
+    ],
+    ids=str,
+)
+def test_every_setting_of_loss_and_noise_reaches_the_loop(make_config, train, changes):
+    plain = losses(train(make_config(epochs=1)))
+    changed = losses(train(make_config(epochs=1, **changes)))
+    assert abs(sum(changed) - sum(plain)) > 1e-4
