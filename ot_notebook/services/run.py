@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import warnings
 from dataclasses import asdict
 from datetime import datetime
 from functools import cached_property
@@ -14,10 +15,10 @@ from modules.atomic import atomic_folder
 from modules.config import TrainConfig
 from modules.training.events import ENDED, Event, RunFailed, SampleImage
 from ot_notebook.services.heartbeat import living
-from ot_notebook.services.run_store import FILE, RunStore, StoredRun
+from ot_notebook.services.run_store import FILE, RunStore, StoredRun, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pandas as pd
 
@@ -191,6 +192,19 @@ class Run:
         return f"{text}, in {self.workspace}>"
 
 
+def _stored_runs(workspace: str | Path | None) -> Iterator[tuple[RunStore, StoredRun]]:
+    """Every run with its store. A file found by the way that is no store is passed over, aloud."""
+    for store in find_stores(workspace):
+        try:
+            found = store.runs()
+        except StoreError as error:
+            if workspace is not None:
+                raise
+            warnings.warn(f"Passed over: {error}", stacklevel=3)
+            continue
+        yield from ((store, each) for each in found)
+
+
 def state_of(run: StoredRun) -> str:
     """Its state; one that has not ended but lives nowhere was cut off."""
     if run.state in ENDED:
@@ -224,24 +238,23 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for store in find_stores(workspace):
-        for run in store.runs():
-            last = store.last_progress(run.id)
-            at, place = last if last else (None, None)
-            rows.append(
-                {
-                    "id": run.id,
-                    "state": state_of(run),
-                    "started": _time(run.started),
-                    "ended": _time(run.ended if run.state in ENDED else at),
-                    "step": place.step if place else 0,
-                    "max_step": place.max_step if place else 0,
-                    "smooth_loss": place.smooth_loss if place else float("nan"),
-                    "base_model": run.config.get("base_model_name", ""),
-                    "method": run.config.get("training_method", ""),
-                    "workspace": str(run.workspace),
-                }
-            )
+    for store, run in _stored_runs(workspace):
+        last = store.last_progress(run.id)
+        at, place = last if last else (None, None)
+        rows.append(
+            {
+                "id": run.id,
+                "state": state_of(run),
+                "started": _time(run.started),
+                "ended": _time(run.ended if run.state in ENDED else at),
+                "step": place.step if place else 0,
+                "max_step": place.max_step if place else 0,
+                "smooth_loss": place.smooth_loss if place else float("nan"),
+                "base_model": run.config.get("base_model_name", ""),
+                "method": run.config.get("training_method", ""),
+                "workspace": str(run.workspace),
+            }
+        )
     columns = "id state started ended step max_step smooth_loss base_model method workspace"
     frame = pd.DataFrame(rows, columns=columns.split())
     newest_first: pd.DataFrame = frame.sort_values("started", ascending=False, ignore_index=True)
@@ -285,9 +298,8 @@ def run(run_id: str, workspace: str | Path | None = None) -> Run:
     Raises:
         KeyError: if there is none; says where it was looked for.
     """
-    stores = find_stores(workspace)
-    for store in stores:
-        if any(each.id == run_id for each in store.runs()):
+    for store, each in _stored_runs(workspace):
+        if each.id == run_id:
             return Run(run_id, store)
-    where = ", ".join(str(store.path) for store in stores) or f"any run.db below {Path.cwd()}"
+    where = f"any {FILE} below {Path.cwd()}" if workspace is None else Path(workspace) / FILE
     raise KeyError(f"No run {run_id!r} in {where}. ot.runs() lists those that exist.")

@@ -119,9 +119,14 @@ class TrainerService(t.HasTraits):
             live = self._current = LiveRun(config, self.flush, after)
             self._say(live, e.TrainingState("loading"))
             self._say(live, e.StatusLine("Starting"))
-            live.executor = self._execute(
-                config, lambda event: self._say(live, event), live.commands, live.done
-            )
+            try:
+                live.executor = self._execute(
+                    config, lambda event: self._say(live, event), live.commands, live.done
+                )
+            except BaseException:  # no thread to be had: the workspace must not stay taken
+                self._say(live, e.TrainingState("failed"))
+                live.done()
+                raise
             if seconds is not None:
                 threading.Thread(
                     target=self._end_in, args=(live, seconds), name="ot-budget", daemon=True
@@ -378,7 +383,7 @@ class TrainerService(t.HasTraits):
             self._hub.post(said)
 
     def _deliver(self, batch: list[_Said]) -> None:
-        """Store, then traits, then readers. The one writer of all three."""
+        """History and store, then traits, then readers. The one writer of all."""
         for said in _by_run(batch):
             self._readers.call(self._take_in, said)
         self._readers.tell([one.event for one in batch])
@@ -397,9 +402,14 @@ class TrainerService(t.HasTraits):
     def _show(self, live: LiveRun) -> None:
         """Turn to a new run."""
         self._shown = live
-        line = self.history.next_line
-        self.history = replay(live.after, line) if live.after else History(line)
+        self.history = History(self.history.next_line)
         self._reset(live.handle)
+        if live.after is None:
+            return
+        try:
+            self.history = replay(live.after, self.history.next_line)
+        except (StoreError, KeyError) as error:
+            self._readers.warn(f"The curves of the run before cannot be shown: {error}")
 
     def _reset(self, run: Run) -> None:
         """Forget what the traits say of another run."""

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import ot_notebook as ot
 from modules.training import events as e
 from ot_notebook.cli import app
+from ot_notebook.services.run_store import StoreError
 
 HOSTILE = (
     '<script>alert(1)</script><img src=x onerror="alert(2)">&amp;\x00\x1b[31m\u202e"\'</style>'
@@ -89,6 +90,17 @@ def test_unknown_runs_and_workspaces_are_named(finished, tmp_path, monkeypatch):
     assert ot.runs().empty
     with pytest.raises(KeyError, match=r"No run 'x' in any run\.db below .*empty"):
         ot.run("x")
+
+
+def test_a_foreign_file_of_that_name_hides_nothing(finished, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "run.db").write_text("my shopping list")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match=r"Passed over: .*run\.db cannot be used"):
+        assert ot.runs()["id"].tolist() == [finished.id]
+    with pytest.raises(StoreError, match="Move that file away"):
+        ot.runs(tmp_path / "a")
+    assert (tmp_path / "a" / "run.db").read_text() == "my shopping list"
 
 
 def test_the_report_is_one_file_in_which_foreign_text_stays_text(finished, tmp_path):

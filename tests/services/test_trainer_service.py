@@ -433,6 +433,16 @@ def test_5000_steps_a_second_lose_nothing_and_do_not_hold_the_trainer(stage, sec
     )
 
 
+def test_a_run_that_cannot_begin_leaves_its_workspace_free(stage):
+    working, stage.service._execute = stage.service._execute, None
+    with pytest.raises(TypeError):
+        stage.service.start(stage.config)
+    stage.service.flush()
+    assert stage.service.state == "failed"
+    stage.service._execute = working
+    stage.start()
+
+
 def test_two_services_do_not_share_anything(stage):
     other = TrainerService(stage._execute)
     stage.start()
