@@ -168,7 +168,16 @@ def test_diffusers_converts_the_layout_of_other_tools(family, trained, tmp_path)
         if where in layer.path
     ]
     file = tmp_path / "lora.safetensors"
-    save_tensors(to_format(layers, family, model_format), file, torch.float32)
+    tensors = to_format(layers, family, model_format)
+    if model_format is ModelFormat.COMFY_LORA:  # its converters of Flux.2 and Krea know no alpha
+        for key in alphas(tensors):
+            name = key.removesuffix(".alpha")
+            tensors[f"{name}.lora_B.weight"] = (
+                tensors[f"{name}.lora_B.weight"]
+                * tensors.pop(key)
+                / len(tensors[f"{name}.lora_A.weight"])
+            )
+    save_tensors(tensors, file, torch.float32)
     fresh = family.tiny()
     fresh.pipeline.load_lora_weights(file)
     theirs = dict(fresh.denoiser.named_modules())

@@ -1,0 +1,84 @@
+"""A whole run of every architecture: load its folder, cache, train, sample, back up, save."""
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+from modules import GenericTrainer, TrainCallbacks, TrainConfig
+from modules.config import MODELS, ModelType
+from modules.config.supported import HONOURED
+from modules.families import family_for
+from modules.training import events as e
+
+torch.set_num_threads(1)
+QUICK = {ModelType.STABLE_DIFFUSION_XL_10_BASE, ModelType.FLUX_DEV_1, ModelType.Z_IMAGE}
+TYPES = [
+    pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow, id=kind.value)
+    for kind in HONOURED["model_type"]
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, colour in enumerate(["red", "green"]):
+        image = Image.new("RGB", (64, 64), colour)
+        image.paste("white", (8 * number, 8, 8 * number + 8, 40))
+        image.save(folder / f"{colour}.png")
+        (folder / f"{colour}.txt").write_text(f"a {colour} card" + " of glass" * number)
+    return folder
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_run_of_each_architecture_trains_and_leaves_its_files(kind, pictures, tmp_path):
+    family, facts = family_for(kind), MODELS[kind]
+    edge = max(64, facts.pixel_multiple)
+    folder = tmp_path / "model"
+    family.tiny().pipeline.save_pretrained(folder)
+    parts = (facts.denoiser, *facts.text_encoders)
+    config, warnings = TrainConfig.load(
+        {
+            "model_type": kind.value,
+            "training_method": "LORA",
+            "base_model_name": str(folder),
+            "workspace_dir": str(tmp_path / "run"),
+            "cache_dir": str(tmp_path / "cache"),
+            "output_model_destination": str(tmp_path / "lora.safetensors"),
+            "output_model_format": "COMFY_LORA",
+            "train_device": "cpu",
+            "train_dtype": "FLOAT_32",
+            "tensorboard": False,
+            "resolution": str(edge),
+            "dataloader_threads": 1,
+            "concepts": [{"name": "cards", "path": str(pictures)}],
+            "batch_size": 2,
+            "epochs": 2,
+            "learning_rate": 1e-2,
+            "learning_rate_warmup_steps": 0,
+            "lora_rank": 4,
+            "lora_alpha": 2.0,
+            "sample_after": 1,
+            "sample_after_unit": "EPOCH",
+            "sample_image_format": "PNG",
+            "backup_after_unit": "NEVER",
+            "samples": [
+                {"prompt": "a card", "width": edge, "height": edge, "diffusion_steps": 2, "seed": 1}
+            ],
+            **{part: {"train": part == facts.denoiser} for part in parts},
+        }
+    )
+    assert warnings == []
+    seen = []
+    GenericTrainer(config, TrainCallbacks(on_event=seen.append)).run()
+    losses = [event.loss for event in seen if isinstance(event, e.LossUpdate)]
+    assert len(losses) == 2
+    assert all(0 < loss < 20 for loss in losses)
+    assert not [event.text for event in seen if isinstance(event, e.Warned)]
+    drawn = [event.path for event in seen if isinstance(event, e.SampleImage)]
+    assert drawn
+    assert Image.open(drawn[-1]).size == (edge, edge)
+    with safe_open(tmp_path / "lora.safetensors", "pt") as file:
+        assert file.metadata()["modelspec.architecture"] == f"{family.architecture}/lora"
+        ups = [key for key in file.keys() if key.endswith("lora_B.weight")]  # noqa: SIM118
+        assert any(file.get_tensor(key).any() for key in ups)
