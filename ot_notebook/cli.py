@@ -36,16 +36,21 @@ def demo(
 
 @app.command()
 def lab(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(help="Passed on to JupyterLab, after --, as in: lab -- --allow-root"),
+    ] = None,
     folder: Annotated[Path, typer.Option(help="Folder that JupyterLab opens.")] = Path(),
 ) -> None:
     """Open the quickstart in JupyterLab."""
     from ot_notebook.quickstart import DemoError, open_lab
 
     try:
-        raise typer.Exit(open_lab(folder))
+        code = open_lab(folder, arguments or [])
     except DemoError as error:
         _errors.print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(FAILED) from None
+        code = FAILED
+    raise typer.Exit(code)
 
 
 @app.command("doctor")

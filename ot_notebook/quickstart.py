@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,14 +75,18 @@ def run_demo(folder: Path) -> Demo:
     return Demo(run.report(workspace / "report.html"), executed, lora, other)
 
 
-def open_lab(folder: Path) -> int:
+def open_lab(folder: Path, arguments: Sequence[str] = ()) -> int:
     """Open the quickstart in JupyterLab and give its exit code; copied if `folder` has none.
+
+    Args:
+        folder: that JupyterLab opens.
+        arguments: passed on to it.
 
     Raises:
         DemoError: if JupyterLab is missing or the notebook cannot be copied.
     """
     _need("jupyterlab", "ipykernel", extra="lab")
-    command = [sys.executable, "-m", "jupyterlab", str(notebook_in(folder))]
+    command = [sys.executable, "-m", "jupyterlab", str(notebook_in(folder)), *arguments]
     return subprocess.run(command, cwd=folder, check=False).returncode
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -131,6 +132,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     answer = CliRunner().invoke(app, ["demo", "--folder", str(tmp_path / "file")])
     assert answer.exit_code == 1
     assert "cannot be made" in answer.output
+
+
+def test_lab_starts_jupyterlab_with_what_it_is_told(tmp_path, capfd):
+    answer = CliRunner().invoke(app, ["lab", "--folder", str(tmp_path), "--", "--version"])
+    assert answer.exit_code == 0
+    assert capfd.readouterr().out.strip() == version("jupyterlab")
+    assert (tmp_path / "00_quickstart.ipynb").is_file()
 
 
 def test_lab_copies_the_notebook_once_and_not_inside_a_checkout(tmp_path):

@@ -1,6 +1,8 @@
 import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 import traitlets
 
@@ -431,6 +433,23 @@ def test_5000_steps_a_second_lose_nothing_and_do_not_hold_the_trainer(stage, sec
     assert spent / count < 100e-6, (
         "seconds of the trainer's own thread for the two events of a step"
     )
+
+
+@pytest.mark.slow
+def test_a_long_run_does_not_fill_the_memory(stage):
+    """Eight hours at 10 steps a second, and a sample a minute."""
+    process = psutil.Process()
+    stage.start()
+    stage.run.enter("training")
+    sizes, count = [], 8 * 3600 * 10
+    for number in range(1, count + 1):
+        stage.run.step(number, last=count)
+        if number % 600 == 0:
+            path = Path(f"/gone/{number}.png")
+            stage.run.emit(e.SampleImage("default", path, "a fox", 1, number, 1, 0))
+            stage.service.flush()
+            sizes.append(process.memory_info().rss)
+    assert max(sizes) - sizes[len(sizes) // 10] < 20 * 2**20
 
 
 def test_a_run_that_cannot_begin_leaves_its_workspace_free(stage):
