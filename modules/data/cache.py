@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,10 +23,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modules.atomic import atomic_file
+from modules.config.problems import error
 from modules.data.ahead import CachingStopped
 
 SHARD_BYTES = 64 << 20
 """A shard is written when it has grown to this size: large enough for network drives."""
+SHARD_SECONDS = 20.0
+"""Or when its first row is this old: how much work a crash may cost."""
+SMALL_BYTES, MANY = 8 << 20, 16
+"""More small shards than this are joined."""
+SUFFIX = ".safetensors"
+DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError)
+"""What reading a broken shard raises."""
 
 Row = tuple[int, int]
 """Number of a shard in its space, and of the row in the shard."""
@@ -39,23 +49,22 @@ class Space:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.damaged: list[Path] = []
-        """Shards that cannot be read; what they held counts as missing."""
+        self.loaded: set[Path] = set()
+        """Shards whose rows are in use."""
         self._shards: list[Path] = []
         self._rows: dict[bytes, Row] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        """Take note of shards that came since, from this process or another."""
+        """Take note of shards that came since, from this process or another.
+
+        One that cannot be read counts as missing, and is written anew under the same name.
+        """
         known = set(self._shards)
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path not in known and path not in self.damaged:
-                try:
-                    self._take(path, _keys(path))
-                except FileNotFoundError:
-                    continue  # another process removed it meanwhile
-                except (SafetensorError, OSError, ValueError, KeyError):
-                    self.damaged.append(path)
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            if path not in known:
+                with suppress(*DAMAGED):
+                    self._take(path, keys_of(path))
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._rows
@@ -64,14 +73,19 @@ class Space:
         return self._rows[key]
 
     def load(self, shards: Sequence[int]) -> dict[int, dict[str, Tensor]]:
-        """Tensors of some shards, [rows, ...], mapped from the disk and not read until used."""
-        loaded = {}
+        """Tensors of some shards, [rows, ...], mapped from the disk and not read until used.
+
+        Raises:
+            FileNotFoundError: if another process has removed one.
+        """
+        held = {}
         for number in shards:
             path = self._shards[number]
-            loaded[number] = load_file(path)
+            held[number] = load_file(path)
+            self.loaded.add(path)
             with suppress(OSError):  # a cache on a read-only drive is as good
                 os.utime(path)  # when it was last used
-        return loaded
+        return held
 
     @contextmanager
     def writing(self, should_stop: Callable[[], bool]) -> Iterator[None]:
@@ -79,31 +93,41 @@ class Space:
 
         Raises:
             CachingStopped: if told to stop while waiting.
+            ConfigError: if the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
-        while True:
-            try:
-                lock.acquire(timeout=0.2)
-                break
-            except Timeout:
-                if should_stop():
-                    raise CachingStopped from None
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while True:
+                try:
+                    lock.acquire(timeout=0.2)
+                    break
+                except Timeout:
+                    if should_stop():
+                        raise CachingStopped from None
+        except OSError as failure:
+            message = f"{self.folder} cannot be written ({failure.strerror or failure})."
+            raise error("cache_dir", message, "Choose another folder for the cache.") from None
+        try:
+            for torn in self.folder.glob(".*.part"):  # of a process that was killed
+                torn.unlink(missing_ok=True)
             self.refresh()
             yield
+            self._join()
         finally:
             lock.release()
 
-    def write(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> None:
+    def write(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> Path:
         """Publish a shard; `rows` are stacked, [len(keys), ...]."""
         names = [key.hex() for key in keys]
-        digest = hashlib.sha256("".join(names).encode()).hexdigest()[:32]
-        path = self.folder / f"{digest}.safetensors"
+        path = self.folder / (hashlib.sha256("".join(names).encode()).hexdigest()[:32] + SUFFIX)
+        rows = {name: tensor.contiguous() for name, tensor in sorted(rows.items())}
+        parts = [{n: t[row] for n, t in rows.items()} for row in range(len(keys))]
+        sums = [checksum(part) for part in parts]
         with atomic_file(path) as temporary:
-            contiguous = {name: tensor.contiguous() for name, tensor in rows.items()}
-            save_file(contiguous, temporary, {"keys": json.dumps(names)})
+            save_file(dict(rows), temporary, {"keys": json.dumps(names), "sums": json.dumps(sums)})
         self._take(path, list(keys))
+        return path
 
     def _take(self, path: Path, keys: Sequence[bytes]) -> None:
         number = len(self._shards)
@@ -111,41 +135,76 @@ class Space:
         for row, key in enumerate(keys):
             self._rows.setdefault(key, (number, row))
 
+    def _join(self) -> None:
+        """Make few large shards of many small ones, which interrupts and edits leave behind."""
+        sizes = {path: path.stat().st_size for path in self.folder.glob(f"*{SUFFIX}")}
+        small = sorted(path for path, size in sizes.items() if size < SMALL_BYTES)
+        if len(small) <= MANY:
+            return
+        shelf = Shelf(self, patient=True)
+        seen: set[bytes] = set()
+        for path in small:
+            try:
+                keys, rows = keys_of(path), load_file(path)
+            except DAMAGED:
+                continue
+            fresh = [row for row, key in enumerate(keys) if key not in seen]
+            seen.update(keys)
+            if fresh:
+                picked = {name: tensor[fresh] for name, tensor in rows.items()}
+                shelf.add([keys[row] for row in fresh], picked)
+        shelf.flush()
+        for path in set(small) - set(shelf.written):
+            with suppress(OSError):  # in use on Windows; the same rows then stand twice
+                path.unlink()
+        self._shards, self._rows = [], {}
+        self.refresh()
+
 
 class Shelf:
-    """Collects rows and writes them to a space as shards; closed, it has written all.
+    """Collects rows and writes them to a space as shards.
 
     Args:
         space: where to.
+        patient: write only full shards, however long it takes; else after a while.
     """
 
-    def __init__(self, space: Space) -> None:
-        self._space = space
-        self._keys: list[bytes] = []
-        self._rows: list[Mapping[str, Tensor]] = []
-        self._bytes = 0
+    def __init__(self, space: Space, patient: bool = False) -> None:
+        self.written: list[Path] = []
+        self._space, self._patient = space, patient
+        self._groups: dict[str, list[tuple[list[bytes], Mapping[str, Tensor]]]] = {}
+        self._since = time.monotonic()
 
     def add(self, keys: Sequence[bytes], rows: Mapping[str, Tensor]) -> None:
-        """Add stacked rows."""
-        if self._rows and _shapes(rows) != _shapes(self._rows[-1]):
-            self.flush()
-        self._keys += keys
-        self._rows.append(rows)
-        self._bytes += sum(tensor.nbytes for tensor in rows.values())
-        if self._bytes >= SHARD_BYTES:
+        """Add stacked rows; those of equal shapes come into one shard."""
+        if not self._groups:
+            self._since = time.monotonic()
+        shapes = [(name, tensor.shape[1:], tensor.dtype) for name, tensor in sorted(rows.items())]
+        group = self._groups.setdefault(repr(shapes), [])
+        group.append((list(keys), rows))
+        size = sum(tensor.nbytes for _, held in group for tensor in held.values())
+        if size >= SHARD_BYTES:
+            self._write(self._groups.pop(repr(shapes)))
+        elif not self._patient and time.monotonic() - self._since >= SHARD_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what was collected."""
-        if self._keys:
-            names = self._rows[0]
-            self._space.write(
-                self._keys, {name: torch.cat([rows[name] for rows in self._rows]) for name in names}
-            )
-        self._keys, self._rows, self._bytes = [], [], 0
+        while self._groups:
+            self._write(self._groups.pop(next(iter(self._groups))))
+
+    def _write(self, group: list[tuple[list[bytes], Mapping[str, Tensor]]]) -> None:
+        keys = [key for names, _ in group for key in names]
+        stacked = {name: torch.cat([rows[name] for _, rows in group]) for name in group[0][1]}
+        self.written.append(self._space.write(keys, stacked))
 
 
-def _keys(path: Path) -> list[bytes]:
+def keys_of(path: Path) -> list[bytes]:
+    """Names of a shard's rows.
+
+    Raises:
+        ValueError: or another of `DAMAGED`, if it is no whole shard.
+    """
     with safe_open(path, "pt") as file:
         keys = [bytes.fromhex(name) for name in json.loads(file.metadata()["keys"])]
         for name in file.keys():  # noqa: SIM118 - not a dict
@@ -154,5 +213,36 @@ def _keys(path: Path) -> list[bytes]:
     return keys
 
 
-def _shapes(rows: Mapping[str, Tensor]) -> dict[str, tuple[object, ...]]:
-    return {name: (*tensor.shape[1:], tensor.dtype) for name, tensor in rows.items()}
+def checksum(row: Mapping[str, Tensor]) -> int:
+    """CRC-32 of a row's tensors, by name in order."""
+    value = 0
+    for name in sorted(row):
+        content = row[name].reshape(-1).view(torch.uint8).numpy()
+        value = zlib.crc32(content.data, value)
+    return value
+
+
+def prune(cache_dir: Path, limit: int, keep: set[Path] | None = None) -> list[Path]:
+    """Remove the shards that were not used for longest until the cache fits; they are returned.
+
+    Args:
+        cache_dir: the cache.
+        limit: bytes; 0 removes nothing.
+        keep: shards in use.
+    """
+    found = []
+    for path in cache_dir.glob(f"*/*{SUFFIX}"):
+        with suppress(FileNotFoundError):
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    total = sum(size for _, size, _ in found)
+    removed: list[Path] = []
+    for _, size, path in sorted(found):
+        if not limit or total <= limit:
+            break
+        if path not in (keep or ()):
+            with suppress(OSError):  # in use on Windows, or a read-only drive
+                path.unlink()
+                removed.append(path)
+                total -= size
+    return removed

@@ -17,7 +17,7 @@ from modules.config.enums import ConceptType
 from modules.config.problems import error
 from modules.data.ahead import CachingStopped
 from modules.data.buckets import Size
-from modules.data.cache import Row, Space
+from modules.data.cache import Row, Space, prune
 from modules.data.encode import (
     Encoder,
     Mask,
@@ -34,6 +34,9 @@ from modules.data.plan import Framing, Planned, Planner, plan
 
 TRAINED = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
 NOWHERE: Row = (-1, -1)
+ATTEMPTS = 3
+"""How often a cache is filled that another process empties meanwhile."""
+GIB = 1 << 30
 
 
 class Encodings:
@@ -115,6 +118,7 @@ def build(
     masks: bool = False,
     conditioning: bool = False,
     types: Sequence[ConceptType] = TRAINED,
+    cache_limit: float = 0.0,
 ) -> Dataset:
     """Encode what the cache lacks of the images to train on, and say where everything is.
 
@@ -131,21 +135,31 @@ def build(
         masks: read the mask beside each image.
         conditioning: encode the conditioning image beside each image too.
         types: the kinds of concept that take part.
+        cache_limit: GiB above which what was not used for longest leaves the cache; 0 for none.
 
     Raises:
         CachingStopped: if told to stop; what was encoded is kept.
-        ConfigError: if nothing is left to train on, or a setting cannot work.
+        ConfigError: if nothing is left to train on, the cache cannot be written, or a setting
+            cannot work.
     """
     findings = Findings()
     framing = Framing(resolution, quantum, bucketing, masks, conditioning)
     planner, planned = plan(found.only(*types), framing, threads, should_stop, findings)
     if conditioning:
         planned = _with_conditioning(planned, findings)
-    fill = _Fill(encoder, cache_dir, planned, threads, findings, report, should_stop)
-    fill.run()
-    if should_stop():
-        raise CachingStopped
-    return fill.dataset(found.concepts, planner)
+    for _ in range(ATTEMPTS):
+        fill = _Fill(encoder, cache_dir, planned, threads, findings, report, should_stop)
+        fill.run()
+        if should_stop():
+            raise CachingStopped
+        try:
+            dataset = fill.dataset(found.concepts, planner)
+        except FileNotFoundError:  # another process removed a shard: encode anew what it held
+            continue
+        prune(cache_dir, int(cache_limit * GIB), keep=fill.shards())
+        return dataset
+    message = f"cache_dir is {cache_dir}, where files vanish as soon as they are written."
+    raise error("cache_dir", message, "Raise ot.cache_limit, or choose a folder of its own.")
 
 
 class _Fill:
@@ -188,6 +202,11 @@ class _Fill:
             with self._masks.writing(self._progress.should_stop):
                 encode_masks(self._missing_masks(), self._masks, self._progress)
 
+    def shards(self) -> set[Path]:
+        """The files that hold what this run uses."""
+        spaces = [self._images, self._masks, self._texts]
+        return {path for space in spaces if space for path in space.loaded}
+
     def dataset(self, concepts: tuple[ConceptConfig, ...], planner: Planner) -> Dataset:
         """What the cache now holds of the plan."""
         usable = [p for p in self._planned if self._complete(p)]
@@ -227,10 +246,10 @@ class _Fill:
         for planned in self._planned:
             item, digests = planned.item, planned.digests
             places = [view.geometry() for view in planned.views]
-            hints = planned.conditioning_keys()
+            hint, hints = item.conditioning or item.file, planned.conditioning_keys()
             files = [
                 (item.name, digests.image, planned.image_keys(), planned.views),
-                (item.conditioning or "", digests.conditioning, hints, places),
+                (hint.name, digests.conditioning, hints, places),
             ]
             for name, digest, keys, views in files:
                 by_size: dict[Size, list[tuple[bytes, View]]] = {}
@@ -275,7 +294,7 @@ class _Fill:
                 missing = tuple(place for place in places if place[0] not in self._masks)
                 if missing:
                     size = item.width, item.height
-                    yield Mask(item.source, item.mask, planned.digests.mask, size, missing)
+                    yield Mask(item.source, item.mask.name, planned.digests.mask, size, missing)
 
     def _complete(self, planned: Planned) -> bool:
         """Whether all that belongs to an item was encoded; what was not is in the findings."""

@@ -13,10 +13,8 @@ from PIL import Image, ImageEnhance
 from modules.config.concept_config import ConceptImageConfig
 from modules.data.buckets import Size
 from modules.data.draws import stream
-from modules.data.items import upright
+from modules.data.items import TRANSPARENT, upright
 
-TRANSPARENT = frozenset(("RGBA", "LA", "PA", "RGBa", "La"))
-"""Pillow's modes with an alpha channel."""
 SHRINK = (0.2, 1.0)
 """Radius of the circle that a mask shrinks to, as a share of the one that keeps all of it."""
 TURN = 20.0

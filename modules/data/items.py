@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -13,6 +13,7 @@ from modules.config import ConceptConfig
 from modules.config.enums import ConceptType, PromptSource
 from modules.config.paths import resolve
 from modules.data.findings import DataProblem, Findings
+from modules.data.memo import Header, Memo
 from modules.data.sources import Entry, Source, open_source, read
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"))
@@ -37,20 +38,20 @@ class Item:
     concept: int
     """Index into the scan's concepts."""
     source: Source
-    name: str
-    """The file's name in its source."""
+    file: Entry
     width: int
     height: int
     """Pixels, upright: after the rotation that the camera noted."""
     captions: tuple[str, ...]
     """Alternatives; a variation takes one. One empty caption where the image has none."""
-    size: int
-    """Bytes of the file."""
-    stamp: int
-    mask: str | None = None
-    """Name of the mask file in the source."""
-    conditioning: str | None = None
-    """Name of the conditioning image."""
+    mask: Entry | None = None
+    conditioning: Entry | None = None
+    """Files beside it in the same source."""
+
+    @property
+    def name(self) -> str:
+        """The file's name in its source."""
+        return self.file.name
 
     @property
     def path(self) -> str:
@@ -66,6 +67,8 @@ class Scan:
     items: tuple[Item, ...]
     """Usable images, concept by concept and by name."""
     problems: tuple[DataProblem, ...]
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+    """What is known of the files."""
 
     def only(self, *types: ConceptType) -> Scan:
         """The same scan with the images of some types of concept."""
@@ -73,22 +76,29 @@ class Scan:
         return replace(self, items=kept)
 
 
-def scan(concepts: Sequence[ConceptConfig]) -> Scan:
+def scan(concepts: Sequence[ConceptConfig], cache_dir: Path | None = None) -> Scan:
     """List the images of every enabled concept; broken ones are left out and reported.
 
-    Only headers and captions are read.
+    Only headers and captions are read, and no header that the cache knows.
+
+    Args:
+        concepts: where the images are.
+        cache_dir: folder of the cache; None to read every header.
     """
+    memo = Memo(None if cache_dir is None else cache_dir / "files")
     findings = Findings()
     items: list[Item] = []
     for index, concept in enumerate(concepts):
         if concept.enabled:
-            items += _ConceptScan(index, concept, findings).items()
-    return Scan(tuple(concepts), tuple(items), findings.problems())
+            items += _ConceptScan(index, concept, findings, memo).items()
+    memo.save()
+    return Scan(tuple(concepts), tuple(items), findings.problems(), memo)
 
 
 class _ConceptScan:
-    def __init__(self, index: int, concept: ConceptConfig, findings: Findings) -> None:
-        self._index, self._concept, self._findings = index, concept, findings
+    def __init__(self, index: int, concept: ConceptConfig, findings: Findings, memo: Memo) -> None:
+        self._index, self._concept = index, concept
+        self._findings, self._memo = findings, memo
 
     def items(self) -> list[Item]:
         concept, findings = self._concept, self._findings
@@ -106,10 +116,12 @@ class _ConceptScan:
         shared = self._shared_captions()
         found: list[Item] = []
         for name in images:
-            size = self._size(name)
+            header = self._header(entries[name])
+            if header is None:
+                continue
             captions = shared if shared is not None else self._captions(name, entries)
-            if size and captions:
-                found.append(self._item(entries, name, size, captions))
+            if captions:
+                found.append(self._item(entries, name, header, captions))
         self._report_leftovers(entries, images)
         if not images:
             below = "" if concept.include_subdirectories else " Folders below it are not read."
@@ -121,26 +133,40 @@ class _ConceptScan:
         self,
         entries: dict[str, Entry],
         name: str,
-        size: tuple[int, int],
+        header: Header,
         captions: tuple[str, ...],
     ) -> Item:
         stem = _stem(name)
-        mask, conditioning = f"{stem}{MASK}.png", f"{stem}{CONDITIONING}.png"
-        entry = entries[name]
         return Item(
             self._index,
             self._source,
-            name,
-            *size,
+            entries[name],
+            header.width,
+            header.height,
             captions,
-            entry.size,
-            entry.stamp,
-            mask if mask in entries else None,
-            conditioning if conditioning in entries else None,
+            entries.get(f"{stem}{MASK}.png"),
+            entries.get(f"{stem}{CONDITIONING}.png"),
         )
 
-    def _size(self, name: str) -> tuple[int, int] | None:
-        """Upright width and height from the header."""
+    def _header(self, entry: Entry) -> Header | None:
+        """What the file's beginning says, and what of it is worth a word."""
+        header = self._memo.header(self._source, entry) or self._read_header(entry.name)
+        if header is None:
+            return None
+        self._memo.note_header(self._source, entry, header)
+        path, add = self._source.path(entry.name), self._findings.add
+        if header.animated:
+            add("animated", path, "is animated; its first frame is used.", "Save one frame.")
+        if header.transparent:
+            fix = "Save it without transparency for another background."
+            add("transparent", path, "is transparent in places; white stands behind it.", fix)
+        if header.mode not in _PLAIN_MODES:
+            kind = _MODE_NAMES.get(header.mode, header.mode)
+            message = f"has {kind}; it is converted to 8-bit RGB."
+            add("converted colours", path, message, "Save it as RGB to choose the conversion.")
+        return header
+
+    def _read_header(self, name: str) -> Header | None:
         path = self._source.path(name)
         add = self._findings.add
         try:
@@ -148,9 +174,11 @@ class _ConceptScan:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError
-                self._note_conversion(path, image)
                 if upright_turned(image):
                     width, height = height, width
+                transparent = image.mode in TRANSPARENT or "transparency" in image.info
+                animated = bool(getattr(image, "is_animated", False))
+                return Header(width, height, animated, transparent, image.mode)
         except Image.DecompressionBombError:
             message = f"has more than {MAX_PIXELS:,} pixels, and is left out."
             add("too large", path, message, "Scale it down.", skipped=True)
@@ -159,20 +187,6 @@ class _ConceptScan:
             message = f"cannot be read as an image ({reason(error)}), and is left out."
             add("unreadable image", path, message, "Mend or remove it.", skipped=True)
             return None
-        return width, height
-
-    def _note_conversion(self, path: str, image: Image.Image) -> None:
-        add = self._findings.add
-        if getattr(image, "is_animated", False):
-            add("animated", path, "is animated; its first frame is used.", "Save one frame.")
-        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-            fix = "Save it without transparency for another background."
-            add("transparent", path, "is transparent in places; white stands behind it.", fix)
-        if image.mode not in _PLAIN_MODES:
-            message = (
-                f"has {_MODE_NAMES.get(image.mode, image.mode)}; it is converted to 8-bit RGB."
-            )
-            add("converted colours", path, message, "Save it as RGB to choose the conversion.")
 
     def _shared_captions(self) -> tuple[str, ...] | None:
         """The captions of the concept's one file; None if each image has its own."""
@@ -258,6 +272,8 @@ class _ConceptScan:
                 add("unsupported", path(name), message, "Extract pictures from it.", skipped=True)
 
 
+TRANSPARENT = frozenset(("RGBA", "LA", "PA", "RGBa", "La"))
+"""Pillow's modes with an alpha channel."""
 _PLAIN_MODES = frozenset(("RGB", "RGBA", "L", "LA", "P", "PA", "1"))
 _MODE_NAMES = {
     "CMYK": "four printing colours (CMYK)",

@@ -26,7 +26,8 @@ from modules.data.images import (
     render,
 )
 from modules.data.items import DAMAGE, Item, Scan, reason
-from modules.data.sources import Source, read
+from modules.data.memo import Memo
+from modules.data.sources import Entry, read
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class Planner:
             or concept.image.enable_random_circular_mask_shrink
         )
         if by_mask and item.mask:
-            mask = fitted_mask(decode(read(item.source, item.mask)), (item.width, item.height))
+            mask = fitted_mask(decode(read(item.source, item.mask.name)), (item.width, item.height))
         drawn = [
             self._view(concept, item, mask, (concept.seed, digests.image.hex(), variation))
             for variation in range(concept.image_variations)
@@ -196,13 +197,14 @@ def plan(
 
     def one(item: Item) -> Planned | None:
         try:
-            return planner.plan(item, _digests(item, framing))
+            return planner.plan(item, _digests(item, framing, found.memo))
         except DAMAGE as failure:
             message = f"or a file beside it cannot be read ({reason(failure)}); it is left out."
             findings.add("unreadable file", item.path, message, "Mend or remove it.", True)
             return None
 
-    planned = ahead(one, found.items, threads, 64, should_stop)
+    planned = list(ahead(one, found.items, threads, 64, should_stop))
+    found.memo.save()
     return planner, [one for one in planned if one]
 
 
@@ -230,19 +232,19 @@ def key_of(*parts: object) -> bytes:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def digest(source: Source, name: str) -> bytes:
-    """SHA-256 of a file."""
-    return hashlib.sha256(read(source, name)).digest()
+def _digests(item: Item, framing: Framing, memo: Memo) -> Digests:
+    def digest(entry: Entry | None) -> bytes:
+        if entry is None:
+            return b""
+        found = memo.digest(item.source, entry)
+        if not found:
+            found = hashlib.sha256(read(item.source, entry.name)).digest()
+            memo.note_digest(item.source, entry, found)
+        return found
 
-
-def _digests(item: Item, framing: Framing) -> Digests:
     mask = item.mask if framing.masks else None
     conditioning = item.conditioning if framing.conditioning else None
-    return Digests(
-        digest(item.source, item.name),
-        digest(item.source, mask) if mask else b"",
-        digest(item.source, conditioning) if conditioning else b"",
-    )
+    return Digests(digest(item.file), digest(mask), digest(conditioning))
 
 
 _UNUSED = stream()
