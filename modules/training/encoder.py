@@ -74,13 +74,14 @@ def fill_cache(
         CachingStopped: if told to stop; what was encoded is kept.
         ConfigError: if there is nothing to train on.
     """
-    found = scan(config.concepts or [])
+    cache_dir = Path(resolve(config.cache_dir))
+    found = scan(config.concepts or [], cache_dir)
     for problem in found.problems:
         emit(Warned(str(problem)))
     dataset = build(
         found,
         LiveEncoder(family, parts, not any(name in trained for name in family.text_encoders)),
-        Path(resolve(config.cache_dir)),
+        cache_dir,
         resolution=config.resolution,
         quantum=family.pixel_multiple,
         bucketing=config.aspect_ratio_bucketing,
