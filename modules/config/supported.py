@@ -73,7 +73,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         # data
         "concept_file_name": ANY,
         "concepts": ANY,
-        "concepts.type": (e.ConceptType.STANDARD, e.ConceptType.VALIDATION),
+        "concepts.type": ANY,
         "resolution": ANY,
         "aspect_ratio_bucketing": ANY,
         "dataloader_threads": ANY,

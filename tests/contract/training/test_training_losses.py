@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 from modules.training import events as e
@@ -138,3 +139,26 @@ def test_every_setting_of_loss_and_noise_reaches_the_loop(make_config, train, ch
     plain = losses(train(make_config(epochs=1)))
     changed = losses(train(make_config(epochs=1, **changes)))
     assert abs(sum(changed) - sum(plain)) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("stored", "computed"),
+    [("BFLOAT_16", "FLOAT_32"), ("BFLOAT_16", "BFLOAT_16"), ("FLOAT_32", "BFLOAT_16")],
+)
+def test_a_half_precision_base_learns_in_a_full_precision_adapter(
+    make_config, make_run, train, stored, computed
+):
+    types = {}
+
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate):
+            unet = run.trainer.model.unet
+            types["base"] = unet.conv_in.weight.dtype
+            types["adapter"] = {p.dtype for p in unet.parameters() if p.requires_grad}
+
+    config = make_config(epochs=1, train_dtype=computed, **{"unet.weight_dtype": stored})
+    run = make_run(config, react)
+    run.go()
+    assert types["base"] == (torch.bfloat16 if stored == "BFLOAT_16" else torch.float32)
+    assert types["adapter"] == {torch.float32}
+    assert losses(run) == pytest.approx(losses(train(make_config(epochs=1))), rel=0.02)
