@@ -1,7 +1,12 @@
 // Small helpers for the page, joined in front of each module by Python.
 
+const FOCUSABLE = new Set(["button", "dialog", "input", "select", "summary", "textarea"]);
+
 function element(tag, className, text) {
   const node = document.createElement(tag);
+  // or a key on a focused button would be JupyterLab's: "b" inserts a cell, "d d" deletes one;
+  // the attribute must be on the element that has the focus
+  if (FOCUSABLE.has(tag)) node.dataset.lmSuppressShortcuts = "true";
   if (className) node.className = className;
   if (text !== undefined) node.textContent = text;
   return node;

@@ -178,7 +178,6 @@ function createList(row, path, form) {
 /** A window for what needs more room: a path, code, a list of differences. */
 function createWindow(root) {
   const dialog = element("dialog", "ot ot-viewer ot-window");
-  dialog.dataset.lmSuppressShortcuts = "true";
   const title = element("h3");
   const body = element("div", "ot-window-body");
   const head = element("div", "ot-viewer-head");
@@ -202,20 +201,23 @@ function createWindow(root) {
 
 /** A line of text to give, and a button that uses it. */
 function askPath(label, value, word, done) {
-  const form = element("form", "ot-ask");
+  const node = element("div", "ot-ask");
   const input = element("input", "ot-input");
   input.type = "text";
   input.value = value;
   input.spellcheck = false;
   const name = element("label", "", label);
   name.append(input);
-  const go = element("button", "ot-button ot-primary", word);
-  form.append(name, go);
-  form.onsubmit = (event) => {
-    event.preventDefault();
+  const go = () => {
     if (input.value.trim()) done(input.value.trim());
   };
-  return form;
+  input.onkeydown = (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault(); // the rest of the key press would push the button that gets the focus back
+    go();
+  };
+  node.append(name, button("ot-button ot-primary", word, go));
+  return node;
 }
 
 function table(rows, onreset) {
@@ -565,7 +567,6 @@ function createBody(model, form, filter) {
 
 function renderForm(model, el, client) {
   const root = element("div", "ot ot-form");
-  root.dataset.lmSuppressShortcuts = "true";
   const send = (message) => {
     edits.flush();
     model.send(message);

@@ -16,7 +16,6 @@ function facts(tile) {
 /** The large view: one sample, on request beside the first of its prompt. */
 function createViewer(root, model, thumbnail) {
   const dialog = element("dialog", "ot ot-viewer");
-  dialog.dataset.lmSuppressShortcuts = "true";
   dialog.setAttribute("aria-label", "Sample");
   const prompt = element("p");
   const images = element("div", "ot-viewer-images");
@@ -109,7 +108,6 @@ export default () => {
     },
     render({ model, el }) {
       const root = element("div", "ot ot-gallery");
-      root.dataset.lmSuppressShortcuts = "true";
       const heading = element("div", "ot-title");
       const note = element("span", "ot-caption");
       heading.append(element("h3", "", "Samples"), note);

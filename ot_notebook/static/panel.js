@@ -70,7 +70,6 @@ export default () => {
     },
     render({ model, el }) {
       const root = element("div");
-      root.dataset.lmSuppressShortcuts = "true"; // or "b" on a focused button would insert a cell
       const head = element("div", "ot-head");
       const badge = element("span", "ot-badge");
       badge.setAttribute("role", "status");

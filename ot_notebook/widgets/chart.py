@@ -40,7 +40,9 @@ class LossChart(W.VBox):
             x=[], y=[], scales=scales, colors=[curve.COLOUR], stroke_width=2
         )
         self._across = bqplot.Axis(scale=scales["x"], grid_lines="none", tick_format="~g")
-        self._up = bqplot.Axis(scale=scales["y"], orientation="vertical", tick_format="~g")
+        self._up = bqplot.Axis(scale=scales["y"], side="left", tick_format="~g")
+        if self._up.has_trait("orientation"):  # bqplot 0.12
+            self._up.orientation = "vertical"
         self._figure = bqplot.Figure(
             marks=[self._raw, self._smooth],
             axes=[self._across, self._up],

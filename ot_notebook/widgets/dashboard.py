@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import anywidget
 import ipywidgets as W
@@ -16,6 +16,7 @@ from ot_notebook.widgets.chart import LossChart
 from ot_notebook.widgets.live import Front, LiveView, Mode, esm
 from ot_notebook.widgets.view_state import (
     Alert,
+    Command,
     Control,
     curve_caption,
     log_lines,
@@ -36,16 +37,6 @@ SNAPSHOT_POINTS = 300
 
 CORE_POINTS = 600
 """Points of a line that is sent as SVG a few times a second."""
-
-ICONS = {
-    "start": "play",
-    "pause": "pause",
-    "resume": "play",
-    "stop": "stop",
-    "sample": "image",
-    "backup": "history",
-    "save": "download",
-}
 
 
 class Panel(Front):
@@ -144,9 +135,9 @@ class Dashboard(LiveView):
         wide = {"layout": W.Layout(width="100%")}
         self._core_panel, self._core_curve, self._core_log = (W.HTML(**wide) for _ in range(3))
         self._buttons: dict[str, W.Button] = {}
-        for op, icon in ICONS.items():
+        for op in get_args(Command):
             style = {"start": "primary", "stop": "danger"}.get(op, "")
-            button = W.Button(icon=icon, button_style=style, layout=W.Layout(width="auto"))
+            button = W.Button(button_style=style, layout=W.Layout(width="auto"))
             button.on_click(lambda _button, op=op: self.do(op))
             self._buttons[op] = button
         row = W.Box(

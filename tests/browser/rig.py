@@ -11,13 +11,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import requests
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = Path(os.environ.get("OT_CHROMIUM", "/usr/bin/chromium"))
 CHROMIUM_ARGS = [
@@ -122,6 +122,21 @@ class Lab:
         nbformat.write(notebook, self.folder / name)
         return name
 
+    def page(self, browser: Browser, prepare: Callable[[Page], None] = lambda _page: None) -> Page:
+        """A page of its own that shows the lab, its side bar closed; `prepare` comes first."""
+        context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        context.set_default_timeout(30_000)
+        page = context.new_page()
+        prepare(page)
+        page.goto(f"{self.base}/lab?token={self.token}&reset")
+        page.wait_for_function("() => window.jupyterapp")
+        page.evaluate(
+            """() => window.jupyterapp.restored
+                .then(() => window.jupyterapp.commands.execute('application:toggle-left-area'))
+                .then(() => null)"""
+        )
+        return page
+
     def stop(self) -> None:
         """End the kernels, then the server."""
         with contextlib.suppress(requests.RequestException):
@@ -145,8 +160,16 @@ class Notebook:
 
     def open(self, name: str, cells: Sequence[str]) -> None:
         """Write the notebook and open it with a fresh kernel."""
-        self.command("docmanager:open", path=self.lab.write(name, cells))
+        self.show(self.lab.write(name, cells))
+
+    def show(self, path: str) -> None:
+        """Open a notebook of the server's folder with a fresh kernel."""
+        self.command("docmanager:open", path=path)
         self.ready()
+
+    def save(self) -> None:
+        """Write the notebook with its outputs."""
+        self.command("docmanager:save")
 
     def ready(self) -> None:
         """Wait until the kernel is connected.

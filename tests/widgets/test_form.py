@@ -3,6 +3,7 @@
 import json
 import statistics
 import time
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated
 
@@ -40,7 +41,10 @@ class WithOneMore(TrainConfig):
 
 @pytest.fixture
 def form():
-    return Form(read("emoji LoRA")[0])
+    """The form of a preset, its numbers fixed here so that the preset may change."""
+    snapshot = read("emoji LoRA")[0]
+    start = snapshot.config.update(epochs=50, batch_size=8)
+    return Form(replace(snapshot, config=start, start=start))
 
 
 @pytest.fixture

@@ -6,7 +6,12 @@ import threading
 import pytest
 
 from modules.config import ConfigError, TrainConfig
-from ot_notebook.widgets.job_config import JobConfig
+from ot_notebook.widgets.job_config import JobConfig, read
+
+START = read("emoji LoRA")[0].config
+"""What the preset says; a test changes settings to values that it does not have."""
+
+EPOCHS = START.epochs
 
 
 @pytest.fixture
@@ -33,9 +38,9 @@ def test_code_changes_the_form(job):
     assert (job.config.epochs, job["unet.learning_rate"], job["batch_size"]) == (3, 2e-4, 2)
     assert shown(job)["values"]["unet.learning_rate"] == "0.0002"
     assert shown(job)["changed"] == {
-        "epochs": "50",
+        "epochs": str(EPOCHS),
         "unet.learning_rate": "not set",
-        "batch_size": "8",
+        "batch_size": str(START.batch_size),
     }
 
 
@@ -44,7 +49,7 @@ def test_the_form_changes_what_code_sees(job):
     job.observe(lambda change: seen.append((change.old.epochs, change.new.epochs)), "config")
     page(job, op="edit", path="epochs", value="3")
     assert job.config.epochs == 3
-    assert seen == [(50, 3)]
+    assert seen == [(EPOCHS, 3)]
 
 
 def test_a_wrong_edit_is_a_problem_and_no_change(job):
@@ -62,7 +67,7 @@ def test_a_config_set_as_a_whole_is_shown(job):
     job.config = TrainConfig(epochs=9)
     assert shown(job)["values"]["epochs"] == "9"
     page(job, op="undo")
-    assert job.config.epochs == 50
+    assert job.config.epochs == EPOCHS
 
 
 def test_an_unknown_name_changes_nothing_and_names_a_near_one(job):
@@ -131,7 +136,7 @@ def test_edits_from_many_threads_are_all_kept(job):
 def test_two_jobs_do_not_mix(job):
     other = JobConfig()
     other.update(epochs=3)
-    assert job.config.epochs == 50
+    assert job.config.epochs == EPOCHS
     other.close()
 
 
@@ -149,7 +154,7 @@ def test_save_and_load(job, tmp_path):
     assert other.config == job.config
     assert other.preset == str(file)
     assert job.load("emoji LoRA") == []
-    assert job.config.epochs == 50
+    assert job.config.epochs == EPOCHS
     job.undo()
     assert job.config.epochs == 4
     other.close()
@@ -212,7 +217,7 @@ def test_as_python_makes_the_same_settings(job, source):
 
 def test_differences_are_listed_against_start_defaults_and_presets(job, wire):
     page(job, op="edit", path="epochs", value="3")
-    assert job.diff() == [{"path": "epochs", "here": "3", "there": "50"}]
+    assert job.diff() == [{"path": "epochs", "here": "3", "there": str(EPOCHS)}]
     assert {"path": "epochs", "here": "3", "there": "100"} in job.diff("")
     assert job.diff("emoji LoRA") == job.diff()
     page(job, op="diff", against=None)
@@ -236,8 +241,8 @@ def test_text_from_a_file_is_shown_as_text(job):
 def test_the_saved_notebook_lists_what_was_changed(job):
     assert "emoji LoRA, unchanged." in job.story()
     job.update(epochs=3)
-    assert "<code>epochs</code></td><td>50</td><td>3</td>" in job.story()
-    assert "epochs: 3 (there 50)" in job.plain()
+    assert f"<code>epochs</code></td><td>{EPOCHS}</td><td>3</td>" in job.story()
+    assert f"epochs: 3 (there {EPOCHS})" in job.plain()
 
 
 # core widgets ----------------------------------------------------------------------------------
@@ -260,7 +265,7 @@ def shown_paths(job):
 
 
 def test_core_widgets_hold_the_values_and_edit_them(core):
-    assert control(core, "epochs").value == "50"
+    assert control(core, "epochs").value == str(EPOCHS)
     control(core, "epochs").value = "3"
     control(core, "model_type").value = "STABLE_DIFFUSION_20"
     control(core, "concepts.0.enabled").value = False
@@ -273,7 +278,7 @@ def test_core_widgets_hold_the_values_and_edit_them(core):
 
 def test_core_widgets_show_what_is_wrong_under_the_field(core):
     control(core, "epochs").value = "many"
-    assert core.config.epochs == 50
+    assert core.config.epochs == EPOCHS
     words = core._core._lines["epochs"]._words.value
     assert "epochs is &#x27;many&#x27;, but must be a whole number." in words
     control(core, "epochs").value = "5"
@@ -292,7 +297,7 @@ def test_core_search_finds_advanced_settings_with_their_values(core):
 def test_core_undo_and_reset(core):
     control(core, "epochs").value = "3"
     core._core._lines["epochs"]._reset.click()
-    assert core.config.epochs == 50
+    assert core.config.epochs == EPOCHS
     core._core._undo.click()
     assert core.config.epochs == 3
     assert control(core, "epochs").value == "3"
@@ -306,7 +311,7 @@ def test_core_preset_and_file(core, tmp_path):
     assert json.loads(file.read_text())["epochs"] == 3
     core._core._preset.value = ""
     core._core._preset.value = "emoji LoRA"
-    assert core.config.epochs == 50
+    assert core.config.epochs == EPOCHS
     core._core._load.click()
     assert core.config.epochs == 3
 
