@@ -13,7 +13,7 @@ from modules.config import MODELS, ModelFormat, ModelType, SampleConfig, TrainCo
 from modules.families import latents as space
 
 if TYPE_CHECKING:
-    from modules.adapters.key_map import KeyMap
+    from modules.adapters.key_map import KeyMap, Native
 
 Condition = dict[str, Tensor]
 """Encoded captions by name, each [B, ...]: what the cache stores and `predict` reads.
@@ -133,6 +133,13 @@ class Family(Protocol):
     """Those of them whose last layers can be left out."""
     lora_formats: Mapping[ModelFormat, KeyMap]
     """The key layout of each adapter format that the family can write."""
+    single_file: Mapping[str, tuple[str, str]] = {}
+    """How a single file of the original layout holds the model; empty where there is none.
+
+    By part: the prefix of its keys, and its layout: denoiser, vae, clip, open_clip or t5.
+    """
+    comfy_layout: Native | None = None
+    """The layout of COMFY_TRANSFORMER, for families that have it."""
 
     @property
     def pixel_multiple(self) -> int:

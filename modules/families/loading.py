@@ -17,6 +17,7 @@ import torch
 
 from modules.config import ConfigError, DataType, Problem, TrainConfig
 from modules.config.paths import resolve
+from modules.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from modules.families.base import Family, Parts
@@ -32,6 +33,7 @@ FAILURES = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeErr
 """What diffusers, transformers and safetensors raise for a source that is not what it should be."""
 
 
+@quiet_libraries()
 def load_parts(family: Family, config: TrainConfig) -> Parts:
     """The networks of a family that `config` names, each in its weight dtype.
 

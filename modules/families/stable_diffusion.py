@@ -49,6 +49,16 @@ class StableDiffusion(Family):
             kohya_native=False,
             encoders=self.trainable_encoders,
         )
+        encoder = (
+            ("cond_stage_model.transformer.", "clip")
+            if self.comfy_encoder == "clip_l"
+            else ("cond_stage_model.model.", "open_clip")
+        )
+        self.single_file = {
+            "unet": ("model.diffusion_model.", "denoiser"),
+            "vae": ("first_stage_model.", "vae"),
+            "text_encoder": encoder,
+        }
 
     def components(self, config: TrainConfig) -> dict[str, Any]:  # noqa: ARG002
         """No safety checker: it needs a network of its own and blackens pictures without a word."""

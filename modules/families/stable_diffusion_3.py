@@ -96,6 +96,13 @@ class StableDiffusion3(Family):
         legacy="lora_transformer",
         encoders=text_encoders,
     )
+    single_file = {  # noqa: RUF012 - read only
+        "transformer": ("model.diffusion_model.", "denoiser"),
+        "vae": ("first_stage_model.", "vae"),
+        "text_encoder": ("text_encoders.clip_l.transformer.", "clip"),
+        "text_encoder_2": ("text_encoders.clip_g.transformer.", "clip"),
+        "text_encoder_3": ("text_encoders.t5xxl.transformer.", "t5"),
+    }
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, 77 + T, D], "pooled": [B, D]}: CLIP side by side, T5 behind."""
@@ -169,8 +176,8 @@ class StableDiffusion3(Family):
             attention_head_dim=8,
             num_attention_heads=4,
             caption_projection_dim=32,
-            joint_attention_dim=64,
-            pooled_projection_dim=64,
+            joint_attention_dim=96,
+            pooled_projection_dim=32 + 48,
             out_channels=16,
             pos_embed_max_size=96,
             qk_norm="rms_norm" if self.dual_attention else None,
@@ -188,9 +195,9 @@ class StableDiffusion3(Family):
             scheduler=tiny.flow_scheduler(shift=3.0),
             text_encoder=tiny.clip(projection=True),
             tokenizer=clip_tokenizer(),
-            text_encoder_2=tiny.clip(projection=True),
+            text_encoder_2=tiny.clip(projection=True, width=48),  # converters go by it
             tokenizer_2=clip_tokenizer(),
-            text_encoder_3=tiny.t5(64),
+            text_encoder_3=tiny.t5(96),
             tokenizer_3=t5_tokenizer(),
         )
         return Parts(pipeline, self.denoiser)

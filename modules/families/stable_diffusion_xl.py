@@ -42,6 +42,12 @@ class StableDiffusionXL(Family):
         legacy="lora_unet",
         encoders=text_encoders,
     )
+    single_file = {  # noqa: RUF012 - read only
+        "unet": ("model.diffusion_model.", "denoiser"),
+        "vae": ("first_stage_model.", "vae"),
+        "text_encoder": ("conditioner.embedders.0.transformer.", "clip"),
+        "text_encoder_2": ("conditioner.embedders.1.model.", "open_clip"),
+    }
 
     def objective(self, parts: Parts) -> Objective:
         """Noise or velocity, as the model's scheduler says."""
@@ -129,15 +135,15 @@ class StableDiffusionXL(Family):
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
             transformer_layers_per_block=(1, 2, 10),
-            projection_class_embeddings_input_dim=6 * 8 + 32,
-            cross_attention_dim=64,
+            projection_class_embeddings_input_dim=6 * 8 + 48,
+            cross_attention_dim=32 + 48,  # converters tell the encoders apart by width
             norm_num_groups=8,
         )
         pipeline = getattr(diffusers, self.pipeline)(
             vae=tiny.kl_vae(4, layers=2, scaling_factor=0.13025),
             text_encoder=tiny.clip(),
             tokenizer=clip_tokenizer(),
-            text_encoder_2=tiny.clip(projection=True),
+            text_encoder_2=tiny.clip(projection=True, width=48),
             tokenizer_2=clip_tokenizer(),
             unet=unet,
             scheduler=tiny.stable_diffusion_scheduler(

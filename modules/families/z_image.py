@@ -12,11 +12,31 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from modules.adapters.key_map import lora_formats
+from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
 from modules.families.base import Condition, Family, Parts, TextOptions
 
 TOKENS = 512
+BLOCKS = ("layers", "noise_refiner", "context_refiner")
+COMFY = Native(
+    renamer(
+        [
+            ("all_x_embedder.2-1", "x_embedder"),
+            ("all_final_layer.2-1", "final_layer"),
+            ("*.attention.to_out.0", "attention.out"),
+            ("*.attention.norm_q", "attention.q_norm"),
+            ("*.attention.norm_k", "attention.k_norm"),
+        ]
+    ),
+    fused=tuple(
+        Fused(
+            tuple(f"{block}.{{i}}.attention.to_{leaf}" for leaf in "qkv"),
+            f"{block}.{{i}}.attention.qkv",
+        )
+        for block in BLOCKS
+    ),
+)
+"""ComfyUI's names of whole models; adapters keep diffusers' names everywhere."""
 
 
 class ZImage(Family):
@@ -26,6 +46,7 @@ class ZImage(Family):
     architecture = "Z-Image"
     pipeline = "ZImagePipeline"
     lora_formats = lora_formats("transformer", None, legacy="")
+    comfy_layout = COMFY
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D], "mask": [B, T]}, T the run's caption length."""

@@ -1,0 +1,217 @@
+"""Whole models as files that other tools load: folders, single files, bare transformers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modules.adapters.files import save_tensors
+from modules.adapters.key_map import Native, renamer
+from modules.adapters.native import to_native
+from modules.atomic import atomic_folder
+from modules.config import MODELS, ConfigError, ModelFormat, Problem
+from modules.families.base import Family, Parts
+
+VAE_BLOCKS = [
+    ("encoder.down_blocks.{i}.resnets.{i}", "encoder.down.{i}.block.{i}"),
+    ("encoder.down_blocks.{i}.downsamplers.0", "encoder.down.{i}.downsample"),
+    ("decoder.up_blocks.{i}.resnets.{i}", "decoder.up.{i}.block.{i}"),
+    ("decoder.up_blocks.{i}.upsamplers.0", "decoder.up.{i}.upsample"),
+    *(
+        (f"{side}.mid_block.resnets.{index}", f"{side}.mid.block_{index + 1}")
+        for side in ("encoder", "decoder")
+        for index in (0, 1)
+    ),
+    ("encoder.mid_block.attentions.0", "encoder.mid.attn_1"),
+    ("decoder.mid_block.attentions.0", "decoder.mid.attn_1"),
+    ("*.conv_shortcut", "nin_shortcut"),
+    ("*.conv_norm_out", "norm_out"),
+    ("*.group_norm", "norm"),
+    ("*.to_q", "q"),
+    ("*.to_k", "k"),
+    ("*.to_v", "v"),
+    ("*.to_out.0", "proj_out"),
+]
+OPEN_CLIP = [
+    ("text_model.encoder.layers.{i}.self_attn.out_proj", "transformer.resblocks.{i}.attn.out_proj"),
+    ("text_model.encoder.layers.{i}.layer_norm1", "transformer.resblocks.{i}.ln_1"),
+    ("text_model.encoder.layers.{i}.layer_norm2", "transformer.resblocks.{i}.ln_2"),
+    ("text_model.encoder.layers.{i}.mlp.fc1", "transformer.resblocks.{i}.mlp.c_fc"),
+    ("text_model.encoder.layers.{i}.mlp.fc2", "transformer.resblocks.{i}.mlp.c_proj"),
+    ("text_model.embeddings.token_embedding", "token_embedding"),
+    ("text_model.embeddings.position_embedding", "positional_embedding"),
+    ("text_model.final_layer_norm", "ln_final"),
+]
+
+
+def save_model(
+    family: Family,
+    parts: Parts,
+    path: Path,
+    model_format: ModelFormat,
+    dtype: torch.dtype,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a model as other tools load it: all of it, or nothing.
+
+    The live networks are not touched, whatever the type of the file's weights.
+
+    Args:
+        family: the architecture.
+        parts: its networks.
+        path: a folder for DIFFUSERS, which may hold an older model; a file for all others.
+        model_format: the layout.
+        dtype: of the written weights.
+        metadata: what else a single file tells of itself.
+
+    Raises:
+        ConfigError: if the family does not have the format.
+        FileExistsError: if the folder holds other things than a model.
+    """
+    if model_format is ModelFormat.DIFFUSERS:
+        _save_folder(parts, path, dtype)
+        return
+    if model_format is ModelFormat.ORIGINAL_SINGLE_FILE and family.single_file:
+        tensors: dict[str, Tensor] = {}
+        for part, (prefix, layout) in family.single_file.items():
+            network = getattr(parts.pipeline, part)
+            if network is not None:
+                found = _original(family, network, layout)
+                tensors |= {f"{prefix}{key}": tensor for key, tensor in found.items()}
+    elif native := _transformer_layout(family, model_format):
+        tensors = to_native(parts.denoiser.state_dict(), native)
+    else:
+        formats = MODELS[family.model_types[0]].formats
+        known = [each.value for each in formats if not each.value.endswith("LORA")]
+        raise ConfigError(
+            [
+                Problem(
+                    "output_model_format",
+                    "error",
+                    f"output_model_format is {model_format.value}, which {family.architecture} "
+                    f"does not have as a whole model.",
+                    f"Use {known[0]}.",
+                )
+            ]
+        )
+    architecture = {"modelspec.architecture": family.architecture}
+    save_tensors(tensors, path, dtype, {**architecture, **(metadata or {})})
+
+
+def _transformer_layout(family: Family, model_format: ModelFormat) -> Native | None:
+    if model_format not in MODELS[family.model_types[0]].formats:
+        return None
+    if model_format is ModelFormat.ORIGINAL_TRANSFORMER:
+        return family.lora_formats[ModelFormat.ORIGINAL_LORA].native or Native(str)
+    if model_format is ModelFormat.COMFY_TRANSFORMER:
+        return family.comfy_layout
+    return None
+
+
+def _save_folder(parts: Parts, path: Path, dtype: torch.dtype) -> None:
+    is_model = (path / "model_index.json").is_file()
+    if path.exists() and not is_model and any(path.iterdir()):
+        raise FileExistsError(f"{path} holds other things than a model; choose another folder.")
+    with atomic_folder(path, replace=True) as new:
+        parts.pipeline.save_pretrained(new)
+        for folder in new.iterdir():
+            if folder.is_dir():
+                _rewrite(folder, dtype)
+
+
+def _rewrite(folder: Path, dtype: torch.dtype) -> None:
+    """Give a network's files the wanted type, file by file, and the names that all tools know.
+
+    transformers 5.6 and later leave `text_model.` out of CLIP's names; only they can read that.
+    """
+    from safetensors.torch import load_file, save_file
+
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        return
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    bare_clip = settings.get("architectures") == ["CLIPTextModel"]
+
+    def name(key: str) -> str:
+        return f"text_model.{key}" if bare_clip and not key.startswith("text_model.") else key
+
+    size = 0
+    for file in files:
+        tensors = {
+            name(key): tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for key, tensor in load_file(file).items()
+        }
+        size += sum(tensor.nbytes for tensor in tensors.values())
+        save_file(tensors, file, {"format": "pt"})
+    for key in ("dtype", "torch_dtype"):
+        if key in settings:
+            settings[key] = str(dtype).removeprefix("torch.")
+            (folder / "config.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    for index in folder.glob("*.safetensors.index.json"):
+        table = json.loads(index.read_text(encoding="utf-8"))
+        table["weight_map"] = {name(key): file for key, file in table["weight_map"].items()}
+        table["metadata"]["total_size"] = size
+        index.write_text(json.dumps(table, indent=2), encoding="utf-8")
+
+
+def _original(family: Family, network: nn.Module, layout: str) -> dict[str, Tensor]:
+    """A network's weights in the layout of the original code."""
+    weights = network.state_dict()
+    layouts: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
+        "vae": _vae,
+        "clip": _clip,
+        "open_clip": _open_clip,
+        "t5": dict,
+    }
+    if layout == "denoiser":
+        native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native
+        return to_native(weights, native or Native(str))
+    return layouts[layout](weights)
+
+
+def _vae(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Up blocks are counted from the other end, and attention is a convolution of one pixel."""
+    numbers = [re.match(r"decoder\.up_blocks\.(\d+)", key) for key in weights]
+    last = max(int(number[1]) for number in numbers if number)
+    layout: dict[str, Tensor] = {}
+    for key, tensor in to_native(weights, Native(renamer(VAE_BLOCKS))).items():
+        name = re.sub(r"^decoder\.up\.(\d+)", lambda m: f"decoder.up.{last - int(m[1])}", key)
+        convolution = ".attn_1." in key and tensor.ndim == 2
+        layout[name] = tensor[:, :, None, None] if convolution else tensor
+    return layout
+
+
+def _clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        key if key.startswith(("text_model.", "text_projection.")) else f"text_model.{key}": tensor
+        for key, tensor in weights.items()
+    }
+
+
+def _open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The layout of open_clip: q, k and v in one, the projection transposed."""
+    rename = renamer(OPEN_CLIP)
+    found: dict[str, Tensor] = {}
+    joined: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in _clip(weights).items():
+        if key == "text_projection.weight":
+            found["text_projection"] = tensor.T
+            continue
+        path, _, leaf = key.rpartition(".")
+        if attention := re.match(
+            r"text_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj", path
+        ):
+            whole = f"transformer.resblocks.{attention[1]}.attn.in_proj_{leaf}"
+            joined.setdefault(whole, {})[attention[2]] = tensor
+        elif path == "text_model.embeddings.position_embedding":
+            found["positional_embedding"] = tensor
+        else:
+            found[f"{rename(path)}.{leaf}"] = tensor
+    for key, three in joined.items():
+        found[key] = torch.cat([three[letter] for letter in "qkv"])
+    return found

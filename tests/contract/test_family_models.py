@@ -1,0 +1,108 @@
+"""Whole models written in every layout, and read back by diffusers."""
+
+import json
+
+import diffusers
+import pytest
+import torch
+from diffusers.loaders import single_file_model
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from modules.config import MODELS, ConfigError, ModelFormat
+from modules.families import all_families
+from modules.families.saving import save_model
+
+FAMILIES = list(all_families())
+
+
+def identifier(family):
+    return f"{family.architecture}-{family.pipeline}"
+
+
+def having(model_format):
+    found = [each for each in FAMILIES if model_format in MODELS[each.model_types[0]].formats]
+    return pytest.mark.parametrize("family", found, ids=identifier)
+
+
+def assert_same_weights(network, other, dtype=torch.float32):
+    own, theirs = network.state_dict(), other.state_dict()
+    assert own.keys() == theirs.keys()
+    for key, tensor in own.items():
+        torch.testing.assert_close(theirs[key].to(dtype), tensor.to(dtype), atol=0, rtol=0, msg=key)
+
+
+@having(ModelFormat.DIFFUSERS)
+def test_a_folder_holds_the_model_in_the_wanted_type(family, tmp_path):
+    parts = family.tiny()
+    before = {name: next(n.parameters()).dtype for name, n in parts.modules().items()}
+    save_model(family, parts, tmp_path / "model", ModelFormat.DIFFUSERS, torch.bfloat16)
+    assert {name: next(n.parameters()).dtype for name, n in parts.modules().items()} == before
+    for file in (tmp_path / "model").glob("*/*.safetensors"):
+        tensors = load_file(file)
+        assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.bfloat16}
+        settings = json.loads((file.parent / "config.json").read_text())
+        if settings.get("architectures") == ["CLIPTextModel"]:  # as every version of it reads them
+            assert all(key.startswith("text_model.") for key in tensors)
+    loader = getattr(diffusers, family.pipeline)
+    fresh = loader.from_pretrained(tmp_path / "model", local_files_only=True)
+    for name, network in parts.modules().items():
+        assert_same_weights(network, getattr(fresh, name), torch.bfloat16)
+
+
+@having(ModelFormat.ORIGINAL_SINGLE_FILE)
+def test_a_single_file_is_the_one_that_diffusers_converts(family, tmp_path):
+    loader = getattr(diffusers, family.pipeline)
+    if not hasattr(loader, "from_single_file"):
+        pytest.skip(f"diffusers reads no single file as {family.pipeline}")
+    parts = family.tiny()
+    if family.architecture.startswith("stable-diffusion-v3"):  # what it takes CLIP-L's to be
+        torch.nn.init.eye_(parts.pipeline.text_encoder.text_projection.weight)
+    parts.pipeline.save_pretrained(tmp_path / "settings")
+    file = tmp_path / "model.safetensors"
+    save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32)
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["modelspec.architecture"] == family.architecture
+    fresh = loader.from_single_file(file, config=str(tmp_path / "settings"), local_files_only=True)
+    for name in family.single_file:
+        assert_same_weights(parts.module(name), getattr(fresh, name))
+
+
+@having(ModelFormat.ORIGINAL_TRANSFORMER)
+def test_a_bare_transformer_has_the_original_names(family, tmp_path):
+    parts = family.tiny()
+    file = tmp_path / "transformer.safetensors"
+    save_model(family, parts, file, ModelFormat.ORIGINAL_TRANSFORMER, torch.float16)
+    tensors = load_file(file)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert sum(t.numel() for t in tensors.values()) == sum(
+        t.numel() for t in parts.denoiser.state_dict().values()
+    )
+
+
+@having(ModelFormat.COMFY_TRANSFORMER)
+def test_comfys_transformer_is_the_one_that_diffusers_converts(family, tmp_path):
+    network = family.tiny()
+    file = tmp_path / "transformer.safetensors"
+    save_model(family, network, file, ModelFormat.COMFY_TRANSFORMER, torch.float32)
+    entry = single_file_model.SINGLE_FILE_LOADABLE_CLASSES[type(network.denoiser).__name__]
+    back = entry["checkpoint_mapping_fn"](load_file(file))
+    own = network.denoiser.state_dict()
+    assert back.keys() == own.keys()
+    assert all(torch.equal(back[key], own[key]) for key in own)
+
+
+def test_a_format_that_a_family_lacks_is_refused(tmp_path):
+    family = next(each for each in FAMILIES if each.architecture == "Flux.1-dev")
+    parts = family.tiny()
+    with pytest.raises(ConfigError, match=r"ORIGINAL_SINGLE_FILE, which Flux\.1-dev does not have"):
+        save_model(family, parts, tmp_path / "x", ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    family = FAMILIES[0]
+    with pytest.raises(FileExistsError, match="holds other things than a model"):
+        save_model(family, family.tiny(), tmp_path, ModelFormat.DIFFUSERS, torch.float32)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
