@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,20 @@ def test_a_run_from_start_to_files_and_a_second_one_in_the_same_process(service,
     assert again.metrics()["loss"].tolist() == run.metrics()["loss"].tolist(), "same seed"
     second = load_file(small.output_model_destination)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_speaks_through_its_events_alone(small):
+    code = (
+        "import sys, warnings, ot_notebook as ot; warnings.simplefilter('ignore')\n"
+        "import diffusers\n"
+        "run = ot.trainer().start(ot.TrainConfig.load(sys.argv[1])[0]).wait()\n"
+        "print(run.state, diffusers.utils.logging.is_progress_bar_enabled())"
+    )
+    path = Path(small.workspace_dir).with_name("config.json")
+    small.update(epochs=1).save(path)
+    command = [sys.executable, "-c", code, path]
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (said.stdout, said.stderr) == ("finished True\n", "")
 
 
 def test_every_command_reaches_the_trainer(service, small):
