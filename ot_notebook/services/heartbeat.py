@@ -64,7 +64,7 @@ class Heartbeat:
         self._path = path
         self._file = path.open("a+b")
         try:
-            if not _lock(self._file):
+            if _held(self._file):
                 raise WorkspaceBusyError(f"{workspace} was taken by another run just now.")
             self._file.truncate(0)
             beat = Beat(run, os.getpid(), socket.gethostname())
@@ -81,6 +81,8 @@ class Heartbeat:
         """Free the workspace."""
         self._closed.set()
         self._thread.join()
+        if os.name == "nt":
+            self._file.close()  # Windows removes no file that is open
         self._path.unlink(missing_ok=True)
         self._file.close()
 
@@ -104,22 +106,24 @@ def living(workspace: Path, file_name: str = FILE) -> Beat | None:
             beat = Beat(**json.loads(file.read()))
         except (ValueError, TypeError):
             return None  # torn by a crash while it was written: nobody who lives leaves it so
-        try:
-            free = _lock(file)
-        except OSError:
-            return beat if _age(path) < DEAD_AFTER else None
-        if not free:
-            return beat
-        elsewhere = beat.host != socket.gethostname()  # locks of other machines may not show
-        return beat if elsewhere and _age(path) < DEAD_AFTER else None
+        held = _held(file)
+        if held is not None and (held or beat.host == socket.gethostname()):
+            return beat if held else None
+        return beat if _age(path) < DEAD_AFTER else None  # a lock of another machine may not show
+
+
+def _held(file: BinaryIO) -> bool | None:
+    """Take the lock of an open file; True if somebody else has it, None if there are no locks."""
+    try:
+        return not _lock(file)
+    except OSError as error:
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
+            return None
+        raise
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Take the lock of an open file; False if somebody holds it.
-
-    Raises:
-        OSError: if the file system has no locks.
-    """
+    """Take the lock of an open file; False if somebody holds it."""
     if os.name == "nt":
         import msvcrt
 

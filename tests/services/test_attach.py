@@ -1,5 +1,6 @@
 """A kernel dies, another comes: what ran is shown, and what lives elsewhere is left alone."""
 
+import errno
 import json
 import os
 import signal
@@ -92,6 +93,21 @@ def test_a_run_on_another_machine_is_told_by_the_age_of_its_sign(tmp_path):
     old = time.time() - heartbeat.DEAD_AFTER - 1
     os.utime(path, (old, old))
     assert living(tmp_path) is None
+
+
+def test_a_drive_without_locks_goes_by_the_age_of_the_sign(tmp_path, monkeypatch):
+    def none(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(heartbeat, "_lock", none)
+    mine = Heartbeat(tmp_path, "mine")
+    assert living(tmp_path).run == "mine"
+    with pytest.raises(WorkspaceBusyError, match="in use by run mine"):
+        Heartbeat(tmp_path, "other")
+    old = time.time() - heartbeat.DEAD_AFTER - 1
+    os.utime(tmp_path / heartbeat.FILE, (old, old))
+    assert living(tmp_path) is None
+    mine.close()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"run": 1}'])
