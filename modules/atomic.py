@@ -11,11 +11,16 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` to write to; it takes `path`'s place when the block ends.
 
     The file is flushed to disk before the rename. If the block raises, the temporary file goes and
     `path` is untouched.
+
+    Args:
+        path: the file to write.
+        flush: False leaves the disk to the caller, who writes thousands and flushes once; a power
+            cut before that may tear the file, a crash of the process cannot.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=f".{path.suffix[1:]}.part")

@@ -18,6 +18,9 @@ function difference(before, after) {
   while (start < before.length && before[start] === after[start]) start += 1;
   let end = 0;
   while (end < before.length - start && end < after.length - start && before.at(-1 - end) === after.at(-1 - end)) end += 1;
+  const letter = /[\p{L}\p{N}]/u; // whole words: half a word is hard to read
+  while (start > 0 && letter.test(before[start - 1])) start -= 1;
+  while (end > 0 && letter.test(before.at(-end))) end -= 1;
   const box = element("div", "ot-change");
   box.append(before.slice(Math.max(0, start - 60), start));
   if (start > 60) box.prepend("…");

@@ -5,6 +5,7 @@ const PAGE = 100; // images that are described at once
 const THUMBS = 32; // pictures that are asked for at once
 const KEPT_URLS = 1200;
 const LOST_REPLY_MS = 8000;
+const HIDDEN_MS = 400;
 
 /**
  * @param {object} model the widget.
@@ -31,6 +32,8 @@ function createGrid(model, on) {
   const tiles = new Map(); // place -> node
   const selected = new Set(); // ids
   let inFlight = 0;
+  let retry = 0;
+  let extra = []; // ids whose pictures are wanted outside the grid
 
   const pitch = () => TILE.height + TILE.gap;
   const span = () => {
@@ -53,6 +56,7 @@ function createGrid(model, on) {
       const row = rows.get(place);
       if (row && !urls.has(row.id)) ids.push(row.id);
     }
+    for (const id of extra) if (!urls.has(id) && ids.length < THUMBS) ids.push(id);
     if (!ids.length) return;
     inFlight = Date.now();
     model.send({ op: "thumbs", ids, epoch: head.epoch });
@@ -109,6 +113,11 @@ function createGrid(model, on) {
     node.setAttribute("aria-setsize", String(head.found));
   };
   const draw = () => {
+    if (!port.clientWidth && head.found) {
+      clearTimeout(retry); // out of sight, perhaps for an instant that the observer never sees
+      retry = setTimeout(drawSoon, HIDDEN_MS);
+      return;
+    }
     columns = Math.max(1, Math.floor((port.clientWidth - TILE.gap) / (TILE.width + TILE.gap)));
     const space = Math.max(0, (port.clientWidth - TILE.gap - columns * TILE.width) / columns);
     sheet.style.height = `${Math.ceil(head.found / columns) * pitch() + TILE.gap}px`;
@@ -192,7 +201,7 @@ function createGrid(model, on) {
   };
   /** Let go of the pictures that were longest out of sight. */
   const drop = () => {
-    const shown = new Set([...tiles.keys()].map((place) => rows.get(place)?.id));
+    const shown = new Set([...extra, ...[...tiles.keys()].map((place) => rows.get(place)?.id)]);
     for (const [id, url] of urls) {
       if (urls.size <= KEPT_URLS) break;
       if (shown.has(id)) continue;
@@ -214,6 +223,9 @@ function createGrid(model, on) {
     url: (id) => urls.get(id) || "",
     selected: () => [...selected],
     clear,
+    want(ids) {
+      extra = ids;
+    },
     follow(next) {
       const [version, epoch] = [head.version, head.epoch];
       head = next;
@@ -244,6 +256,7 @@ function createGrid(model, on) {
     },
     close() {
       watcher.disconnect();
+      clearTimeout(retry);
       model.off("msg:custom", received);
       forgetUrls();
     },

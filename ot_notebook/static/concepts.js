@@ -350,6 +350,7 @@ export default () => {
         list.draw();
         filters.draw();
         drawEmpty();
+        grid.want(model.get("concepts").map((one) => one.cover).filter((id) => id !== null));
         grid.follow(now);
         write(status, now.found === now.total ? "" : `${now.found.toLocaleString()} of ${now.total.toLocaleString()} images shown`);
         edit.disabled = !now.found;

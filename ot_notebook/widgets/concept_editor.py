@@ -129,8 +129,8 @@ class ConceptEditor(AdaptiveView):
         import pandas as pd
 
         found = [asdict(one) for one in self.store.preview(action, where, **options)]
-        table: pd.DataFrame = pd.DataFrame(found, columns=["id", "name", "before", "after"])
-        table.set_index("id", inplace=True)
+        index = pd.Index([one["id"] for one in found], name="id")
+        table: pd.DataFrame = pd.DataFrame(found, index, ["name", "before", "after"])
         return table
 
     def edit(self, action: str, where: Where = None, **options: Any) -> int:
@@ -154,7 +154,7 @@ class ConceptEditor(AdaptiveView):
         """Read the folders anew, and return when all is up to date."""
         self.store.rescan()
         with self._drawing:
-            self._epoch += 1
+            self._renew_pictures()
             self._refilter()
             self._draw_if_made()
 
@@ -258,20 +258,27 @@ class ConceptEditor(AdaptiveView):
         """Read the folders in the background; the page says so meanwhile."""
 
         def read() -> None:
+            failed = False
             try:
-                while not self.store.scanned:  # the list may change meanwhile
-                    self.store.rescan()
+                self.store.rescan()
             except Exception as error:  # noqa: BLE001 - shown on the page: nobody else hears it
+                failed = True
                 self._say("bad", f"The folders could not be read: {error}")
             with self._drawing:
-                self._scanner = None
-                self._epoch += 1
+                self._renew_pictures()
                 self._refilter()
-                if self.store.scanned:
-                    self._draw_if_made()
+                if not failed and not self.store.scanned:
+                    self._scan()  # the list changed meanwhile
+                    return
+                self._draw_if_made()
+                self._scanner = None
 
         self._scanner = threading.Thread(target=read, name="ot-concept-scan", daemon=True)
         self._scanner.start()
+
+    def _renew_pictures(self) -> None:
+        self._epoch += 1
+        self._thumbs.forget()
 
     def _refilter(self) -> None:
         """List the images that the filter finds, and let the page fetch them anew."""
@@ -326,6 +333,10 @@ class ConceptEditor(AdaptiveView):
                 self._say("bad", str(error))
                 if "id" in content and self.mode == "rich":
                     self._front.send({"op": "refused", "id": content["id"], "why": str(error)})
+            except Exception as error:
+                self._say("bad", f"{type(error).__name__}: {error}")  # a fault of ours, in sight
+                self._draw_if_made()
+                raise
             self._give_to_job()
             self._draw_if_made()
             self._unseen = False  # an answer passes where unasked messages are dropped
@@ -487,4 +498,5 @@ class ConceptEditor(AdaptiveView):
         """Leave the job, and free everything on the page."""
         if self._job is not None:
             self._job.unobserve(self._on_job, "config")
+            self._job = None
         super().close()

@@ -47,13 +47,17 @@ class Thumbnails:
     """Small pictures of images, the latest kept in memory."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int], Picture | None] = OrderedDict()
+        self._kept: OrderedDict[str, Picture | None] = OrderedDict()
+
+    def forget(self) -> None:
+        """Make them anew: the files may have changed."""
+        self._kept.clear()
 
     def get(self, row: Row) -> Picture | None:
         """The thumbnail of an image; None where it cannot be read."""
         if row.item is None:
             return None
-        key = (str(row.path), row.item.stamp)
+        key = str(row.path)
         if key not in self._kept:
             self._kept[key] = _thumbnail(row.item)
             while len(self._kept) > KEPT:

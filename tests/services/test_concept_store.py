@@ -1,8 +1,10 @@
 """The concept editor's core on real files: what is written, what is refused, what comes back."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 from PIL import Image
@@ -273,6 +275,17 @@ EditJournal(Path({str(tmp_path / "state" / "edits.db")!r})).write(files, "edit",
     assert text(folder / "a.txt") == "red fox, snow, line art"
     store.redo()
     assert (text(folder / "a.txt"), text(folder / "b.txt")) == ("new a", "new b")
+
+
+def test_a_file_torn_by_a_power_cut_gets_its_old_caption_back(make, folder, tmp_path):
+    make(folder).edit("prefix", text="sks ")
+    with closing(sqlite3.connect(tmp_path / "state" / "edits.db")) as database, database:
+        database.execute("UPDATE changes SET state = 'begun'")
+    (folder / "a.txt").write_text("")
+    (folder / "b.txt").write_text("sks Bl")
+    make(folder).can()
+    assert text(folder / "a.txt") == "red fox, snow, line art"
+    assert text(folder / "b.txt") == "Blue Fox, grass\nfox at night\n"
 
 
 # hostile files -----------------------------------------------------------------------------------
