@@ -74,17 +74,32 @@ def test_a_filter_that_is_written_out_wins_over_its_label_and_is_reported():
     )
 
 
+def test_a_filter_read_otherwise_than_its_label_says_is_ones_own():
+    data = {"layer_filter_preset": "attn-mlp", "layer_filter": "attentions"}
+    assert TrainConfig.load(data)[0].layer_filter_preset == "attn-mlp"
+    config, _ = TrainConfig.load({**data, "layer_filter_regex": True})
+    assert (config.layer_filter_preset, config.layer_filter_regex) == ("custom", True)
+    z_image = {"model_type": "Z_IMAGE", "layer_filter_preset": "attn-only"}
+    config, _ = TrainConfig.load(z_image)
+    again, _ = TrainConfig.load({**z_image, "layer_filter": config.layer_filter})
+    assert again.layer_filter_regex  # as its label says, where the file does not
+
+
 def test_an_optimizer_in_a_preset_is_completed_from_its_remembered_and_usual_values():
     data = {
         "optimizer": {"optimizer": "ADAFACTOR", "clip_threshold": None, "decay_rate": -0.7},
-        "optimizer_defaults": {"ADAFACTOR": {"fused_back_pass": True, "decay_rate": -0.5}},
+        "optimizer_defaults": {
+            "ADAFACTOR": {"fused_back_pass": True, "decay_rate": -0.5, "eps2": 0.5}
+        },
     }
+    data["optimizer"]["eps2"] = None
     optimizer = TrainConfig.load(data)[0].optimizer
     assert optimizer.fused_back_pass  # remembered
     assert optimizer.clip_threshold == 1.0  # usual
     assert optimizer.decay_rate == -0.7  # stated
+    assert optimizer.eps2 == 0.5  # remembered, as null states nothing
     assert optimizer == TrainOptimizerConfig(
-        optimizer="ADAFACTOR", fused_back_pass=True, decay_rate=-0.7
+        optimizer="ADAFACTOR", fused_back_pass=True, decay_rate=-0.7, eps2=0.5
     )
 
 

@@ -53,7 +53,7 @@ EXPECTED = {
     2: {
         "loss_weight_fn": "P2",
         "loss_weight_strength": 1.0,
-        "prior.weight_dtype": "FLOAT_32",
+        "prior.weight_dtype": "BFLOAT_16",
         "transformer.weight_dtype": "FLOAT_32",  # a cascade's prior stays a prior
         "text_encoder.weight_dtype": "FLOAT_16",
     },
