@@ -14,7 +14,7 @@ from modules.config.enums import ConceptType, PromptSource
 from modules.config.paths import resolve
 from modules.data.findings import DataProblem, Findings
 from modules.data.memo import Header, Memo
-from modules.data.sources import Entry, Source, open_source, read
+from modules.data.sources import ARCHIVES, Entry, NoSourceError, Source, open_source, read
 
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"))
 VIDEO_SUFFIXES = frozenset(
@@ -103,14 +103,14 @@ class _ConceptScan:
     def items(self) -> list[Item]:
         concept, findings = self._concept, self._findings
         root = resolve(concept.path)
-        source = open_source(root, concept.include_subdirectories)
-        if source is None:
+        try:
+            self._source = source = open_source(root, concept.include_subdirectories)
+        except NoSourceError as failure:
             name = f"concept {concept.name!r}" if concept.name else "a concept"
-            message = f"is the folder of {name}, and is not there."
-            fix = "Choose another folder, or disable the concept."
-            findings.add("missing folder", root or "(no path)", message, fix, skipped=True)
+            message = f"is the path of {name}, and {failure.message}"
+            path = root or "(no path)"
+            findings.add("missing folder", path, message, failure.fix, skipped=True)
             return []
-        self._source = source
         entries = {entry.name: entry for entry in source.entries(findings)}
         images = sorted(name for name in entries if _is_image(name))
         shared = self._shared_captions()
@@ -267,6 +267,10 @@ class _ConceptScan:
                     add("orphan caption", path(name), "has no image.", "Add one, or remove it.")
             elif suffix == ".png" and _label(stem) and stem[: -len(MASK)] not in stems:
                 add("orphan mask", path(name), "has no image.", "Add one, or remove it.")
+            elif suffix in ARCHIVES:
+                message = "is a file of images beside images, and is left out."
+                fix = "Make it a concept of its own."
+                add("unsupported", path(name), message, fix, skipped=True)
             elif suffix in VIDEO_SUFFIXES:
                 message = "is a video, which no model type here trains on; it is left out."
                 add("unsupported", path(name), message, "Extract pictures from it.", skipped=True)

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
 from modules.data.findings import Findings
+
+ARCHIVES = frozenset((".zip", ".tar", ".parquet", ".arrow"))
+"""Endings of files that hold images; a folder of such files is read as one set."""
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ("parquet", "arrow", "tar", "zip", "txt", "png", "jpg", "jpeg", "webp", "bmp", "avif")
 
 
 class Entry(NamedTuple):
@@ -17,7 +23,7 @@ class Entry(NamedTuple):
     name: str
     size: int
     stamp: int
-    """Changes whenever the content does; nanoseconds or a checksum."""
+    """When it was last changed, nanoseconds since 1970."""
 
 
 class Source(Protocol):
@@ -30,7 +36,7 @@ class Source(Protocol):
         """Every file, in no particular order; what cannot be listed goes to `findings`."""
 
     def open(self, name: str) -> BinaryIO:
-        """A file to read from.
+        """A file to read from; safe to call from any thread.
 
         Raises:
             OSError: if it is gone or cannot be read.
@@ -38,6 +44,14 @@ class Source(Protocol):
 
     def path(self, name: str) -> str:
         """What a person calls the file."""
+
+
+class NoSourceError(Exception):
+    """There is nothing to read at a path; its text says why and what to do, without the path."""
+
+    def __init__(self, message: str, fix: str) -> None:
+        super().__init__(f"{message} {fix}")
+        self.message, self.fix = message, fix
 
 
 class Folder:
@@ -76,8 +90,7 @@ class Folder:
                         except OSError as error:
                             _unreadable(findings, entry.path, error)
                             continue
-                        stamp = max(status.st_mtime_ns, status.st_ctime_ns)
-                        yield Entry(prefix + entry.name, status.st_size, stamp)
+                        yield Entry(prefix + entry.name, status.st_size, changed_at(status))
             except OSError as error:
                 _unreadable(findings, folder, error)
 
@@ -90,11 +103,57 @@ class Folder:
         return os.path.join(self.root, name)  # noqa: PTH118
 
 
-def open_source(root: str, recursive: bool) -> Source | None:
-    """The source that `root` names; None if there is none."""
-    if Path(root).is_dir():
+class Several:
+    """Several archives as one place; each is a folder in it.
+
+    Args:
+        root: the folder that holds them.
+        parts: what they hold, by name.
+    """
+
+    def __init__(self, root: str, parts: dict[str, Source]) -> None:
+        self.root, self._parts = root, parts
+
+    def entries(self, findings: Findings) -> Iterator[Entry]:
+        """Every file of every part."""
+        for prefix, part in self._parts.items():
+            for entry in part.entries(findings):
+                yield entry._replace(name=f"{prefix}/{entry.name}")
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read from."""
+        part, inner = self._find(name)
+        return part.open(inner)
+
+    def path(self, name: str) -> str:
+        """What a person calls the file."""
+        part, inner = self._find(name)
+        return part.path(inner)
+
+    def _find(self, name: str) -> tuple[Source, str]:
+        prefix, _, inner = name.partition("/")
+        return self._parts[prefix], inner
+
+
+def open_source(root: str, recursive: bool) -> Source:
+    """The source that a concept's path names.
+
+    It is a folder of images, a zip or tar file (webdataset), a parquet or arrow file, a folder of
+    such files, or the id of a data set on the Hugging Face hub.
+
+    Raises:
+        NoSourceError: if there is none.
+    """
+    path = Path(root)
+    if root and path.is_dir():
+        if archives := _archives(path):
+            return Several(root, {a.name: _open_archive(a) for a in archives})
         return Folder(root, recursive)
-    return None
+    if root and path.is_file():
+        return _open_archive(path)
+    if _HUB_ID.fullmatch(root) and not root.startswith("."):
+        return open_source(_from_hub(root), True)
+    raise NoSourceError("is not there.", "Choose another folder, or disable the concept.")
 
 
 def read(source: Source, name: str) -> bytes:
@@ -106,6 +165,60 @@ def read(source: Source, name: str) -> bytes:
 def in_memory(content: bytes) -> BinaryIO:
     """Content as a file."""
     return io.BytesIO(content)
+
+
+def changed_at(status: os.stat_result) -> int:
+    """When a file's content, or its name or owner, was last changed; nanoseconds."""
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _archives(folder: Path) -> Sequence[Path]:
+    """The archives of a folder that is a set of them, as hub data sets are; else none."""
+    from modules.data.items import IMAGE_SUFFIXES
+
+    for place in (folder, folder / "data"):
+        try:
+            files = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+        except OSError:
+            continue
+        suffixes = {path.suffix.lower() for path in files}
+        if suffixes & IMAGE_SUFFIXES:
+            return ()
+        if suffixes & ARCHIVES:
+            return [path for path in files if path.suffix.lower() in ARCHIVES and path.is_file()]
+    return ()
+
+
+def _open_archive(path: Path) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in (".zip", ".tar"):
+        from modules.data.archives import Tar, Zip
+
+        return Zip(path) if suffix == ".zip" else Tar(path)
+    if suffix in (".parquet", ".arrow"):
+        from modules.data.tables import Table
+
+        return Table(path)
+    raise NoSourceError(
+        "is no folder, and no file of images that can be read.",
+        f"Choose a folder, or a file that ends in {', '.join(sorted(ARCHIVES))}.",
+    )
+
+
+def _from_hub(name: str) -> str:
+    """The folder of a data set of the Hugging Face hub, downloaded if need be."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = [f"*.{suffix}" for suffix in _HUB_FILES]
+    try:
+        return str(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise NoSourceError(
+            f"is no folder, and no data set that the hub gives ({reason}).",
+            "Check the name and the connection, or choose a folder.",
+        ) from None
 
 
 def _unreadable(findings: Findings, path: str, error: OSError) -> None:
