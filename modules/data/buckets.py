@@ -20,6 +20,11 @@ class Size(NamedTuple):
     def __str__(self) -> str:
         return f"{self.width}x{self.height}"
 
+    def kept(self, width: int, height: int) -> float:
+        """Share of an image's area that is left when it is scaled to cover this and cropped."""
+        scale = max(self.height / height, self.width / width)
+        return self.height * self.width / (height * scale * width * scale)
+
 
 @dataclass(frozen=True)
 class Target:

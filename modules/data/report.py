@@ -1,0 +1,232 @@
+"""What a training set is like, in numbers and by name, before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modules.config.enums import BalancingStrategy
+from modules.data.ahead import ahead
+from modules.data.buckets import Size, targets
+from modules.data.findings import DataProblem, printable
+from modules.data.images import decode
+from modules.data.items import DAMAGE, Item, Scan
+from modules.data.plan import Framing
+from modules.data.sources import read
+
+ALIKE = 3
+"""Bits of 64 in which the hashes of two pictures may differ that count as one."""
+
+
+@dataclass(frozen=True)
+class ConceptReport:
+    """One concept in numbers."""
+
+    name: str
+    type: str
+    images: int
+    looks: int
+    """Images of it that an epoch shows."""
+    captioned: int
+    masks: int
+    conditioning: int
+    size: int
+    """Bytes of the image files."""
+
+
+@dataclass(frozen=True)
+class BucketReport:
+    """The images that one size would take, were it alone."""
+
+    resolution: str
+    size: Size
+    images: int
+    upscaled: int
+    """Those that are smaller than it."""
+    kept: float
+    """Share of their area that the crop keeps, on average."""
+
+
+@dataclass(frozen=True)
+class TokenReport:
+    """How long captions are."""
+
+    limit: int
+    """Tokens that the text encoder reads."""
+    longest: int
+    mean: float
+    over: tuple[tuple[str, int], ...]
+    """Images whose caption is longer than the limit, and its tokens."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """A training set: what there is, how it would be cut, and what is wrong with it."""
+
+    concepts: tuple[ConceptReport, ...]
+    sizes: tuple[tuple[int, int, int], ...]
+    """Width, height and number of images of that size, the most frequent first."""
+    buckets: tuple[BucketReport, ...]
+    tokens: TokenReport | None
+    duplicates: tuple[tuple[str, ...], ...]
+    """Groups of images that look the same."""
+    problems: tuple[DataProblem, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = []
+        for concept in self.concepts:
+            lines.append(
+                f"{printable(concept.name)} ({concept.type}): {concept.images:,} images, "
+                f"{concept.looks:,} an epoch, {concept.captioned:,} with captions, "
+                f"{concept.size / 2**20:,.1f} MiB"
+            )
+        for bucket in self.buckets:
+            smaller = f", {bucket.upscaled:,} of them smaller" if bucket.upscaled else ""
+            lines.append(
+                f"{bucket.size}: {bucket.images:,} images{smaller}, crops keep {bucket.kept:.0%}"
+            )
+        if self.tokens:
+            lines.append(
+                f"captions: {self.tokens.mean:.0f} tokens on average, {self.tokens.longest} at "
+                f"most, {len(self.tokens.over):,} longer than the {self.tokens.limit} that are read"
+            )
+        lines += [f"look the same: {', '.join(map(printable, g))}" for g in self.duplicates]
+        return "\n".join([*lines, *map(str, self.problems)])
+
+
+def report(
+    found: Scan,
+    framing: Framing,
+    tokens: Callable[[Sequence[str]], Sequence[int]] | None = None,
+    limit: int = 77,
+    duplicates: bool = True,
+    threads: int = 2,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> DataReport:
+    """Describe what was scanned.
+
+    Args:
+        found: the scan.
+        framing: sizes to cut to.
+        tokens: counts the tokens of captions as the model's tokenizer does; None leaves it out.
+        limit: tokens that the text encoder reads.
+        duplicates: look for images that look the same, for which each is decoded.
+        threads: how many decode.
+        should_stop: asked between images.
+
+    Raises:
+        CachingStopped: if told to stop.
+        ValueError: if a resolution is none.
+    """
+    sizes = Counter((item.width, item.height) for item in found.items)
+    return DataReport(
+        tuple(_concept(found, index) for index, c in enumerate(found.concepts) if c.enabled),
+        tuple((*size, count) for size, count in sizes.most_common()),
+        tuple(_buckets(found, framing)),
+        _tokens(found.items, tokens, limit) if tokens else None,
+        tuple(_alike(found.items, threads, should_stop)) if duplicates else (),
+        found.problems,
+    )
+
+
+def _concept(found: Scan, index: int) -> ConceptReport:
+    concept = found.concepts[index]
+    items = [item for item in found.items if item.concept == index]
+    looks = int(concept.balancing)
+    if concept.balancing_strategy is BalancingStrategy.REPEATS:
+        looks = int(len(items) * concept.balancing)
+    return ConceptReport(
+        concept.name or concept.path,
+        concept.type.value,
+        len(items),
+        looks if items else 0,
+        sum(any(item.captions) for item in items),
+        sum(item.mask is not None for item in items),
+        sum(item.conditioning is not None for item in items),
+        sum(item.file.size for item in items),
+    )
+
+
+def _buckets(found: Scan, framing: Framing) -> list[BucketReport]:
+    groups: dict[tuple[str, Size], list[Item]] = defaultdict(list)
+    for item in found.items:
+        image = found.concepts[item.concept].image
+        text = image.resolution_override if image.enable_resolution_override else framing.resolution
+        for target in targets(text, framing.quantum, framing.bucketing):
+            groups[target.text, target.nearest(item.width, item.height)].append(item)
+    return [
+        BucketReport(
+            resolution,
+            size,
+            len(items),
+            sum(item.width < size.width or item.height < size.height for item in items),
+            float(np.mean([size.kept(item.width, item.height) for item in items])),
+        )
+        for (resolution, size), items in sorted(groups.items())
+    ]
+
+
+def _tokens(
+    items: Sequence[Item], tokens: Callable[[Sequence[str]], Sequence[int]], limit: int
+) -> TokenReport | None:
+    if not items:
+        return None
+    longest = [max(item.captions, key=len) for item in items]
+    counts = list(tokens(longest))
+    over = [(item.path, n) for item, n in zip(items, counts, strict=True) if n > limit]
+    return TokenReport(limit, max(counts), float(np.mean(counts)), tuple(over))
+
+
+def _alike(
+    items: Sequence[Item], threads: int, should_stop: Callable[[], bool]
+) -> list[tuple[str, ...]]:
+    """Groups of images whose hashes nearly agree."""
+    hashes = list(ahead(_look, items, threads, 64, should_stop))
+    leader = list(range(len(items)))
+
+    def root(index: int) -> int:
+        while leader[index] != index:
+            leader[index] = index = leader[leader[index]]
+        return index
+
+    seen: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, value in enumerate(hashes):
+        if value is None:
+            continue
+        for piece in range(ALIKE + 1):  # of four pieces, three differing bits leave one as it is
+            near = seen[piece, (value >> 16 * piece) & 0xFFFF]
+            for other in near:
+                if ((hashes[other] or 0) ^ value).bit_count() <= ALIKE:
+                    leader[root(index)] = root(other)
+            near.append(index)
+    groups: dict[int, list[str]] = defaultdict(list)
+    for index, item in enumerate(items):
+        groups[root(index)].append(item.path)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def _look(item: Item) -> int | None:
+    """Difference hash: 64 bits of whether each of 8 x 8 places is brighter than the one before.
+
+    None for a picture without contrast, which would be like every other such, and a broken one.
+
+    Source: N. Krawetz, "Kind of Like That", hackerfactor.com, 2013.
+    """
+    try:
+        small = decode(read(item.source, item.name)).convert("L")
+    except DAMAGE:
+        return None  # caching names it
+    grey = np.asarray(small.resize((9, 8), Image.Resampling.BOX)).astype(int)
+    if np.ptp(grey) < 8:
+        return None
+    bits = (grey[:, 1:] > grey[:, :-1]).reshape(16, 4).T.ravel()  # each piece from everywhere
+    return int("".join("01"[bit] for bit in bits.astype(int)), 2)
