@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,12 +76,19 @@ def add_lora(
 
     The adapter changes nothing yet: `up` starts at zero. `seed` fixes `down`.
     """
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig
 
-    network.requires_grad_(False)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(layers), bias="none"
     )
+    return inject(network, config, seed)
+
+
+def inject(network: nn.Module, config: Any, seed: int) -> list[nn.Parameter]:
+    """Freeze a network, put a fresh adapter of a peft config on it; what trains, in float32."""
+    from peft import inject_adapter_in_model
+
+    network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):  # the adapter's first values come from our seed alone
         torch.manual_seed(seed)
         inject_adapter_in_model(config, network, ADAPTER)

@@ -53,6 +53,9 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelFormat.COMFY_LORA,
             e.ModelFormat.LEGACY_LORA,
             e.ModelFormat.DIFFUSERS,
+            e.ModelFormat.ORIGINAL_SINGLE_FILE,
+            e.ModelFormat.ORIGINAL_TRANSFORMER,
+            e.ModelFormat.COMFY_TRANSFORMER,
         ),
         "output_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
         # run and files
@@ -158,7 +161,15 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "vae.model_name": ANY,
         "vae.weight_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
         # adapter
-        "peft_type": (e.PeftType.LORA,),
+        "peft_type": ANY,
+        "lora_decompose": ANY,
+        "lora_decompose_output_axis": (True,),  # one size an output row is what peft has
+        "lokr_dim": ANY,
+        "lokr_decompose_both": ANY,
+        "lokr_decompose_factor": ANY,
+        "lokr_use_tucker": ANY,
+        "oft_block_size": ANY,
+        "oft_block_share": ANY,
         "layer_filter": ANY,
         "layer_filter_preset": ANY,
         "layer_filter_regex": ANY,

@@ -10,11 +10,19 @@ import torch
 from torch import nn
 
 from modules.adapters.files import load_canonical, save_tensors, to_canonical, to_format
+from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
-from modules.atomic import atomic_folder
-from modules.config import ConfigError, ModelFormat, Problem, TrainConfig, TrainingMethod
+from modules.config import (
+    ConfigError,
+    ModelFormat,
+    PeftType,
+    Problem,
+    TrainConfig,
+    TrainingMethod,
+)
 from modules.families import Family, Parts
 from modules.families.loading import DTYPES
+from modules.families.saving import save_model
 from modules.training.memory import recompute
 
 
@@ -45,8 +53,9 @@ def method_for(config: TrainConfig, family: Family, parts: Parts) -> Method:
     Raises:
         ConfigError: if the engine does not know the method, or nothing would train.
     """
-    kinds: dict[TrainingMethod, type[Lora] | type[FineTune]] = {
-        TrainingMethod.LORA: Lora,
+    plain = config.peft_type is PeftType.LORA and not config.lora_decompose
+    kinds: dict[TrainingMethod, type[Lora] | type[OtherAdapter] | type[FineTune]] = {
+        TrainingMethod.LORA: Lora if plain else OtherAdapter,
         TrainingMethod.FINE_TUNE: FineTune,
     }
     if config.training_method not in kinds:
@@ -112,11 +121,51 @@ class Lora:
         save_tensors(tensors, path, DTYPES[config.output_dtype], {**architecture, **metadata})
 
 
+class OtherAdapter:
+    """DoRA, LoHa, LoKr or OFT on the layers of each part."""
+
+    def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
+        self._family = family
+        self.trainable: dict[str, list[nn.Parameter]] = {}
+        for name in _trained(family):
+            if getattr(config, name).train:
+                network = parts.module(name)
+                chosen = config.layer_filter if name == family.denoiser else ""
+                layers = matching_layers(network, chosen, config.layer_filter_regex)
+                self.trainable[name] = add_adapter(network, layers, config)
+        self._networks = {name: parts.module(name) for name in self.trainable}
+
+    def write_backup(self, folder: Path) -> None:
+        """`lora/lora.safetensors`, with OneTrainer's own keys."""
+        (folder / "lora").mkdir()
+        tensors = canonical(adapter_layers(self._networks), self._family)
+        save_tensors(tensors, folder / "lora" / "lora.safetensors", torch.float32)
+
+    @torch.no_grad()
+    def read_backup(self, folder: Path) -> None:
+        """Take the adapter of a backup."""
+        from safetensors.torch import load_file
+
+        found = load_file(folder / "lora" / "lora.safetensors")
+        live = canonical(adapter_layers(self._networks), self._family)
+        if odd := sorted(found.keys() ^ live.keys()):
+            raise ValueError(f"the backup and this run do not both have {odd[0]}")
+        for key, tensor in live.items():
+            tensor.copy_(found[key])
+
+    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
+        """One safetensors file of adapter weights."""
+        layers = adapter_layers(self._networks)
+        tensors = in_format(layers, self._family, config.output_model_format)
+        architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
+        save_tensors(tensors, path, DTYPES[config.output_dtype], {**architecture, **metadata})
+
+
 class FineTune:
     """The networks themselves; `layer_filter` narrows the denoiser's layers."""
 
     def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
-        self._parts = parts
+        self._family, self._parts = family, parts
         self.trainable: dict[str, list[nn.Parameter]] = {}
         for name in _trained(family):
             if not getattr(config, name).train:
@@ -155,34 +204,16 @@ class FineTune:
                 raise ValueError(f"{name} has no {odd[0]}, which the backup holds")
             network.load_state_dict({**own, **tensors})
 
-    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:  # noqa: ARG002 - diffusers' folders carry none
-        """A diffusers folder of the whole model."""
-        if config.output_model_format is not ModelFormat.DIFFUSERS:
-            raise _error(
-                "output_model_format",
-                f"output_model_format is {config.output_model_format.value}, which this engine "
-                f"cannot write for FINE_TUNE.",
-                "Use DIFFUSERS.",
-            )
-        dtype = DTYPES[config.output_dtype]
-        networks = self._parts.modules()
-        stored = {name: next(network.parameters()).dtype for name, network in networks.items()}
-        own = {
-            name: {key: tensor.clone() for key, tensor in network.state_dict().items()}
-            for name, network in networks.items()
-            if stored[name] != dtype
-        }
-        is_model = (path / "model_index.json").is_file()
-        if path.exists() and not is_model and any(path.iterdir()):
-            raise FileExistsError(f"{path} holds other things than a model; choose another folder.")
-        with atomic_folder(path, replace=True) as new:
-            try:
-                for name in own:
-                    networks[name].to(dtype)
-                self._parts.pipeline.save_pretrained(new)
-            finally:
-                for name, tensors in own.items():
-                    networks[name].to(stored[name]).load_state_dict(tensors)
+    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
+        """The whole model: a diffusers folder, or a file of the original layout."""
+        save_model(
+            self._family,
+            self._parts,
+            path,
+            config.output_model_format,
+            DTYPES[config.output_dtype],
+            metadata,
+        )
 
 
 def _trained(family: Family) -> tuple[str, ...]:

@@ -1,0 +1,120 @@
+"""DoRA, LoHa, LoKr and OFT: trained, kept, and read back by the formulas of their papers."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+from modules.config import ConfigError
+from modules.training import events as e
+
+SAMPLE = {
+    "prompt": "a red card", "height": 64, "width": 64, "diffusion_steps": 3, "cfg_scale": 1.0,
+    "seed": 7, "noise_scheduler": "DDIM",
+}  # fmt: skip
+KINDS = {
+    "dora": {"lora_decompose": True, "lora_decompose_output_axis": True},
+    "loha": {"peft_type": "LOHA"},
+    "lokr": {"peft_type": "LOKR", "lokr_dim": 2, "lokr_decompose_both": True},
+    "lokr-whole": {"peft_type": "LOKR", "lokr_dim": 64},
+    "oft": {"peft_type": "OFT_2", "oft_block_size": 4, "layer_filter": "attn2.to_q"},
+}
+LARGE = {"learning_rate": 2e-2, "epochs": 1, "layer_filter": "attn2.to_k,resnets.0.conv1"}
+
+
+def weight_change(found, scale):
+    """What a file's tensors of one layer add to its weight, by the papers."""
+    if "hada_w1_a" in found:
+        first = found["hada_w1_a"] @ found["hada_w1_b"]
+        return first * (found["hada_w2_a"] @ found["hada_w2_b"]) * scale
+    left = found.get("lokr_w1", None)
+    if left is None:
+        left = found["lokr_w1_a"] @ found["lokr_w1_b"]
+    right = found.get("lokr_w2", None)
+    if right is None:
+        flat = found["lokr_w2_b"]
+        right = (found["lokr_w2_a"] @ flat.flatten(1)).unflatten(1, flat.shape[1:])
+    whole = "lokr_w1" in found and "lokr_w2" in found
+    left = left.view(*left.shape, *[1] * (right.ndim - 2))
+    return torch.kron(left, right) * (1.0 if whole else scale)
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr", "lokr-whole"])
+def test_a_saved_adapter_changes_the_weights_as_the_live_one(make_config, make_run, kind):
+    live = {}
+
+    def react(event, _commands):
+        if isinstance(event, e.ModelSaved):
+            for path, layer in run.trainer.model.unet.named_modules():
+                if hasattr(layer, "get_delta_weight"):
+                    live[path.replace(".", "_")] = layer.get_delta_weight("default").detach()
+
+    run = make_run(make_config(output_model_format="KOHYA_LORA", **KINDS[kind], **LARGE), react)
+    run.go()
+    tensors = load_file(run.of(e.ModelSaved)[0].path)
+    layers = {}
+    for key, tensor in tensors.items():
+        name, suffix = key.removeprefix("lora_unet_").split(".", 1)
+        layers.setdefault(name, {})[suffix] = tensor
+    assert layers.keys() == live.keys()
+    rank = 2 if kind == "lokr" else 64 if kind == "lokr-whole" else 4
+    for name, found in layers.items():
+        alpha = found.get("alpha", torch.tensor(2.0))
+        change = weight_change(found, alpha / rank)
+        assert live[name].abs().max() > 1e-5, name
+        torch.testing.assert_close(
+            change.reshape(live[name].shape), live[name], atol=1e-6, rtol=1e-4
+        )
+
+
+def test_a_dora_draws_in_diffusers_what_it_drew_live(make_config, train, model_folder):
+    sampled = {"samples": [SAMPLE], "sample_after": 3, "sample_after_unit": "STEP"}
+    run = train(make_config(**KINDS["dora"], **LARGE, **sampled))
+    live = np.asarray(Image.open(run.of(e.SampleImage)[-1].path)).astype(int)
+
+    def drawn(pipeline):
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        generator = torch.Generator().manual_seed(7)
+        return np.asarray(
+            pipeline(
+                SAMPLE["prompt"], height=64, width=64, num_inference_steps=3, guidance_scale=1.0,
+                generator=generator,
+            ).images[0]
+        ).astype(int)  # fmt: skip
+
+    pipeline = StableDiffusionPipeline.from_pretrained(model_folder, safety_checker=None)
+    before = drawn(pipeline)
+    pipeline.load_lora_weights(run.of(e.ModelSaved)[0].path)
+    magnitudes = [n for n, _ in pipeline.unet.named_parameters() if "magnitude" in n]
+    assert len(magnitudes) == len({n.rsplit(".lora_", 1)[0] for n in magnitudes}) > 0
+    assert np.abs(live - before).mean() > 0.5
+    assert np.abs(live - drawn(pipeline)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr", "oft"])
+def test_every_kind_learns_and_goes_on_exactly(make_config, train, tmp_path, kind):
+    settings = {**LARGE, **KINDS[kind], "epochs": 2, "output_model_format": "KOHYA_LORA"}
+    straight = train(make_config(**settings))
+    config = make_config(workspace_dir=tmp_path / "halves", backup_before_save=True, **settings)
+
+    def stop(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 3:
+            commands.stop()
+
+    train(config, stop)
+    resumed = train(config.update(continue_last_backup=True))
+    assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 3}
+    assert resumed.of(e.LossUpdate)[0].grad_norm > 0
+
+
+def test_oft_of_a_convolution_is_refused(make_config, train):
+    with pytest.raises(ConfigError, match=r"a convolution, which OFT cannot rotate"):
+        train(make_config(peft_type="OFT_2", oft_block_size=4, layer_filter=""))
+
+
+def test_dora_of_the_other_axis_is_refused(make_config, train):
+    with pytest.raises(ConfigError, match="lora_decompose_output_axis"):
+        train(make_config(lora_decompose=True))
