@@ -67,20 +67,11 @@ RESERVED = frozenset(
 """In no set, so that drawing them shows what a style does to emoji that it was not taught on."""
 
 INK = (0.12, 0.30)  # darker emoji are filled shapes, not lines
-BLUE, CHALK = (31, 78, 158), (235, 243, 255)
 
 
 def line_art(pixels: np.ndarray) -> np.ndarray:
     """Black lines on white."""
     return on_background(pixels)
-
-
-def blueprint(pixels: np.ndarray) -> np.ndarray:
-    """Chalk lines on blue paper with a faint grid."""
-    paper = np.full((*pixels.shape[:2], 3), BLUE, np.float32)
-    paper[::8] = paper[:, ::8] = np.array(BLUE) * 0.85 + np.array(CHALK) * 0.15
-    ink = pixels[..., 3:].astype(np.float32) / 255
-    return (paper * (1 - ink) + np.array(CHALK, np.float32) * ink).round().astype(np.uint8)
 
 
 def pixel_art(pixels: np.ndarray) -> np.ndarray:
@@ -129,7 +120,6 @@ def main() -> None:
     chosen = sorted(random.Random(0).sample([id_ for id_ in light if id_ not in RESERVED], COUNT))
 
     write("line_art", map_pixels((lines[id_] for id_ in chosen), line_art))
-    write("blueprint", map_pixels((lines[id_] for id_ in chosen), blueprint))
     cells = map_pixels((flat[id_] for id_ in chosen), pixel_art)
     palette = iter(one_palette([picture.pixels for picture in cells]))
     write("pixel_art", map_pixels(cells, lambda _: next(palette)))
