@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def load_pipeline(
                 if name not in components and getattr(pipeline, name, None) is not None:
                     getattr(pipeline, name).to(dtype)
         else:
-            _check_folder(Path(source), class_name)
+            _check_folder(Path(source), class_name, replaced=components.keys())
             dtype_by_part = {"default": torch.float32, **types}
             pipeline = pipeline_class.from_pretrained(source, torch_dtype=dtype_by_part, **options)
     except FAILURES as error:
@@ -176,13 +176,17 @@ def _check_skips(skips: Mapping[str, int], possible: tuple[str, ...]) -> None:
             )
 
 
-def _check_folder(folder: Path, class_name: str) -> None:
-    """Refuse a local folder that holds no such pipeline, before diffusers asks the hub for it."""
+def _check_folder(folder: Path, class_name: str, replaced: Collection[str]) -> None:
+    """Refuse a local folder that lacks something, before diffusers asks the hub for it."""
     if not folder.is_dir():
         return
     index = folder / "model_index.json"
     if not index.is_file():
         raise OSError(f"{folder} has no model_index.json, so it is no {class_name} folder")
+    for name, held in json.loads(index.read_text(encoding="utf-8")).items():
+        is_part = isinstance(held, list) and held[0] is not None
+        if is_part and name not in replaced and not (folder / name).is_dir():
+            raise OSError(f"{folder} lacks the folder {name}, which its model_index.json names")
     for file in sorted(folder.glob("*/*.safetensors")):
         _check_file(file)
 

@@ -1,0 +1,206 @@
+"""What a config can name as its model, and what is said of one that does not load."""
+
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modules.config import ConfigError, DataType, ModelFormat, ModelType, TrainConfig
+from modules.families import family_for
+from modules.families.saving import save_model
+
+SD, SDXL, SD3, FLUX = (
+    ModelType.STABLE_DIFFUSION_15,
+    ModelType.STABLE_DIFFUSION_XL_10_BASE,
+    ModelType.STABLE_DIFFUSION_3,
+    ModelType.FLUX_DEV_1,
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of each model type, made when first asked for."""
+    made = {}
+
+    def folder(kind):
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp(kind.value) / "model"
+            family = family_for(kind)
+            save_model(family, family.tiny(), made[kind], ModelFormat.DIFFUSERS, torch.float32)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture
+def copy(folders, tmp_path):
+    """A folder to spoil."""
+    return lambda kind: shutil.copytree(folders(kind), tmp_path / "spoiled")
+
+
+def config_for(kind, source, **changes):
+    config, warnings = TrainConfig.load(
+        {"model_type": kind.value, "base_model_name": str(source), "offline_mode": True}
+    )
+    assert warnings == []
+    return config.update(**changes)
+
+
+def load(kind, source, **changes):
+    return family_for(kind).load(config_for(kind, source, **changes))
+
+
+def refusal(kind, source, **changes):
+    with pytest.raises(ConfigError) as caught:
+        load(kind, source, **changes)
+    (problem,) = caught.value.problems
+    return problem
+
+
+def same(network, weights):
+    own = network.state_dict()
+    return all(torch.equal(own[key], tensor) for key, tensor in weights.items())
+
+
+def test_each_part_comes_in_the_type_that_is_asked_for(folders):
+    parts = load(
+        SD, folders(SD), **{"unet.weight_dtype": "BFLOAT_16", "vae.weight_dtype": "FLOAT_32"}
+    )
+    assert parts.dtype == torch.bfloat16
+    assert parts.vae.dtype == torch.float32
+    problem = refusal(SD, folders(SD), **{"unet.weight_dtype": DataType.NFLOAT_4})
+    assert problem.field == "unet.weight_dtype"
+    assert "NFLOAT_4, in which this engine does not load weights" in problem.message
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_a_single_file_loads_with_the_settings_beside_it(folders, tmp_path, suffix):
+    family = family_for(SD)
+    parts = family.tiny()
+    file = tmp_path / "model.safetensors"
+    save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32)
+    if suffix == ".ckpt":
+        torch.save({"state_dict": load_file(file)}, tmp_path / "model.ckpt")
+    shutil.copytree(folders(SD), tmp_path / "model")
+    loaded = load(SD, tmp_path / f"model{suffix}")
+    assert same(loaded.denoiser, parts.denoiser.state_dict())
+    assert same(loaded.module("text_encoder"), parts.module("text_encoder").state_dict())
+
+
+def test_a_pickle_that_runs_code_is_refused(folders, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    shutil.copytree(folders(SD), tmp_path / "model")
+    with (tmp_path / "model.ckpt").open("wb") as file:
+        pickle.dump(Trap(), file)
+    problem = refusal(SD, tmp_path / "model.ckpt")
+    assert "Cannot load" in problem.message
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_part_can_come_from_elsewhere(folders, tmp_path):
+    family = family_for(FLUX)
+    torch.manual_seed(5)
+    other = family.tiny()
+    for network in (other.vae, other.denoiser):
+        for weight in network.parameters():
+            weight.data.normal_(std=0.02)
+    other.vae.save_pretrained(tmp_path / "vae")
+    save_model(family, other, tmp_path / "whole", ModelFormat.DIFFUSERS, torch.float32)
+    parts = load(
+        FLUX,
+        folders(FLUX),
+        **{
+            "vae.model_name": str(tmp_path / "vae"),
+            "transformer.model_name": str(tmp_path / "whole"),
+        },
+    )
+    assert same(parts.vae, other.vae.state_dict())
+    assert same(parts.denoiser, other.denoiser.state_dict())
+    problem = refusal(FLUX, folders(FLUX), **{"vae.model_name": str(tmp_path / "nowhere")})
+    assert problem.field == "vae.model_name"
+    assert "nowhere as FluxPipeline's vae" in problem.message
+
+
+def test_a_text_encoder_can_be_left_out(folders):
+    parts = load(SD3, folders(SD3), **{"text_encoder_3.include": False})
+    assert parts.pipeline.text_encoder_3 is None
+    with torch.no_grad():
+        condition = family_for(SD3).encode_text(parts, ["a card"])
+    assert not condition["text"][:, 77:].any()
+
+
+def test_another_architecture_is_named(folders):
+    problem = refusal(SD, folders(FLUX))
+    assert problem.field == "base_model_name"
+    assert "It holds a FluxPipeline." in problem.message
+    assert problem.fix == "Check the path, and that the model is of the chosen model_type."
+
+
+def test_a_missing_part_is_named(copy):
+    folder = copy(SD)
+    shutil.rmtree(folder / "vae")
+    assert "lacks the folder vae" in refusal(SD, folder).message
+
+
+def test_a_file_that_was_not_copied_whole_is_named_with_its_sizes(copy):
+    folder = copy(SD)
+    (file,) = (folder / "unet").glob("*.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    message = refusal(SD, folder).message
+    assert f"{file} has {len(whole) - 100} bytes, but its header says {len(whole)}" in message
+    file.write_bytes(b"<html>login</html>" * 20)
+    assert f"{file} is no safetensors file" in refusal(SD, folder).message
+
+
+def test_weights_of_another_size_are_refused(copy):
+    folder = copy(SD)
+    (file,) = (folder / "unet").glob("*.safetensors")
+    weights = load_file(file)
+    weights["conv_in.weight"] = torch.zeros(8, 4, 3, 3)
+    save_file(weights, file, {"format": "pt"})
+    assert "conv_in.weight" in refusal(SD, folder).message
+
+
+def test_nothing_there_says_what_could_be(tmp_path):
+    problem = refusal(SD, tmp_path / "missing")
+    assert "Check the path" in problem.fix
+    problem = refusal(SD, "someone/something")
+    assert "Check the spelling of the hub id" in problem.fix
+    (tmp_path / "empty").mkdir()
+    assert "has no model_index.json" in refusal(SD, tmp_path / "empty").message
+
+
+def test_a_layer_skip_that_a_model_cannot_have_is_refused(folders):
+    problem = refusal(FLUX, folders(FLUX), text_encoder_2_layer_skip=1)
+    assert problem.field == "text_encoder_2_layer_skip"
+    assert "uses fixed layers of its text_encoder_2" in problem.message
+
+
+def test_each_encoder_skips_layers_of_its_own(folders):
+    family = family_for(SDXL)
+    plain = load(SDXL, folders(SDXL))
+    skipping = load(SDXL, folders(SDXL), text_encoder_2_layer_skip=1)
+    with torch.no_grad():
+        before = family.encode_text(plain, ["a card"])["text"]
+        after = family.encode_text(skipping, ["a card"])["text"]
+    assert torch.equal(before[..., :32], after[..., :32])
+    assert not torch.equal(before[..., 32:], after[..., 32:])
+    assert plain.text.identity != skipping.text.identity
+
+
+def test_clip_skip_is_the_pipelines_own(folders):
+    family = family_for(SDXL)
+    parts = load(SDXL, folders(SDXL), text_encoder_layer_skip=1, text_encoder_2_layer_skip=1)
+    with torch.no_grad():
+        mine = family.encode_text(parts, ["a card"])
+        theirs, _, pooled, _ = parts.pipeline.encode_prompt(
+            "a card", do_classifier_free_guidance=False, clip_skip=1
+        )
+    torch.testing.assert_close(mine["text"], theirs)
+    torch.testing.assert_close(mine["pooled"], pooled)
