@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -14,7 +16,7 @@ import anywidget
 import ipywidgets as W
 from IPython import get_ipython
 
-from modules.training.events import Event
+from modules.training.events import ENDED, Event, TrainingState
 from ot_notebook.widgets.markup import STATIC, css
 from ot_notebook.widgets.story import StoryBox, close_tree
 
@@ -25,6 +27,9 @@ Mode = Literal["auto", "rich", "core"]
 
 HELLO_SECONDS = 4.0
 """How long a page has to load our module before the view falls back to core widgets."""
+
+PULL_SECONDS = 2.0
+"""A page that has not asked for so long is sent what is new without asking."""
 
 PLAY_MS = 500
 """Period of the heartbeat where only core widgets work."""
@@ -186,17 +191,35 @@ class LiveView(AdaptiveView):
 
     def __init__(self, service: TrainerService | None, mode: Mode) -> None:
         super().__init__(mode)
+        self._news: list[Event] = []
+        self._pulled_at = -math.inf
         self.service = self.follow(service)
         self._use(self.mode)
 
     def _pull(self) -> None:
+        self._pulled_at = time.monotonic()
         self.service.flush()
+        self._draw_news()
 
     def _on_events(self, events: Sequence[Event]) -> None:
-        if self._made and not self._asleep:
-            with self._drawing:
-                self._draw(events)
+        """Leave the news to a page that pulls; push them to one that does not, and the end at once.
+
+        Recent kernels serve a comm on the thread that last sent on it. A push from here would bind
+        the page's next message to the main thread, and Stop would wait while a cell blocks that.
+        """
+        with self._drawing:
+            if self._made and not self._asleep:
+                self._news += events
+                ended = any(isinstance(e, TrainingState) and e.state in ENDED for e in events)
+                if ended or time.monotonic() - self._pulled_at > PULL_SECONDS:
+                    self._draw_news()
         super()._on_events(events)
+
+    def _draw_news(self) -> None:
+        with self._drawing:
+            news, self._news = self._news, []
+            if news:
+                self._draw(news)
 
 
 def _set_playing(play: W.Play, playing: bool) -> None:

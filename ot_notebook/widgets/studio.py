@@ -38,7 +38,7 @@ class Studio(StoryBox):
             layout=W.Layout(display="flex", flex_flow="row wrap", width="100%"),
         )
         row.add_class("ot-row")
-        header = W.HTML(markup.header(), layout=W.Layout(width="100%"))
+        header = W.HTML(markup.header(), layout=W.Layout(width="auto", margin="0"))
         self.children = (header, row, self.gallery)
         self.add_class("ot-studio")
 

@@ -94,6 +94,12 @@ def test_a_mask_is_painted_and_the_editor_reads_well(notebook, page, editor, fol
         assert (mask.size, mask.mode) == ((640, 420), "L")
         assert mask.getpixel((240, 210)) == 255
         assert mask.getpixel((600, 50)) == 0
+    editor.get_by_label("Search captions and names").fill("number 3")
+    expect(editor.get_by_text("1 of 5 images shown")).to_be_visible()
+    editor.locator(".ot-cell").first.click()  # of the new list, even where the old one shows still
+    expect(dialog.locator(".ot-item-title p")).to_have_text("3.png")
+    page.keyboard.press("Escape")
+    editor.get_by_label("Search captions and names").fill("")
     notebook.theme(dark=True)
     page.set_viewport_size({"width": 640, "height": 1000})
     editor.get_by_role("button", name="Edit captions").click()

@@ -120,7 +120,13 @@ def test_buttons_work_while_a_cell_blocks(notebook, page):
         [
             setup("blocked", 3000, 90),
             "ot.Dashboard(svc, job)",
-            "import time; time.sleep(6); svc.state",
+            """
+            import time
+            end = time.monotonic() + 45
+            while svc.state != "stopped" and time.monotonic() < end:
+                time.sleep(0.02)
+            svc.state
+            """,
         ],
     )
     notebook.run(0)
@@ -133,8 +139,7 @@ def test_buttons_work_while_a_cell_blocks(notebook, page):
     wait_for_step(page, output, at + 20)  # live though the main thread sleeps
     press(output, "Stop")
     expect(badge(output)).to_have_text("Stopped")
-    assert notebook.text(2) == ""  # the cell is still at it
-    expect(notebook.output(2)).to_contain_text("stopped", timeout=10_000)
+    expect(notebook.output(2)).to_contain_text("stopped")  # not "training", 45 seconds later
 
 
 def test_the_dashboard_is_live_where_unasked_updates_are_dropped(lab, chromium, finishing):
@@ -152,8 +157,8 @@ def test_the_dashboard_is_live_where_unasked_updates_are_dropped(lab, chromium, 
     expect(output.locator(".ot-tile")).to_have_count(4)
     at = step_of(output)
     wait_for_step(page, output, at + 30)
-    output.get_by_label("Epochs").fill("7")
-    expect(output.locator(".ot-field.ot-changed").get_by_label("Epochs")).to_have_value("7")
+    output.get_by_label("Epochs", exact=True).fill("7")
+    expect(output.get_by_role("button", name="Reset Epochs")).to_be_visible()  # the kernel answered
     press(output, "Stop")
     expect(badge(output)).to_have_text("Stopped")
     assert colab.dropped > 0

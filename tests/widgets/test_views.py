@@ -220,6 +220,19 @@ def test_a_beat_of_the_page_fetches_what_is_new(stage, dashboard, wire):
     assert wire.custom(dashboard._panel)[-1] == {"op": "ack"}
 
 
+def test_a_page_that_asks_is_sent_nothing_in_between_but_the_end(stage, dashboard, wire):
+    """A push would bind the page's next message, perhaps Stop, to a main thread that may block."""
+    stage.go("loading", "training")
+    dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
+    wire.clear()
+    stage.step(1, 2, 3)
+    assert wire.states(dashboard._panel) == []
+    dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
+    assert dashboard._panel.view["bars"][1]["text"] == "step 3 of 100"
+    stage.go("finished")
+    assert dashboard._panel.view["label"] == "Finished"
+
+
 def test_a_closed_dashboard_hears_nothing_more(stage, wire):
     dashboard = Dashboard(stage.service, stage)
     panel = dashboard._panel
