@@ -23,6 +23,7 @@ FAMILIES: tuple[str, ...] = (
     "krea_2",
     "ernie",
     "ideogram_4",
+    "hunyuan_video",
 )
 """Modules of this package, each with its `VARIANTS`. A new architecture adds its name here."""
 

@@ -82,7 +82,8 @@ def sample(
             return None
         latents = family.spatial(latents, definition.height, definition.width)
         pixels = family.decode(parts, latents).float()
-        picture: Image = pipeline.image_processor.postprocess(pixels, output_type="pil")[0]
+        processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+        picture: Image = processor.postprocess(pixels, output_type="pil")[0]
         return picture
 
 

@@ -211,13 +211,31 @@ def test_the_original_layout_is_the_one_that_diffusers_converts(family):
 
 
 def narrowed(convert, network):
-    """A converter that knows the width of the real model by heart, for the width of a toy."""
-    if 3072 not in convert.__code__.co_consts:
+    """A converter that knows the widths of the real model by heart, for those of a toy."""
+    config = network.config
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    swaps = {3072: heads * width} if isinstance(heads, int) and isinstance(width, int) else {}
+    if "num_kv_heads" in config:
+        head = config["hidden_size"] // config["num_attention_heads"]
+        swaps |= {2304: config["hidden_size"], 768: head * config["num_kv_heads"]}
+
+    def narrow(code):
+        constants = tuple(
+            narrow(each)
+            if isinstance(each, types.CodeType)
+            else swaps.get(each, each)
+            if isinstance(each, int)
+            else each
+            for each in code.co_consts
+        )
+        return code.replace(co_consts=constants)
+
+    if not isinstance(convert, types.FunctionType):
         return convert
-    width = network.inner_dim
-    constants = tuple(width if each == 3072 else each for each in convert.__code__.co_consts)
-    code = convert.__code__.replace(co_consts=constants)
-    return types.FunctionType(code, convert.__globals__, closure=convert.__closure__)
+    code = narrow(convert.__code__)
+    changed = types.FunctionType(code, convert.__globals__, closure=convert.__closure__)
+    changed.__defaults__ = convert.__defaults__
+    return changed
 
 
 def test_a_part_without_a_place_is_refused(family, trained):
