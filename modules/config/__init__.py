@@ -6,6 +6,7 @@ problems = validate(config)
 
 from __future__ import annotations
 
+from modules.config.case import DataFacts
 from modules.config.checks import validate
 from modules.config.cloud_config import CloudConfig
 from modules.config.concept_config import ConceptConfig, ConceptImageConfig, ConceptTextConfig
@@ -42,6 +43,7 @@ from modules.config.enums import (
     VideoFormat,
 )
 from modules.config.files import load_concepts, load_samples
+from modules.config.hardware import Hardware
 from modules.config.models import MODELS, ModelFacts
 from modules.config.optimizer_config import TrainOptimizerConfig
 from modules.config.part_config import (
@@ -51,6 +53,7 @@ from modules.config.part_config import (
 )
 from modules.config.problems import ConfigError, Problem
 from modules.config.sample_config import SampleConfig
+from modules.config.secrets import Secrets
 from modules.config.section import Section, Show
 from modules.config.train_config import OwnSettings, TrainConfig
 
@@ -69,9 +72,11 @@ __all__ = [
     "ConceptType",
     "ConfigError",
     "ConfigPart",
+    "DataFacts",
     "DataType",
     "EMAMode",
     "GradientReducePrecision",
+    "Hardware",
     "ImageFormat",
     "LearningRateScaler",
     "LearningRateScheduler",
@@ -89,6 +94,7 @@ __all__ = [
     "PromptSource",
     "QuantizationConfig",
     "SampleConfig",
+    "Secrets",
     "Section",
     "Setting",
     "Show",

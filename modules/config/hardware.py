@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,25 @@ class Hardware:
     """Its own memory; None if unknown."""
 
 
-@lru_cache(maxsize=16)
 def detect(device: str) -> Hardware:
-    """The device of that name in this machine, as the driver describes it; loads no torch."""
+    """The device of that name in this machine; loads no torch, but asks one that is loaded.
+
+    Other makers' GPUs, which torch calls "cuda" too, have no NVIDIA driver to describe them.
+    """
     kind, _, number = device.partition(":")
     if kind != "cuda":
         return Hardware(kind, device)
+    if described := _from_driver(device, number):
+        return described
+    torch = sys.modules.get("torch")
+    if Path("/dev/kfd").exists() or (torch is not None and torch.cuda.is_available()):
+        return Hardware(kind, device)
+    return Hardware(kind, device, present=False)
+
+
+@lru_cache(maxsize=16)
+def _from_driver(device: str, number: str) -> Hardware | None:
+    """What NVIDIA's driver says of a GPU; None where there is no driver, or no such GPU."""
     import pynvml
 
     try:
@@ -38,6 +54,13 @@ def detect(device: str) -> Hardware:
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30
         pynvml.nvmlShutdown()
     except (pynvml.NVMLError, ValueError):
-        return Hardware(kind, device, present=False)
+        return None
     text = name.decode() if isinstance(name, bytes) else str(name)
-    return Hardware(kind, text, bfloat16=major >= 8, memory_gib=memory)
+    return Hardware("cuda", text or device, bfloat16=major >= 8, memory_gib=memory)
+
+
+def default_device() -> str:
+    """The device that a config trains on if it names none: a GPU if there is one, else "cpu"."""
+    if sys.platform == "darwin":
+        return "mps" if platform.machine() == "arm64" else "cpu"
+    return "cuda" if detect("cuda").present else "cpu"

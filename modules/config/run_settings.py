@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from functools import lru_cache
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -17,30 +15,13 @@ from modules.config.enums import (
     TimeUnit,
     VideoFormat,
 )
+from modules.config.hardware import default_device
 from modules.config.sample_config import SampleConfig
 from modules.config.section import Count, Int, Positive, Section, Show
 
 _VIDEO = frozenset({ModelType.HUNYUAN_VIDEO})
 _MULTI = {"multi_gpu": (True,)}
 _Port = Annotated[Int, Field(ge=1, le=65535)]
-
-
-@lru_cache(maxsize=1)
-def default_device() -> str:
-    """This machine's device: "cuda" where the driver shows a GPU, "mps" on a Mac, else "cpu"."""
-    if sys.platform == "darwin":
-        import platform
-
-        return "mps" if platform.machine() == "arm64" else "cpu"
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        found = pynvml.nvmlDeviceGetCount() > 0
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return "cpu"
-    return "cuda" if found else "cpu"
 
 
 class GeneralSettings(Section):

@@ -157,7 +157,9 @@ def test_the_schema_accepts_what_we_write_and_knows_each_sections_defaults():
     json.dumps(made, allow_nan=False)
     jsonschema = pytest.importorskip("jsonschema")
     config = TrainConfig().update(concepts=[{"path": "a"}], samples=[{}])
-    jsonschema.validate(config.to_dict(), made)
+    jsonschema.Draft202012Validator.check_schema(made)
+    check = jsonschema.Draft202012Validator(made).validate  # `validate` alone checks the schema too
+    check(config.to_dict())
     for bad in ({"epochs": 0}, {"unet": {"offload_fraction": 2}}, {"samples": [{"seed": "x"}]}):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(bad, made)
+            check(bad)
