@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from modules.config.case import Case, Rule, refuse, warn
 from modules.config.enums import DataType
 from modules.config.problems import Problem
+from modules.config.supported import HONOURED
 
 
 def device(case: Case) -> Iterator[Problem]:
@@ -35,7 +36,8 @@ def precision(case: Case) -> Iterator[Problem]:
     if config.train_dtype is DataType.BFLOAT_16:
         fix = "Use FLOAT_16, with FLOAT_32 as fallback_train_dtype; presets named T4 do."
         yield refuse("train_dtype", f"train_dtype is BFLOAT_16, {lacks}.", fix)
-    if config.fallback_train_dtype is DataType.BFLOAT_16:
+    falls_back = "fallback_train_dtype" in HONOURED
+    if falls_back and config.fallback_train_dtype is DataType.BFLOAT_16:
         message = f"fallback_train_dtype is BFLOAT_16, {lacks}."
         yield warn("fallback_train_dtype", message, "Use FLOAT_32.")
     for part in case.facts.parts:
