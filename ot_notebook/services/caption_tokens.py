@@ -26,6 +26,10 @@ class TokenCounter:
     count: Callable[[str], int]
     limit: int | None
 
+    def longest(self, text: str) -> int:
+        """Tokens of the longest of the captions that `text` holds, a line each."""
+        return max((self.count(line) for line in text.splitlines() if line.strip()), default=0)
+
 
 def counter(model: str) -> TokenCounter | None:
     """A counter with the tokenizer of `model`; None where none lies on this disk.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import io
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 
 from modules.data.findings import printable
-from modules.data.items import DAMAGE, MAX_CAPTION
+from modules.data.items import DAMAGE, MASK, MAX_CAPTION
 from ot_notebook.services.concept_items import Row
 from ot_notebook.services.edit_journal import read
 
@@ -98,3 +99,25 @@ def as_mask(png: bytes, row: Row) -> bytes:
     buffer = io.BytesIO()
     mask.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def by_stem(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by path without ending, from which captions and masks have their names."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(_stem(row.path), []).append(row)
+    return found
+
+
+def note_written(rows: Mapping[str, Sequence[Row]], paths: Iterable[Path]) -> None:
+    """Bring rows, as `by_stem` gives them, up to date whose caption or mask was written."""
+    for path in paths:
+        for row in rows.get(_stem(path).removesuffix(MASK), ()):
+            if path == row.mask_path:
+                row.masked = path.exists()
+            else:
+                row.set_caption(lossy_text(path))
+
+
+def _stem(path: Path) -> str:
+    return os.path.splitext(path)[0]  # noqa: PTH122 - pathlib is 10x slower, and sets are large

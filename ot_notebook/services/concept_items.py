@@ -181,9 +181,11 @@ def _targets(text: str, quantum: int, bucketing: bool) -> tuple[Target, ...]:
     return targets(text, quantum, bucketing)
 
 
-def list_rows(concepts: Sequence[ConceptConfig]) -> tuple[list[Row], tuple[DataProblem, ...]]:
+def list_rows(
+    concepts: Sequence[ConceptConfig], cache_dir: Path | None = None
+) -> tuple[list[Row], tuple[DataProblem, ...]]:
     """Every image of every concept, disabled ones too, and those that cannot train."""
-    found = scan([concept.update(enabled=True) for concept in concepts])
+    found = scan([concept.update(enabled=True) for concept in concepts], cache_dir)
     kinds: dict[str, list[str]] = {}
     for problem in found.problems:
         for text in problem.paths:

@@ -21,10 +21,12 @@ from ot_notebook.services import caption_edits
 from ot_notebook.services.caption_edits import CaptionEdit
 from ot_notebook.services.concept_files import (
     as_mask,
+    by_stem,
     check_file,
     check_length,
     clear_refusal,
     lossy_text,
+    note_written,
     read_text,
 )
 from ot_notebook.services.concept_items import (
@@ -83,8 +85,10 @@ class ConceptStore:
         self._lock = threading.RLock()
         self._journal = EditJournal(journal or usual_place())
         self.resolution = resolution or Resolution()
+        self.cache_dir: Path | None = None  # of a run; what it knows of images is not read again
         self._concepts = tuple(concepts)
         self._rows: list[Row] | None = None
+        self._stems: dict[str, list[Row]] | None = None
         self._problems: tuple[DataProblem, ...] = ()
         self._undo: list[tuple[ConceptConfig, ...] | None] = []  # None stands for the journal
         self._redo: list[tuple[ConceptConfig, ...] | None] = []
@@ -98,13 +102,11 @@ class ConceptStore:
 
     @concepts.setter
     def concepts(self, concepts: Sequence[ConceptConfig]) -> None:
-        new = tuple(concepts)
         with self._lock:
-            if new == self._concepts:
-                return
-            self._undo.append(self._concepts)
-            self._redo.clear()
-            self._take(new)
+            if tuple(concepts) != self._concepts:
+                self._undo.append(self._concepts)
+                self._redo.clear()
+                self._take(tuple(concepts))
 
     def follow(self, concepts: Sequence[ConceptConfig]) -> None:
         """Take over concepts whose undo is somebody else's business."""
@@ -198,7 +200,8 @@ class ConceptStore:
         """Every image, concept by concept and by name; the first call reads the folders."""
         with self._lock:
             if self._rows is None:
-                self._rows, self._problems = list_rows(self._concepts)
+                self._rows, self._problems = list_rows(self._concepts, self.cache_dir)
+                self._stems = None
             return self._rows
 
     @property
@@ -209,16 +212,18 @@ class ConceptStore:
     @property
     def problems(self) -> tuple[DataProblem, ...]:
         """What the last reading of the folders found."""
-        return self._problems if self.rows is not None else ()
+        return self._problems
 
     def rescan(self) -> None:
         """Read the folders anew."""
         with self._lock:
             concepts = self._concepts
-        rows, problems = list_rows(concepts)  # may take long: nobody waits for the lock meanwhile
+        rows, problems = list_rows(
+            concepts, self.cache_dir
+        )  # may take long: nobody waits for the lock meanwhile
         with self._lock:
             if concepts == self._concepts:
-                self._rows, self._problems = rows, problems
+                self._rows, self._problems, self._stems = rows, problems, None
 
     def forget(self) -> None:
         """Let the next question read the folders anew."""
@@ -331,12 +336,9 @@ class ConceptStore:
             for one in edited:
                 check_length(one.rows[0], one.after)
             if edited:
-                what = action.replace("_", " ").capitalize()
                 plural = "" if len(edited) == 1 else "s"
-                self._write(
-                    {one.path: one.after.encode() for one in edited},
-                    f"{what}: {len(edited):,} caption{plural}",
-                )
+                label = f"{action.replace('_', ' ').capitalize()}: {len(edited):,} caption{plural}"
+                self._write({one.path: one.after.encode() for one in edited}, label)
             return len(edited)
 
     # masks -------------------------------------------------------------------------------------
@@ -486,12 +488,9 @@ class ConceptStore:
         """Bring rows up to date whose caption or mask was written."""
         if self._rows is None:
             return
-        changed = set(paths)
-        for row in self._rows:
-            if row.caption_path in changed:
-                row.set_caption(lossy_text(row.caption_path))
-            if row.mask_path in changed:
-                row.masked = row.mask_path.exists()
+        if self._stems is None:
+            self._stems = by_stem(self._rows)
+        note_written(self._stems, paths)
 
 
 def _files_of(concept: ConceptConfig) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ function createGrid(model, on) {
   let anchor = 0;
   const rows = new Map(); // place -> description
   const fresh = new Set(); // pages of rows that are as the kernel has them; others are shown till then
+  const lists = new Map(); // page of rows -> the list that it is a page of
   const asked = new Map(); // page of rows -> when
   const urls = new Map(); // id -> address, the latest used last; "" for one that cannot be read
   const tiles = new Map(); // place -> node
@@ -35,6 +36,7 @@ function createGrid(model, on) {
   let retry = 0;
   let extra = []; // ids whose pictures are wanted outside the grid
 
+  const row = (place) => (lists.get(Math.floor(place / PAGE)) === head.list ? rows.get(place) : undefined);
   const pitch = () => TILE.height + TILE.gap;
   const span = () => {
     const first = Math.floor(port.scrollTop / pitch()) * columns;
@@ -148,14 +150,14 @@ function createGrid(model, on) {
     });
   };
   const toggle = (place) => {
-    const id = rows.get(place)?.id;
+    const id = row(place)?.id;
     if (id === undefined) return;
     selected.has(id) ? selected.delete(id) : selected.add(id);
     on.selection(selected.size);
   };
   const choose = (from, to) => {
     for (let place = Math.min(from, to); place <= Math.max(from, to); place += 1) {
-      if (rows.has(place)) selected.add(rows.get(place).id);
+      if (row(place)) selected.add(row(place).id);
     }
     on.selection(selected.size);
   };
@@ -190,6 +192,7 @@ function createGrid(model, on) {
     if (message.op === "rows" && message.version === head.version) {
       message.rows.forEach((row, index) => rows.set(message.from + index, row));
       fresh.add(message.from / PAGE);
+      lists.set(message.from / PAGE, head.list);
       drawSoon();
     } else if (message.op === "thumbs" && message.epoch === head.epoch) {
       inFlight = 0;
@@ -219,7 +222,8 @@ function createGrid(model, on) {
   watcher.observe(port);
   return {
     node: port,
-    row: (place) => rows.get(place),
+    /** What is at a place; undefined until that is known of the list as it is now. */
+    row,
     url: (id) => urls.get(id) || "",
     selected: () => [...selected],
     clear,
@@ -250,8 +254,8 @@ function createGrid(model, on) {
       askRows(place, place + 1);
       drawSoon();
     },
-    update(row) {
-      for (const [place, old] of rows) if (old.id === row.id) rows.set(place, row);
+    update(next) {
+      for (const [place, old] of rows) if (old.id === next.id) rows.set(place, next);
       drawSoon();
     },
     close() {

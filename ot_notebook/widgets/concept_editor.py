@@ -36,6 +36,9 @@ Result = TypeVar("Result")
 ROWS_AT_ONCE = 400
 """Images that one answer to the page describes."""
 
+COUNTED_AT_ONCE = 20_000
+"""Images up to which figures are counted anew with each caption; else when the item view closes."""
+
 THUMBS_AT_ONCE = 32
 """Thumbnails in one answer: few enough that the grid fills while one scrolls."""
 
@@ -98,10 +101,13 @@ class ConceptEditor(AdaptiveView):
         self._thumbs = pictures.Thumbnails()
         self._filter = Filter()
         self._ids: list[int] = []
-        self._version = self._epoch = self._notices = 0
+        # counters, by which the page knows what to fetch anew: what is said of the images, which of
+        # them are listed, what their ids stand for
+        self._version = self._list = self._epoch = self._notices = 0
         self._notice: dict[str, Any] | None = None
         self._scanner: threading.Thread | None = None
         self._unseen = False
+        self._hasty = False  # figures wait until one has gone through the images
         self._counter: TokenCounter | None = None
         self._counted = ""  # the model that `_counter` belongs to
         super().__init__(mode)
@@ -128,9 +134,9 @@ class ConceptEditor(AdaptiveView):
         """What `edit` would change: name, before and after of each caption, by id."""
         import pandas as pd
 
-        found = [asdict(one) for one in self.store.preview(action, where, **options)]
-        index = pd.Index([one["id"] for one in found], name="id")
-        table: pd.DataFrame = pd.DataFrame(found, index, ["name", "before", "after"])
+        found = self.store.preview(action, where, **options)
+        index = pd.Index([one.id for one in found], name="id")
+        table: pd.DataFrame = pd.DataFrame(map(asdict, found), index, ["name", "before", "after"])
         return table
 
     def edit(self, action: str, where: Where = None, **options: Any) -> int:
@@ -193,6 +199,7 @@ class ConceptEditor(AdaptiveView):
         self.store.resolution = Resolution(
             config.resolution, quantum, config.aspect_ratio_bucketing
         )
+        self.store.cache_dir = Path(config.cache_dir)
         self.store.follow(config.concepts or ())
         if self._counted != config.base_model_name:
             self._counted, self._counter = config.base_model_name, None
@@ -245,7 +252,8 @@ class ConceptEditor(AdaptiveView):
             return
         with self._front.hold_sync():
             self._front.concepts, self._front.head = page.summaries(self.store), self._head()
-            self._front.stats = page.figures(self.store, self._filter.concept)
+            if not self._hasty:
+                self._front.stats = page.figures(self.store, self._filter.concept)
         self._unseen = True
 
     def _pull(self) -> None:
@@ -277,7 +285,7 @@ class ConceptEditor(AdaptiveView):
         self._scanner.start()
 
     def _renew_pictures(self) -> None:
-        self._epoch += 1
+        self._epoch, self._list = self._epoch + 1, self._list + 1
         self._thumbs.forget()
 
     def _refilter(self) -> None:
@@ -285,13 +293,16 @@ class ConceptEditor(AdaptiveView):
         concept = self._filter.concept
         if concept is not None and concept >= len(self.concepts):
             self._filter = replace(self._filter, concept=None)
-        self._ids = self.store.find(self._filter) if self.store.scanned else []
+        ids = self.store.find(self._filter) if self.store.scanned else []
+        if ids != self._ids:
+            self._ids, self._list = ids, self._list + 1
         self._version += 1
 
     def _head(self) -> dict[str, Any]:
         undo, redo = self.store.can()
         return {
             "version": self._version,
+            "list": self._list,
             "epoch": self._epoch,
             "found": len(self._ids),
             "total": len(self.store.rows) if self.store.scanned else 0,
@@ -346,11 +357,13 @@ class ConceptEditor(AdaptiveView):
         match content:
             case {"op": "rows", "from": first, "to": last}:
                 ids = self._ids[first : min(last, first + ROWS_AT_ONCE)]
-                rows = [page.describe(self.store.rows[number]) for number in ids]
-                answer = {"op": "rows", "version": self._version, "from": first, "rows": rows}
+                told = [page.describe(self.store.rows[number]) for number in ids]
+                answer = {"op": "rows", "version": self._version, "from": first, "rows": told}
                 self._front.send(answer)
             case {"op": "thumbs", "ids": ids, "epoch": epoch}:
-                self._send_thumbs(ids[:THUMBS_AT_ONCE], epoch)
+                known = epoch == self._epoch and self.store.scanned
+                rows = [self.store.rows[number] for number in ids[:THUMBS_AT_ONCE] if known]
+                self._front.send(*page.thumbs(self._thumbs, rows, ids[:THUMBS_AT_ONCE], epoch))
             case {"op": "open", "id": number}:
                 answer, buffers = page.item(self.store, self.store.rows[number])
                 self._front.send({**answer, **self._tokens(answer["caption"])}, buffers)
@@ -370,6 +383,7 @@ class ConceptEditor(AdaptiveView):
     def _serve(self, content: Mapping[str, Any]) -> None:
         match content:
             case {"op": "caption", "id": number, "text": text, "was": was}:
+                self._hasty = len(self.store.rows) > COUNTED_AT_ONCE
                 if self.store.write_caption(number, text, was):
                     self._version += 1  # but the list stays as it is while one goes through it
                 if self.mode == "rich":
@@ -382,9 +396,11 @@ class ConceptEditor(AdaptiveView):
                     row = page.describe(self.store.rows[number])
                     self._front.send({"op": "masked", "id": number, "row": row})
             case {"op": "filter", "filter": given}:
+                self._hasty = False
                 self._filter = Filter(**given)
                 self._refilter()
             case {"op": "closed"}:
+                self._hasty = False
                 self._refilter()
             case {"op": "apply", "action": action, "options": options, "where": where}:
                 count = self.store.edit(action, self._meant(where), **options)
@@ -454,23 +470,7 @@ class ConceptEditor(AdaptiveView):
             self._counted = self._counted if self._counter else ""
         if self._counter is None:
             return {"tokens": None, "limit": None}
-        lines = [line for line in text.splitlines() if line.strip()]
-        longest = max((self._counter.count(line) for line in lines), default=0)
-        return {"tokens": longest, "limit": self._counter.limit}
-
-    def _send_thumbs(self, ids: Sequence[int], epoch: int) -> None:
-        found = []
-        if epoch == self._epoch and self.store.scanned:
-            found = [(number, self._thumbs.get(self.store.rows[number])) for number in ids]
-        kept = [(number, one) for number, one in found if one]
-        answer = {
-            "op": "thumbs",
-            "epoch": epoch,
-            "asked": list(ids),
-            "ids": [number for number, _ in kept],
-            "mimes": [one[1] for _, one in kept],
-        }
-        self._front.send(answer, [one[0] for _, one in kept])
+        return {"tokens": self._counter.longest(text), "limit": self._counter.limit}
 
     def _send_variations(self, row: Row) -> None:
         concept = self.concepts[row.concept]
@@ -487,12 +487,7 @@ class ConceptEditor(AdaptiveView):
 
     def plain(self) -> str:
         """The concepts as text."""
-        lines = [f"ConceptEditor of {len(self.concepts)} concepts"]
-        lines += [
-            f"{one['name']}: {one['images']:,} images, {one['captioned']:,} with a caption"
-            for one in page.summaries(self.store)
-        ]
-        return "\n".join(lines)
+        return page.plain(self.store)
 
     def close(self) -> None:
         """Leave the job, and free everything on the page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -76,6 +76,21 @@ def describe(row: Row) -> dict[str, Any]:
     }
 
 
+def thumbs(
+    kept: pictures.Thumbnails, rows: Sequence[Row], asked: Sequence[int], epoch: int
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Thumbnails of `rows`; who asked learns which there are none of."""
+    found = [(row.id, one) for row in rows if (one := kept.get(row))]
+    answer = {
+        "op": "thumbs",
+        "epoch": epoch,
+        "asked": list(asked),
+        "ids": [number for number, _ in found],
+        "mimes": [mime for _, (_, mime) in found],
+    }
+    return answer, [image for _, (image, _) in found]
+
+
 def item(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
     """An image as the item view shows it; its picture and its mask, where there are any."""
     concept = store.concepts[row.concept]
@@ -139,3 +154,13 @@ def story(store: ConceptStore, thumbs: pictures.Thumbnails) -> str:
         if found
     )
     return f'<h3 class="ot-title">Training set</h3><table>{lines}</table><p>{cells}</p>'
+
+
+def plain(store: ConceptStore) -> str:
+    """The concepts as text."""
+    lines = [f"ConceptEditor of {len(store.concepts)} concepts"]
+    lines += [
+        f"{one['name']}: {one['images']:,} images, {one['captioned']:,} with a caption"
+        for one in summaries(store)
+    ]
+    return "\n".join(lines)

@@ -26,6 +26,9 @@ EDITS = (
 )
 """Bulk edits: label, action, what its two fields are called."""
 
+EVERY = -1
+"""Stands for all concepts in the list."""
+
 PREVIEWED = 20
 """Changes that the preview lists."""
 
@@ -73,9 +76,7 @@ class CoreConcepts:
         self._item = W.Dropdown(description="Image", layout=_wide())
         self._item.observe(lambda _change: self._open(), "value")
         self._image = W.Image(layout=W.Layout(max_width="320px", object_fit="contain"))
-        self._caption = W.Textarea(
-            description="Caption", rows=4, layout=W.Layout(width="auto", flex="1 1 320px")
-        )
+        self._caption = W.Textarea(description="Caption", rows=5, layout=W.Layout(width="auto"))
         self._edit = W.Dropdown(
             description="Edit all",
             options=[(label, index) for index, (label, _, _) in enumerate(EDITS)],
@@ -123,9 +124,9 @@ class CoreConcepts:
             self._head_words.value = _head(head)
             self._notice.value = _notice(head["notice"])
             names = [(one.name or one.path, index) for index, one in enumerate(self._concepts_of())]
-            self._concept.options = [("All", None), *names]
-            self._concept.value = shown.concept
+            self._concept.options = [("All", EVERY), *names]
             chosen = shown.concept
+            self._concept.value = EVERY if chosen is None else chosen
             self._enabled.layout.visibility = "hidden" if chosen is None else ""
             if chosen is not None:
                 self._enabled.value = self._concepts_of()[chosen].enabled
@@ -150,11 +151,11 @@ class CoreConcepts:
                 data = base64.b64encode(found[0]).decode()
                 picture = f'<img src="data:{found[1]};base64,{data}" alt="{escape(row.name)}">'
             cells.append(
-                f'<div style="width:104px">{picture}<small>{escape(row.caption[:60])}</small></div>'
+                f'<div class="ot-core-cell">{picture}'
+                f"<small>{escape(row.caption[:60])}</small></div>"
             )
         self._tiles.value = (
-            f'<div class="ot ot-core-tile" style="display:flex;flex-wrap:wrap;gap:8px">'
-            f"{''.join(cells)}</div>"
+            f'<div class="ot ot-core-tile ot-core-cells">{"".join(cells)}</div>'
             if cells
             else markup.empty("No image fits.", "Add a folder, or change the search.", 120)
         )
@@ -162,9 +163,11 @@ class CoreConcepts:
         words = f"Page {self._page + 1:,} of {pages:,}, {len(self._ids):,} images"
         self._where.value = markup.caption(words)
         chosen = self._item.value
-        self._item.options = [(row.name, row.id) for row in rows]
-        if chosen in here:
-            self._item.value = chosen
+        options = [(row.name, row.id) for row in rows]
+        if list(self._item.options) != options:
+            self._item.options = options
+        if here:
+            self._item.value = chosen if chosen in here else here[0]
         self._open()
 
     def _open(self) -> None:
@@ -211,7 +214,7 @@ class CoreConcepts:
 
     def _choose(self, change: Any) -> None:
         if not self._loading:
-            self._ask_filter(concept=change.new)
+            self._ask_filter(concept=None if change.new == EVERY else change.new)
 
     def _look(self, change: Any) -> None:
         if not self._loading:
