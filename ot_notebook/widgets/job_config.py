@@ -206,6 +206,7 @@ class JobConfig(AdaptiveView):
 
     def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
         self._front = FormFront(layout=W.Layout(width="100%"))
+        self._front.add_class("ot-form-host")
         self._front.groups = self._form.groups()
         self._front.presets = [[family, list(names)] for family, names in by_family().items()]
         return self._front, [self._front]

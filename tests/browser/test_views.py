@@ -249,7 +249,7 @@ def test_the_studio_looks_right_in_every_state_theme_and_width(notebook, page):
 
     def shots(state):
         for look, (dark, width) in LOOKS.items():
-            page.set_viewport_size({"width": width, "height": 1600})
+            page.set_viewport_size({"width": width, "height": 1600 if width > 1000 else 2600})
             notebook.theme(dark)
             page.wait_for_timeout(150)  # the chart follows a new width after a moment
             over = output.evaluate("node => node.scrollWidth - node.clientWidth")
@@ -289,10 +289,9 @@ def test_a_sample_opens_large_and_beside_the_first(notebook, page):
     expect(viewer).to_contain_text("step 50")
     viewer.get_by_role("button", name="Compare with the first").click()
     expect(viewer.locator("figure")).to_have_count(2)
+    notebook.shot("gallery-large")
     page.keyboard.press("ArrowLeft")
     expect(viewer.locator("figcaption")).to_have_text(["step 0"])
     page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(100)
-    notebook.shot("gallery-large")
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
