@@ -159,7 +159,6 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "{denoiser}.model_name": ANY,
         "{denoiser}.guidance_scale": ANY,
         "{encoder}.model_name": ANY,
-        "{encoder}.include": ANY,
         "vae.model_name": ANY,
         "vae.weight_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
         # adapter
@@ -225,6 +224,8 @@ A value that differs from the default is a warning with these words, or nothing 
 
 _NO_SKIP = {f"text_encoder{number}_layer_skip": (0,) for number in ("", "_2", "_3", "_4")}
 
+_SD3 = {"text_encoder_3_layer_skip": (0,), "{encoder}.include": ANY}
+
 BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
     {
         e.ModelType.PIXART_ALPHA: _NO_SKIP,
@@ -236,9 +237,13 @@ BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType
         e.ModelType.HI_DREAM_FULL: _NO_SKIP,
         e.ModelType.HUNYUAN_VIDEO: _NO_SKIP,
         e.ModelType.CHROMA_1: _NO_SKIP,
-        e.ModelType.STABLE_DIFFUSION_3: {"text_encoder_3_layer_skip": (0,)},
-        e.ModelType.STABLE_DIFFUSION_35: {"text_encoder_3_layer_skip": (0,)},
+        e.ModelType.STABLE_DIFFUSION_3: _SD3,
+        e.ModelType.STABLE_DIFFUSION_35: _SD3,
+        e.ModelType.IDEOGRAM_4: {
+            "unconditional_transformer.weight_dtype": HONOURED["vae.weight_dtype"],
+            "unconditional_transformer.model_name": ANY,
+        },
         e.ModelType.QWEN: {"{encoder}.train": (False,)},
     }
 )
-"""Model types of which less is honoured than HONOURED says: a setting's narrower values."""
+"""Where a model type differs from HONOURED: a setting's narrower values, or settings of its own."""

@@ -129,6 +129,10 @@ class Family(Protocol):
     """Networks that encode captions, by pipeline name."""
     trainable_encoders: tuple[str, ...] = ()
     """Those of them that can train."""
+    optional_encoders: tuple[str, ...] = ()
+    """Those of them that can be left out."""
+    guides: tuple[str, ...] = ()
+    """Further networks of the pipeline, which samples need."""
     skipping_encoders: tuple[str, ...] = ()
     """Those of them whose last layers can be left out."""
     lora_formats: Mapping[ModelFormat, KeyMap]

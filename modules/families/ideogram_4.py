@@ -37,6 +37,7 @@ class Ideogram4(Family):
     model_types = (ModelType.IDEOGRAM_4,)
     architecture = "Ideogram"
     pipeline = "Ideogram4Pipeline"
+    guides = ("unconditional_transformer",)
     lora_formats = lora_formats("transformer", NATIVE)
 
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:

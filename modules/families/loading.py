@@ -45,10 +45,14 @@ def load_parts(family: Family, config: TrainConfig) -> Parts:
     """
     from modules.families.base import Parts, TextOptions
 
-    names = (family.denoiser, "vae", *family.text_encoders)
+    names = (family.denoiser, "vae", *family.guides, *family.text_encoders)
     sections = {name: getattr(config, name) for name in names}
     skips = {name: getattr(config, f"{name}_layer_skip") for name in family.text_encoders}
     _check_skips(skips, family.skipping_encoders)
+    _check_left_out(
+        [name for name in family.text_encoders if not sections[name].include],
+        family.optional_encoders,
+    )
     components = dict(family.components(config))
     components |= {name: None for name in family.text_encoders if not sections[name].include}
     wanted = [name for name in names if components.get(name, name) is not None]
@@ -164,6 +168,16 @@ def _hub_options(config: TrainConfig) -> dict[str, Any]:
         "cache_dir": config.huggingface_cache_dir or None,
         "local_files_only": config.offline_mode,
     }
+
+
+def _check_left_out(names: Collection[str], possible: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in possible:
+            raise _problem(
+                f"{name}.include",
+                f"{name}.include is false, but this model cannot do without its {name}.",
+                "Set it to true.",
+            )
 
 
 def _check_skips(skips: Mapping[str, int], possible: tuple[str, ...]) -> None:

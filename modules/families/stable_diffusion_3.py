@@ -87,6 +87,7 @@ class StableDiffusion3(Family):
     pipeline = "StableDiffusion3Pipeline"
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     trainable_encoders = text_encoders
+    optional_encoders = text_encoders
     skipping_encoders = ("text_encoder", "text_encoder_2")
     lora_formats = lora_formats(
         "transformer",

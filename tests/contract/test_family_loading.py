@@ -132,6 +132,8 @@ def test_a_text_encoder_can_be_left_out(folders):
     with torch.no_grad():
         condition = family_for(SD3).encode_text(parts, ["a card"])
     assert not condition["text"][:, 77:].any()
+    problem = refusal(FLUX, folders(FLUX), **{"text_encoder.include": False})
+    assert "cannot do without its text_encoder" in problem.message
 
 
 def test_another_architecture_is_named(folders):
