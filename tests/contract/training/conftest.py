@@ -69,7 +69,7 @@ def make_config(model_folder, pictures, cache_folder, tmp_path):
                 "learning_rate_warmup_steps": 0,
                 "unet": {"gradient_checkpointing": False},
                 "text_encoder": {"train": False, "gradient_checkpointing": False},
-                "layer_filter": "attn",
+                "layer_filter": "attn2",
                 "lora_rank": 4,
                 "lora_alpha": 2.0,
                 "sample_after_unit": "NEVER",

@@ -24,6 +24,10 @@ KINDS = {
 LARGE = {"learning_rate": 2e-2, "epochs": 1, "layer_filter": "attn2.to_k,resnets.0.conv1"}
 
 
+def slow(kind):
+    return pytest.param(kind, marks=pytest.mark.slow)
+
+
 def weight_change(found, scale):
     """What a file's tensors of one layer add to its weight, by the papers."""
     if "hada_w1_a" in found:
@@ -41,7 +45,7 @@ def weight_change(found, scale):
     return torch.kron(left, right) * (1.0 if whole else scale)
 
 
-@pytest.mark.parametrize("kind", ["loha", "lokr", "lokr-whole"])
+@pytest.mark.parametrize("kind", ["lokr", slow("loha"), slow("lokr-whole")])
 def test_a_saved_adapter_changes_the_weights_as_the_live_one(make_config, make_run, kind):
     live = {}
 
@@ -94,7 +98,7 @@ def test_a_dora_draws_in_diffusers_what_it_drew_live(make_config, train, model_f
     assert np.abs(live - drawn(pipeline)).max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["dora", "loha", "lokr", "oft"])
+@pytest.mark.parametrize("kind", ["loha", slow("dora"), slow("lokr"), slow("oft")])
 def test_every_kind_learns_and_goes_on_exactly(make_config, train, tmp_path, kind):
     settings = {**LARGE, **KINDS[kind], "epochs": 2, "output_model_format": "KOHYA_LORA"}
     straight = train(make_config(**settings))

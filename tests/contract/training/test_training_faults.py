@@ -36,10 +36,10 @@ def poisoned(make_run, config, steps, **more):
 
 @pytest.mark.parametrize("optimizer", ["ADAMW", "LION"])
 def test_a_step_that_is_no_number_changes_nothing_and_is_said(make_config, make_run, optimizer):
-    config = make_config(**{"optimizer.optimizer": optimizer})
+    config = make_config(epochs=2, **{"optimizer.optimizer": optimizer})
     run = poisoned(make_run, config, {3, 4}).go()
     assert run.states[-1] == "finished"
-    assert list(run.losses) == [1, 2, 5, 6, 7, 8, 9]
+    assert list(run.losses) == [1, 2, 5, 6]
     skipped = [warning for warning in run.warnings if "was skipped" in warning]
     assert [warning.split()[1] for warning in skipped] == ["3", "4"]
     assert "loss nan" in skipped[0]
@@ -98,9 +98,8 @@ def limited(make_run, config, images):
 
 
 def test_out_of_memory_halves_the_pass_and_keeps_the_batch(make_config, make_run, train):
-    config = make_config(batch_size=6)
-    plain = train(config)
-    run = limited(make_run, make_config(batch_size=6), 2).go()
+    plain = train(make_config(batch_size=6, epochs=1))
+    run = limited(make_run, make_config(batch_size=6, epochs=1), 2).go()
     assert run.losses == pytest.approx(plain.losses, rel=1e-4)
     said = [warning for warning in run.warnings if "Out of memory" in warning]
     assert len(said) == 3
@@ -131,7 +130,7 @@ def full_disk():
 
 
 def test_a_full_disk_in_the_middle_costs_nothing_but_files(make_config, make_run, train):
-    straight = train(make_config())
+    straight = train(make_config(epochs=2))
     disk = full_disk()
 
     def react(event, commands):
@@ -144,7 +143,7 @@ def test_a_full_disk_in_the_middle_costs_nothing_but_files(make_config, make_run
             disk.__exit__(None, None, None)
             commands.backup()
 
-    run = make_run(make_config(samples=[SAMPLE]), react).go()
+    run = make_run(make_config(samples=[SAMPLE], epochs=2), react).go()
     failed = [warning for warning in run.warnings if "Could not" in warning]
     assert len(failed) == 3
     assert all("at step 3" in warning for warning in failed)

@@ -154,6 +154,7 @@ def test_interruptions_change_no_bit(make_config, train):
     assert_same_files(last_backup(quiet), last_backup(noisy))
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_of_an_epoch_goes_on_exactly(make_config, train, tmp_path):
     straight = train(make_config(**EVERYTHING))
     config = make_config(workspace_dir=tmp_path / "halves", backup_before_save=True, **EVERYTHING)
@@ -207,6 +208,7 @@ def test_nothing_to_resume_is_said(make_config, train):
     assert list(run.losses) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended(make_config, train, tmp_path):
     config = make_config(workspace_dir=tmp_path / "run", backup_before_save=True, epochs=1)
     train(config)

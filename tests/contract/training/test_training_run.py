@@ -38,7 +38,7 @@ def test_one_picture_is_learned(make_config, train, tmp_path, pictures):
         make_config(
             concepts=[{"path": str(one)}],
             batch_size=1,
-            epochs=40,
+            epochs=30,
             layer_filter="",
             lora_rank=16,
             lora_alpha=16.0,
