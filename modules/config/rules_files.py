@@ -13,6 +13,7 @@ from modules.config.concept_config import ConceptConfig
 from modules.config.enums import ConceptType, TrainingMethod
 from modules.config.paths import is_local, resolve
 from modules.config.problems import ConfigError, Problem
+from modules.config.section import clip
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"})
 PACKED_SUFFIXES = frozenset({".parquet", ".arrow", ".tar"})
@@ -60,13 +61,16 @@ def other_models(case: Case) -> Iterator[Problem]:
 def hub_model(case: Case) -> Iterator[Problem]:
     """A model of the hub that was never downloaded, where the hub may not be asked."""
     config, name = case.config, case.config.base_model_name
-    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
-    if not config.offline_mode or not hub_id:
+    path, problem = _path("base_model_name", name)
+    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
+    if problem or not config.offline_mode or not hub_id or Path(path).exists():
         return
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     cache = config.huggingface_cache_dir or os.environ.get("HF_HUB_CACHE") or f"{home}/hub"
-    folder = Path(cache).expanduser() / f"models--{name.replace('/', '--')}"
-    if not folder.is_dir():
+    folder, problem = _path("huggingface_cache_dir", cache)
+    if problem:
+        yield problem
+    elif not (Path(folder) / f"models--{name.replace('/', '--')}").is_dir():
         message = f"base_model_name is {name}, which is not in {cache}, but offline_mode is true."
         yield refuse("base_model_name", message, "Set offline_mode to false for the first run.")
 
@@ -185,10 +189,15 @@ def _path(field: str, text: str) -> tuple[str, Problem | None]:
     if "\0" in text:
         return "", refuse(field, f"{field} holds a zero byte, which no path can.", "Remove it.")
     try:
-        return resolve(text), None
+        path = resolve(text)
+        Path(path).exists()
     except ConfigError as failure:
         (problem,) = failure.problems
         return "", refuse(field, problem.message, problem.fix)
+    except OSError as failure:  # a name too long, a folder that may not be looked into
+        message = f"{field} is {clip(text)}, which cannot be looked at: {failure.strerror}."
+        return "", refuse(field, message, "Choose another path.")
+    return path, None
 
 
 RULES: tuple[Rule, ...] = (

@@ -132,6 +132,9 @@ CASES = [
     ({"concepts.0.path": "someone/cats"}, "warning concepts.0.path: Concept 'cats': the path is someone/cats, which is no folder here; it is taken for a hub data set."),
     ({"concepts.0.path": "model"}, "error concepts.0.path: Concept 'cats': the path is model, where there are no images. Put images there (.avif, .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp), or turn include_subdirectories on."),
     ({"cache_dir": "a\0b"}, "error cache_dir: cache_dir holds a zero byte, which no path can. Remove it."),
+    ({"workspace_dir": "a" * 300}, "which cannot be looked at: File name too long. Choose another path."),
+    ({"base_model_name": "./" + "a" * 300}, "error base_model_name: base_model_name is ./aaa"),
+    ({"concepts.0.path": "a" * 300}, "error concepts.0.path: concepts.0.path is aaa"),
     ({"workspace_dir": ""}, "error workspace_dir: workspace_dir is empty. Give a path."),
     ({"workspace_dir": "images/a.png/run"}, "error workspace_dir: workspace_dir is images/a.png/run, but "),
     # machine

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from modules.config import ConfigError, TrainConfig, settings
+from modules.config import ConfigError, TrainConfig, settings, validate
+from modules.config.files import load_concepts, load_samples
 from modules.config.section import plain
 
 FILES = Path(__file__).parent / "files"
@@ -75,6 +76,29 @@ def test_any_value_in_an_old_file_loads_or_is_refused(version, data):
 def test_any_bytes_load_or_are_refused(tmp_path, raw):
     (tmp_path / "x.json").write_bytes(raw)
     loads_or_refuses(tmp_path / "x.json")
+
+
+@QUICK
+@given(st.lists(values, max_size=3))
+def test_any_list_of_concepts_or_samples_loads_or_is_refused(tmp_path, data):
+    (tmp_path / "x.json").write_text(json.dumps(data))
+    for load in (load_concepts, lambda path: load_samples(path, {})):
+        try:
+            _, said = load(tmp_path / "x.json")
+        except ConfigError as refused:
+            said = refused.problems
+        assert all(problem.message for problem in said)
+
+
+@QUICK
+@given(st.sampled_from([*TrainConfig.names(), "concepts.0.path", "a.b", ""]), values)
+def test_any_update_works_or_is_refused(name, value):
+    config = TrainConfig().update(concepts=[{"path": "a"}])
+    try:
+        said = validate(config.update(**{name: value}))
+    except ConfigError as refused:
+        said = list(refused.problems)
+    assert all(problem.message for problem in said)
 
 
 @QUICK
