@@ -18,6 +18,7 @@ import typer
 
 from modules import GenericTrainer, TrainCallbacks, TrainConfig
 from modules.adapters.lora import add_lora, matching_layers
+from modules.data import Batch
 from modules.families import family_for
 from ot_notebook.preset_files import find
 
@@ -37,22 +38,27 @@ def emoji_config(workspace: Path, steps: int) -> TrainConfig:
 class BareLoop:
     """The hand-written loop."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, example: Batch) -> None:
         parts = family_for(config.model_type).load(config)
         self.unet, scheduler = parts.pipeline.unet, parts.scheduler
         for network in parts.modules().values():
             network.requires_grad_(False)
-        layers = matching_layers(self.unet, "", regex=False)
-        self.parameters = add_lora(self.unet, layers, rank=16, alpha=16, dropout=0, seed=0)
+        layers = matching_layers(self.unet, config.layer_filter, config.layer_filter_regex)
+        rank, alpha = config.lora_rank, config.lora_alpha
+        self.parameters = add_lora(self.unet, layers, rank=rank, alpha=alpha, dropout=0, seed=0)
         self.unet.train()
+        if config.unet.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
         self.optimizer = torch.optim.AdamW(self.parameters, lr=1e-3, weight_decay=1e-3, fused=True)
         self.alphas = scheduler.alphas_cumprod
-        self.latents, self.text = torch.randn(96, 4, 16, 16), torch.randn(96, 24, 128)
+        self.batch = len(example.latents)
+        self.latents = torch.randn(96, *example.latents.shape[1:])
+        self.text = torch.randn(96, *example.condition["text"].shape[1:])
 
     def step(self) -> None:
-        chosen = torch.randint(0, 96, (8,))
+        chosen = torch.randint(0, 96, (self.batch,))
         latents, text = self.latents[chosen], self.text[chosen]
-        noise, timestep = torch.randn_like(latents), torch.randint(0, 1000, (8,))
+        noise, timestep = torch.randn_like(latents), torch.randint(0, 1000, (self.batch,))
         alpha = self.alphas[timestep].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
@@ -90,9 +96,9 @@ def main(rounds: int = 8, steps: int = 24) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         config = emoji_config(Path(folder), steps * (rounds + 1))
-        bare = BareLoop(config)
         trainer = GenericTrainer(config, TrainCallbacks(on_event=lambda _event: None))
         trainer.start()
+        bare = BareLoop(config, next(trainer._batches))
 
         def ours() -> None:
             trainer.max_step = trainer.step + steps
