@@ -7,7 +7,7 @@ change of a file goes through an `EditJournal`: it is whole or has not happened,
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -296,7 +296,7 @@ class ConceptStore:
             if there == text:
                 return False
             check_length(row, text)
-            self._write({row.caption_path: text.encode()}, f"Caption of {row.name}")
+            self.write({row.caption_path: text.encode()}, f"Caption of {row.name}")
             return True
 
     def preview(self, action: str, where: Where = None, **options: Any) -> list[Difference]:
@@ -338,7 +338,7 @@ class ConceptStore:
             if edited:
                 plural = "" if len(edited) == 1 else "s"
                 label = f"{action.replace('_', ' ').capitalize()}: {len(edited):,} caption{plural}"
-                self._write({one.path: one.after.encode() for one in edited}, label)
+                self.write({one.path: one.after.encode() for one in edited}, label)
             return len(edited)
 
     # masks -------------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ class ConceptStore:
             row = self._row(number)
             check_file(row)
             content = None if png is None else as_mask(png, row)
-            self._write({row.mask_path: content}, f"Mask of {row.name}")
+            self.write({row.mask_path: content}, f"Mask of {row.name}")
 
     # undo --------------------------------------------------------------------------------------
 
@@ -477,7 +477,8 @@ class ConceptStore:
             )
         check_file(row)
 
-    def _write(self, files: dict[Path, bytes | None], label: str) -> None:
+    def write(self, files: Mapping[Path, bytes | None], label: str) -> None:
+        """Write or remove caption and mask files as one change that `undo` takes back."""
         with clear_refusal(next(iter(files))):
             self._journal.write(files, label)
         self._undo.append(None)
