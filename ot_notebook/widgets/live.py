@@ -37,9 +37,8 @@ PLAY_MS = 500
 
 def esm(name: str) -> str:
     """The module `name` with what all share in front; a module cannot import our files."""
-    return "\n".join(
-        (STATIC / file).read_text(encoding="utf-8") for file in ("dom.js", "live.js", name)
-    )
+    shared = ("dom.js", "controls.js", "live.js")
+    return "\n".join((STATIC / file).read_text(encoding="utf-8") for file in (*shared, name))
 
 
 class Front(anywidget.AnyWidget):
