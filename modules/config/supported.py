@@ -18,6 +18,17 @@ from modules.config.optimizer_config import TrainOptimizerConfig
 ANY: tuple[Any, ...] = ()
 """Every value that the setting can take."""
 
+_STORED = (
+    e.DataType.FLOAT_32,
+    e.DataType.FLOAT_16,
+    e.DataType.BFLOAT_16,
+    e.DataType.FLOAT_8,
+    e.DataType.INT_8,
+    e.DataType.NFLOAT_4,
+    e.DataType.FLOAT_W8A8,
+    e.DataType.INT_W8A8,
+)
+
 HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         # what is trained
@@ -142,15 +153,14 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "{encoder}.stop_training_after_unit": ANY,
         "text_encoder.dropout_probability": ANY,
         "{denoiser}.learning_rate": ANY,
-        "{denoiser}.weight_dtype": (
-            e.DataType.FLOAT_32,
-            e.DataType.FLOAT_16,
-            e.DataType.BFLOAT_16,
-        ),
+        "{denoiser}.weight_dtype": _STORED,
         "{denoiser}.gradient_checkpointing": ANY,
         "{encoder}.train": ANY,
         "{encoder}.learning_rate": ANY,
-        "{encoder}.weight_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        "{encoder}.weight_dtype": _STORED,
+        "quantization.layer_filter": ANY,
+        "quantization.layer_filter_preset": ANY,
+        "quantization.layer_filter_regex": ANY,
         "{encoder}.gradient_checkpointing": ANY,
         "text_encoder_layer_skip": ANY,
         "text_encoder_2_layer_skip": ANY,
@@ -240,7 +250,7 @@ BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType
         e.ModelType.STABLE_DIFFUSION_3: _SD3,
         e.ModelType.STABLE_DIFFUSION_35: _SD3,
         e.ModelType.IDEOGRAM_4: {
-            "unconditional_transformer.weight_dtype": HONOURED["vae.weight_dtype"],
+            "unconditional_transformer.weight_dtype": _STORED,
             "unconditional_transformer.model_name": ANY,
         },
         e.ModelType.QWEN: {"{encoder}.train": (False,)},

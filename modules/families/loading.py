@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from modules.config import ConfigError, DataType, Problem, TrainConfig
+from modules.config import ConfigError, DataType, Problem, TrainConfig, TrainingMethod
 from modules.config.paths import resolve
+from modules.families.storage import KINDS, ROUNDS_INPUTS, shrink
 from modules.quiet import quiet_libraries
 
 if TYPE_CHECKING:
@@ -56,11 +57,19 @@ def load_parts(family: Family, config: TrainConfig) -> Parts:
     components = dict(family.components(config))
     components |= {name: None for name in family.text_encoders if not sections[name].include}
     wanted = [name for name in names if components.get(name, name) is not None]
-    dtypes = {name: sections[name].weight_dtype for name in wanted}
+    dtypes = {name: _computed(name, sections[name].weight_dtype, config) for name in wanted}
+    small = {name: s.weight_dtype for name, s in sections.items() if s.weight_dtype in KINDS}
+    _check_frozen([name for name in small if sections[name].train], config)
+    one_file = Path(resolve(config.base_model_name)).is_file()
     for name in wanted:
-        if sections[name].model_name:
+        # What shall be small comes first and alone: whole, it may fill the memory.
+        if sections[name].model_name or (name in small and not one_file):
             components[name] = load_part(family.pipeline, name, config, dtypes[name])
+            if name in small:
+                _shrink(family, name, components[name], small[name], config)
     pipeline = load_pipeline(family.pipeline, config, dtypes, **components)
+    for name in small.keys() - components.keys():
+        _shrink(family, name, getattr(pipeline, name), small[name], config)
     options = TextOptions(
         layer_skip={name: skip for name, skip in skips.items() if skip},
         length={
@@ -116,7 +125,7 @@ def load_pipeline(
 
 
 def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) -> Any:
-    """The network at `config.<name>.model_name`, in place of the base model's own.
+    """One network: that at `config.<name>.model_name`, or else the base model's own.
 
     Raises:
         ConfigError: if nothing is there or it is another architecture.
@@ -124,7 +133,10 @@ def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) 
     import diffusers
     import transformers
 
-    chosen = getattr(config, name).model_name
+    own = getattr(config, name).model_name
+    field, chosen = (
+        (f"{name}.model_name", own) if own else ("base_model_name", config.base_model_name)
+    )
     source = resolve(chosen)
     options = _hub_options(config)
     try:
@@ -144,7 +156,7 @@ def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) 
         options["subfolder"] = name if inside.is_dir() or not Path(source).is_dir() else ""
         return network.from_pretrained(source, **options)
     except FAILURES as error:
-        raise _cannot_load(f"{name}.model_name", chosen, f"{class_name}'s {name}", error) from error
+        raise _cannot_load(field, chosen, f"{class_name}'s {name}", error) from error
 
 
 def torch_dtype(part: str, dtype: DataType) -> torch.dtype:
@@ -155,12 +167,35 @@ def torch_dtype(part: str, dtype: DataType) -> torch.dtype:
     """
     if dtype in DTYPES:
         return DTYPES[dtype]
-    names = ", ".join(known.value for known in DTYPES)
+    names = ", ".join(known.value for known in (*DTYPES, *KINDS))
     raise _problem(
         f"{part}.weight_dtype",
         f"{part}.weight_dtype is {dtype.value}, in which this engine does not load weights.",
         f"Use one of {names}.",
     )
+
+
+def _computed(name: str, dtype: DataType, config: TrainConfig) -> DataType:
+    """The type of a part's weights as they are used; small weights unpack to the run's own type."""
+    if dtype not in KINDS:
+        torch_dtype(name, dtype)
+        return dtype
+    return config.train_dtype if config.train_dtype in DTYPES else DataType.FLOAT_32
+
+
+def _shrink(family: Family, name: str, network: Any, dtype: DataType, config: TrainConfig) -> None:
+    network.requires_grad_(False)
+    chosen = config.quantization
+    is_denoiser = name == family.denoiser
+    layers = chosen.layer_filter if is_denoiser else ""
+    regex = is_denoiser and chosen.layer_filter_regex
+    rounds = dtype in ROUNDS_INPUTS
+    if not shrink(network, KINDS[dtype], layers, regex=regex, rounds_inputs=rounds):
+        raise _problem(
+            "quantization.layer_filter",
+            f"quantization.layer_filter {layers!r} matches no linear layer of the {name}.",
+            "Use a part of a layer's path; leave it empty for all layers.",
+        )
 
 
 def _hub_options(config: TrainConfig) -> dict[str, Any]:
@@ -178,6 +213,18 @@ def _check_left_out(names: Collection[str], possible: tuple[str, ...]) -> None:
                 f"{name}.include is false, but this model cannot do without its {name}.",
                 "Set it to true.",
             )
+
+
+def _check_frozen(names: Collection[str], config: TrainConfig) -> None:
+    if config.training_method is TrainingMethod.LORA:
+        return
+    for name in names:
+        dtype = getattr(config, name).weight_dtype.value
+        raise _problem(
+            f"{name}.weight_dtype",
+            f"{name}.weight_dtype is {dtype}, in which weights cannot train.",
+            f"Use FLOAT_32 or BFLOAT_16, or turn {name}.train off.",
+        )
 
 
 def _check_skips(skips: Mapping[str, int], possible: tuple[str, ...]) -> None:

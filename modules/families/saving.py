@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from modules.adapters.native import to_native
 from modules.atomic import atomic_folder
 from modules.config import MODELS, ConfigError, ModelFormat, Problem
 from modules.families.base import Family, Parts
+from modules.families.storage import unpacked_state
 
 VAE_BLOCKS = [
     ("encoder.down_blocks.{i}.resnets.{i}", "encoder.down.{i}.block.{i}"),
@@ -117,7 +119,9 @@ def _save_folder(parts: Parts, path: Path, dtype: torch.dtype) -> None:
     is_model = (path / "model_index.json").is_file()
     if path.exists() and not is_model and any(path.iterdir()):
         raise FileExistsError(f"{path} holds other things than a model; choose another folder.")
-    with atomic_folder(path, replace=True) as new:
+    with ExitStack() as plain, atomic_folder(path, replace=True) as new:
+        for network in parts.modules().values():
+            plain.enter_context(unpacked_state(network))
         parts.pipeline.save_pretrained(new)
         for folder in new.iterdir():
             if folder.is_dir():
@@ -161,7 +165,8 @@ def _rewrite(folder: Path, dtype: torch.dtype) -> None:
 
 def _original(family: Family, network: nn.Module, layout: str) -> dict[str, Tensor]:
     """A network's weights in the layout of the original code."""
-    weights = network.state_dict()
+    with unpacked_state(network):
+        weights = network.state_dict()
     layouts: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
         "vae": _vae,
         "clip": _clip,

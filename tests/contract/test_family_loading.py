@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from modules.config import ConfigError, DataType, ModelFormat, ModelType, TrainConfig
 from modules.families import family_for
 from modules.families.saving import save_model
+from modules.families.storage import SmallLinear
 
 SD, SDXL, SD3, FLUX = (
     ModelType.STABLE_DIFFUSION_15,
@@ -42,7 +43,13 @@ def copy(folders, tmp_path):
 
 def config_for(kind, source, **changes):
     config, warnings = TrainConfig.load(
-        {"model_type": kind.value, "base_model_name": str(source), "offline_mode": True}
+        {
+            "model_type": kind.value,
+            "training_method": "LORA",
+            "train_dtype": "FLOAT_32",
+            "base_model_name": str(source),
+            "offline_mode": True,
+        }
     )
     assert warnings == []
     return config.update(**changes)
@@ -70,9 +77,41 @@ def test_each_part_comes_in_the_type_that_is_asked_for(folders):
     )
     assert parts.dtype == torch.bfloat16
     assert parts.vae.dtype == torch.float32
-    problem = refusal(SD, folders(SD), **{"unet.weight_dtype": DataType.NFLOAT_4})
+    problem = refusal(SD, folders(SD), **{"unet.weight_dtype": DataType.GGUF})
     assert problem.field == "unet.weight_dtype"
-    assert "NFLOAT_4, in which this engine does not load weights" in problem.message
+    assert "GGUF, in which this engine does not load weights" in problem.message
+
+
+@pytest.mark.parametrize("dtype", ["FLOAT_8", "INT_8", "NFLOAT_4", "INT_W8A8", "FLOAT_W8A8"])
+def test_small_weights_predict_and_encode_nearly_alike(folders, dtype, tmp_path):
+    family = family_for(FLUX)
+    plain = load(FLUX, folders(FLUX))  # the types of the weights are the run's own
+    small = {f"{part}.weight_dtype": dtype for part in ("transformer", "text_encoder_2")}
+    parts = load(FLUX, folders(FLUX), **small, **{"quantization.layer_filter": "blocks"})
+    kept = [m for m in parts.denoiser.modules() if isinstance(m, SmallLinear)]
+    assert kept
+    assert type(parts.denoiser.x_embedder) is torch.nn.Linear  # the filter leaves it out
+    with torch.no_grad():
+        condition = family.encode_text(plain, ["a card"])
+        assert_near(family.encode_text(parts, ["a card"])["text"], condition["text"])
+        noisy, t = torch.randn(1, 16, 8, 8), torch.tensor([0.5])
+        expected = family.predict(plain, noisy, t, condition)
+        assert_near(family.predict(parts, noisy, t, condition), expected)
+    save_model(family, parts, tmp_path / "saved", ModelFormat.DIFFUSERS, torch.float32)
+    assert same(load(FLUX, tmp_path / "saved").vae, plain.vae.state_dict())
+
+
+def assert_near(found, expected):
+    assert 0 < (found - expected).square().mean() < 0.05 * expected.square().mean()
+
+
+def test_small_weights_do_not_train(folders):
+    changes = {"unet.weight_dtype": "NFLOAT_4", "training_method": "FINE_TUNE"}
+    problem = refusal(SD, folders(SD), **changes, output_model_format="DIFFUSERS")
+    assert "NFLOAT_4, in which weights cannot train" in problem.message
+    changes = {"unet.weight_dtype": "NFLOAT_4", "quantization.layer_filter": "nothing"}
+    problem = refusal(SD, folders(SD), **changes)
+    assert "'nothing' matches no linear layer of the unet" in problem.message
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
