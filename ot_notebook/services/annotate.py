@@ -57,6 +57,7 @@ class Annotation:
         total: images that there are to annotate.
         skipped: names of images that could not be read.
         error: what ended the run early, None if nothing did.
+        ended: whether all is done that will be.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Annotation:
         self.done = self.total = 0
         self.skipped: list[str] = []
         self.error: Exception | None = None
+        self.ended = False
         self._stop = threading.Event()
         self._report = report
         self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
@@ -75,17 +77,13 @@ class Annotation:
             work(self)
         except Exception as error:  # noqa: BLE001 - `wait` raises it where somebody hears it
             self.error = error
+        self.ended = True
         self.told()
 
     def told(self) -> None:
         """Let the one who asked know how far it is."""
         if self._report:
             self._report(self)
-
-    @property
-    def running(self) -> bool:
-        """Whether it goes on."""
-        return self._thread.is_alive()
 
     @property
     def stopping(self) -> bool:

@@ -80,6 +80,10 @@ function createItemView(root, model, grid, facts) {
     };
     write(note, broken ? "This image cannot be read." : notes[key]);
   };
+  // a text box knows one kind of line end; the file keeps its own, and is untouched if nothing else changed
+  const plain = (words) => words.replace(/\r\n?/g, "\n");
+  const changed = () => text.value !== plain(was);
+  const outgoing = () => (was.includes("\r\n") ? text.value.replace(/\n/g, "\r\n") : text.value);
   const split = () =>
     text.value.split("\n").flatMap((line) => line.split(item.delimiter)).map((tag) => tag.trim()).filter(Boolean);
   const drawChips = () => {
@@ -109,7 +113,7 @@ function createItemView(root, model, grid, facts) {
   };
   const edited = () => {
     drawChips();
-    write(state, text.value === was ? "" : "Saved when you leave");
+    write(state, changed() ? "Saved when you leave" : "");
     clearTimeout(timer);
     const { id } = item;
     timer = setTimeout(() => model.send({ op: "tokens", id, text: text.value }), TOKENS_MS);
@@ -119,11 +123,12 @@ function createItemView(root, model, grid, facts) {
     edited();
   };
   const saveCaption = () => {
-    if (!item || text.readOnly || text.value === was) return;
+    if (!item || text.readOnly || !changed()) return;
     drafts.set(item.id, text.value);
     write(state, "Saving");
-    model.send({ op: "caption", id: item.id, text: text.value, was });
-    was = text.value;
+    const words = outgoing();
+    model.send({ op: "caption", id: item.id, text: words, was });
+    was = words;
   };
   const saveMask = async () => {
     if (!item || !mask.dirty()) return;
@@ -167,7 +172,7 @@ function createItemView(root, model, grid, facts) {
     text.value = drafts.get(item.id) ?? item.caption;
     text.placeholder = item.why ? "" : "Describe the picture";
     write(wrong, item.why);
-    write(state, text.value === was ? "" : "Not saved yet");
+    write(state, changed() ? "Not saved yet" : "");
     drawChips();
     drawTokens(item);
     remarks.replaceChildren(...item.remarks.map((one) => element("div", "ot-remark", one)));
@@ -208,7 +213,8 @@ function createItemView(root, model, grid, facts) {
     if (message.op === "saved") {
       drafts.delete(message.id);
       grid.update(message.row);
-      if (item?.id === message.id && text.value === message.text) write(state, "Saved");
+      if (item?.id === message.id) item.caption = message.text;
+      if (item?.id === message.id && !changed()) write(state, "Saved");
     } else if (message.op === "masked") {
       grid.update(message.row);
       if (item?.id === message.id) {

@@ -250,7 +250,8 @@ function createHead(model) {
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
   model.on("msg:custom", received);
-  node.append(element("h3", "", "Training set"), figures, tools);
+  const stop = button("ot-button ot-small", "Stop", () => model.send({ op: "stop" }));
+  node.append(element("h3", "", "Training set"), figures, stop, tools);
   return {
     node,
     draw() {
@@ -264,7 +265,9 @@ function createHead(model) {
       say(undo, "Undo", head.undo);
       say(redo, "Redo", head.redo);
       const parts = [];
-      if (head.scanning) parts.push("Reading the folders");
+      stop.hidden = !head.task;
+      if (head.task) parts.push(`A model looks at the images: ${head.task[0].toLocaleString()} of ${head.task[1].toLocaleString()}`);
+      else if (head.scanning) parts.push("Reading the folders");
       else if (stats.images) {
         parts.push(`${stats.images.toLocaleString()} images`, `${stats.captioned.toLocaleString()} with a caption`);
         if (stats.masked) parts.push(`${stats.masked.toLocaleString()} with a mask`);

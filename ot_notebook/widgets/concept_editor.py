@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -17,6 +16,8 @@ from modules.config import ConceptConfig, ConfigError, TrainConfig
 from modules.config.enums import BalancingStrategy, ConceptType
 from modules.config.models import MODELS
 from modules.training.events import Event
+from ot_notebook.services import annotate
+from ot_notebook.services.annotate import Annotation, Captioner, CaptionMode, Masker, MaskMode
 from ot_notebook.services.caption_tokens import TokenCounter, counter
 from ot_notebook.services.concept_items import Filter, Resolution, Row
 from ot_notebook.services.concept_store import ConceptStore, Where
@@ -107,6 +108,7 @@ class ConceptEditor(AdaptiveView):
         self._notice: dict[str, Any] | None = None
         self._scanner: threading.Thread | None = None
         self._unseen = False
+        self._task: Annotation | None = None
         self._hasty = False  # figures wait until one has gone through the images
         self._counter: TokenCounter | None = None
         self._counted = ""  # the model that `_counter` belongs to
@@ -147,6 +149,32 @@ class ConceptEditor(AdaptiveView):
             >>> editor.edit("replace", find="colour", text="color")
         """
         return self._do(lambda: self.store.edit(action, where, **options))
+
+    def caption(
+        self, captioner: Captioner, where: Where = None, mode: CaptionMode = "fill"
+    ) -> Annotation:
+        """Caption images by a model in the background; see `annotate.caption`.
+
+        Example:
+            >>> from ot_notebook.services.annotate import TransformersCaptioner
+            >>> editor.caption(TransformersCaptioner("blip folder")).wait()
+        """
+        return annotate.caption(self.store, captioner, where, mode, self._on_progress)
+
+    def mask(self, masker: Masker, where: Where = None, mode: MaskMode = "fill") -> Annotation:
+        """Mask images by a model in the background; see `annotate.mask`."""
+        return annotate.mask(self.store, masker, where, mode, self._on_progress)
+
+    def _on_progress(self, run: Annotation) -> None:
+        with self._drawing:
+            self._task = None if run.ended else run
+            if run.error is not None:
+                self._say("bad", f"{type(run.error).__name__}: {run.error}")
+            elif run.ended:
+                self._say("good", f"{run.done:,} of {run.total:,} images annotated.")
+            self._hasty = not run.ended
+            self._refilter()
+            self._draw_if_made()
 
     def undo(self, force: bool = False) -> str:
         """Take back the latest change, and say which; see `ConceptStore.undo`."""
@@ -311,6 +339,7 @@ class ConceptEditor(AdaptiveView):
             "undo": undo,
             "redo": redo,
             "notice": self._notice,
+            "task": [self._task.done, self._task.total] if self._task else None,
             "job": self._job is not None,
         }
 
@@ -419,46 +448,16 @@ class ConceptEditor(AdaptiveView):
                 hidden = self._chooser.layout.display == "none"
                 self._chooser.layout.display = "" if hidden else "none"
             case {"op": "concept", **rest}:
-                self._change_concepts(rest)
-                self._refilter()
-
-    def _change_concepts(self, content: Mapping[str, Any]) -> None:
-        store = self.store
-        match content:
-            case {"action": "add", "path": path}:
-                index = store.add(path)
-                self._filter = Filter(concept=index)
-                if self.mode == "rich":
+                chosen, said, remarks = page.change_concepts(self.store, rest, self._filter.concept)
+                self._filter = replace(self._filter, concept=chosen)
+                self._tell(remarks)
+                if said:
+                    self._say("good", said)
+                if rest["action"] == "add" and self.mode == "rich":
                     self._chooser.layout.display = "none"
-            case {"action": "change", "index": index, "settings": settings}:
-                store.change(index, **settings)
-            case {"action": "remove", "index": index}:
-                name = self.concepts[index].name
-                store.remove(index)
-                self._filter = replace(self._filter, concept=None)
-                self._say("good", f"{name} is off the list; its files stay. Undo brings it back.")
-            case {"action": "duplicate", "index": index}:
-                self._filter = replace(self._filter, concept=store.duplicate(index))
-            case {"action": "move", "index": index, "to": to}:
-                store.move(index, to)
-                if self._filter.concept is not None:
-                    self._filter = replace(self._filter, concept=to)
-            case {"action": "import", "name": name, "text": text}:
-                self._tell(self._import(name, text))
-            case {"action": "load", "path": path}:
-                self._tell(store.load(path))
-            case {"action": "save", "path": path}:
-                self._say("good", f"Saved to {store.save(path)}.")
-
-    def _import(self, name: str, text: str) -> list[str]:
-        """Take the concepts of a file that the page has read."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "concepts.json"
-            path.write_text(text, encoding="utf-8")
-            try:
-                return self.store.load(path)
-            except ConfigError as error:
-                raise ValueError(str(error).replace(str(path), name)) from None
+                self._refilter()
+            case {"op": "stop"} if self._task:
+                self._task.stop()
 
     def _meant(self, where: Any) -> Where:
         """The images that a bulk edit of the page is about: its choice, or all that it shows."""

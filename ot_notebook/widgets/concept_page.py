@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from modules.config import ConfigError
 from ot_notebook.services.concept_items import Filter, Row
 from ot_notebook.services.concept_store import ConceptStore, Where
 from ot_notebook.widgets import item_pictures as pictures
@@ -133,6 +136,52 @@ def preview(
         for one in found[:SHOWN_CHANGES]
     ]
     return {"op": "preview", "total": len(found), "changes": changes, "why": ""}
+
+
+def change_concepts(
+    store: ConceptStore, content: Mapping[str, Any], chosen: int | None
+) -> tuple[int | None, str, list[str]]:
+    """Do what a page asks of the list of concepts.
+
+    Returns:
+        The concept that is to be shown, what to say of it, and remarks on a file.
+
+    Raises:
+        ValueError, ConfigError, OSError: as the store does.
+    """
+    said, remarks = "", []
+    match content:
+        case {"action": "add", "path": path}:
+            chosen = store.add(path)
+        case {"action": "change", "index": index, "settings": settings}:
+            store.change(index, **settings)
+        case {"action": "remove", "index": index}:
+            name, chosen = store.concepts[index].name, None
+            store.remove(index)
+            said = f"{name} is off the list; its files stay. Undo brings it back."
+        case {"action": "duplicate", "index": index}:
+            chosen = store.duplicate(index)
+        case {"action": "move", "index": index, "to": to}:
+            store.move(index, to)
+            chosen = None if chosen is None else to
+        case {"action": "import", "name": name, "text": text}:
+            remarks = _import(store, name, text)
+        case {"action": "load", "path": path}:
+            remarks = store.load(path)
+        case {"action": "save", "path": path}:
+            said = f"Saved to {store.save(path)}."
+    return chosen, said, remarks
+
+
+def _import(store: ConceptStore, name: str, text: str) -> list[str]:
+    """Take the concepts of a file that the page has read."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "concepts.json"
+        path.write_text(text, encoding="utf-8")
+        try:
+            return store.load(path)
+        except ConfigError as error:
+            raise ValueError(str(error).replace(str(path), name)) from None
 
 
 def story(store: ConceptStore, thumbs: pictures.Thumbnails) -> str:

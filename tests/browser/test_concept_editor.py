@@ -30,6 +30,7 @@ def folder(tmp_path):
         Image.merge("RGB", channels).save(folder / f"{number}.png")
         if number != 2:
             (folder / f"{number}.txt").write_text(f"a fox, number {number}, snow")
+    (folder / "3.txt").write_bytes(b"a fox, number 3, snow\r\n")
     (folder / "9.png").write_bytes(b"no picture")
     return folder
 
@@ -63,11 +64,12 @@ def test_captions_are_written_by_keyboard_alone(notebook, page, editor, folder):
     expect(caption).to_have_value("")
     keys.type("a bddm fox")  # letters that are commands of the notebook elsewhere
     keys.press("PageDown")
-    expect(caption).to_have_value("a fox, number 3, snow")
+    expect(caption).to_have_value("a fox, number 3, snow\n")
     keys.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(editor.locator(".ot-figures")).to_contain_text("4 with a caption")
     assert words(folder, 1) == "a fox, number 1, snow, at night"
+    assert (folder / "3.txt").read_bytes() == b"a fox, number 3, snow\r\n"  # seen, not touched
     assert words(folder, 2) == "a bddm fox"
     expect(editor.get_by_role("listbox")).to_be_focused()
     editor.get_by_role("button", name="Undo: Caption of 2.png").press("Enter")
@@ -112,7 +114,7 @@ def test_a_mask_is_painted_and_the_editor_reads_well(notebook, page, editor, fol
     bulk.get_by_role("button", name="Change 3").click()
     expect(editor.locator(".ot-cell").first).to_contain_text("a fox, number 0, <b>ice</b>")
     assert violations(page, ".ot-set") == []
-    assert words(folder, 3) == "a fox, number 3, <b>ice</b>"
+    assert words(folder, 3) == "a fox, number 3, <b>ice</b>\n"
 
 
 def test_ten_thousand_images_scroll_smoothly(notebook, page, tmp_path):

@@ -1,6 +1,7 @@
 """The concept editor without a front end: what it sends, what it does with what a page asks."""
 
 import io
+import threading
 import time
 
 import pytest
@@ -41,6 +42,13 @@ def make(wire, tmp_path):
     yield make
     for editor in made:
         editor.close()
+
+
+def wait_until(true, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
 
 
 class Page:
@@ -202,6 +210,34 @@ def test_what_is_told_without_a_kernel_is_escaped(page):
 def test_a_wrong_source_is_refused():
     with pytest.raises(ValueError, match="/no/such does not exist"):
         ConceptEditor("/no/such")
+
+
+def test_a_model_captions_in_the_background_and_can_be_stopped(page, folder):
+    asked = threading.Event()
+
+    def slow(images):
+        assert asked.wait(20)
+        return ["teal, flat"] * len(images)
+
+    run = page.editor.caption(slow, mode="add")
+    assert wait_until(lambda: page.front.head["task"] == [0, 3])
+    page.ask("stop")
+    asked.set()
+    run.wait()
+    assert page.front.head["task"] is None
+    assert "3 of 3 images annotated" in page.front.head["notice"]["text"]
+    assert text(folder / "a.txt") == "red fox, snow, teal, flat"
+    page.ask("undo")
+    assert text(folder / "a.txt") == "red fox, snow"
+
+
+def test_a_model_that_fails_is_told_on_the_page(page):
+    def broken(images):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        page.editor.caption(broken).wait()
+    assert page.front.head["notice"]["text"] == "RuntimeError: out of memory"
 
 
 # core widgets ------------------------------------------------------------------------------------
