@@ -1,10 +1,12 @@
 """Widgets without a front end: what they send is kept, and a test plays the page."""
 
 import threading
+from types import SimpleNamespace
 
 import comm
 import pytest
 from comm.base_comm import BaseComm
+from ipywidgets.widgets import widget
 from PIL import Image
 
 from modules.config import TrainConfig
@@ -43,12 +45,17 @@ class Wire:
 def wire(monkeypatch):
     wire = Wire()
 
-    class Recorder(BaseComm):
-        def publish_msg(self, msg_type, data=None, metadata=None, buffers=None, **keys):
-            if msg_type == "comm_msg":
-                wire.messages.append((self.comm_id, data, buffers))
+    def publish_msg(self, msg_type, data=None, metadata=None, buffers=None, **keys):
+        if msg_type == "comm_msg":
+            wire.messages.append((self.comm_id, data, buffers))
 
-    monkeypatch.setattr(comm, "create_comm", Recorder)
+    if hasattr(widget, "Comm"):  # ipywidgets 7 with ipykernel 6, which Colab has
+        manager = SimpleNamespace(register_comm=lambda _: "", unregister_comm=lambda _: None)
+        monkeypatch.setattr(widget.Comm, "kernel", SimpleNamespace(comm_manager=manager))
+        monkeypatch.setattr(widget.Comm, "_publish_msg", publish_msg)
+    else:
+        recorder = type("Recorder", (BaseComm,), {"publish_msg": publish_msg})
+        monkeypatch.setattr(comm, "create_comm", recorder)
     return wire
 
 
