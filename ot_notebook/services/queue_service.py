@@ -89,6 +89,11 @@ class QueueService(t.HasTraits):
         self._closed = False
         self.set_trait("jobs", self._load())
 
+    @property
+    def service(self) -> TrainerService:
+        """What trains its jobs."""
+        return self._service
+
     # ---------------------------------------------------------------- the list
 
     def add(self, config: TrainConfig, name: str = "") -> Job:

@@ -46,3 +46,48 @@ function makeControl(row) {
   if (row.nullable) node.placeholder = "not set";
   return { node, typed: true, write: (value) => (node.value = value), read: () => node.value };
 }
+
+/** Switch a button on or off. One that has the focus keeps it: it only says that it does nothing. */
+function able(node, enabled) {
+  node.disabled = !enabled && node !== node.ownerDocument.activeElement;
+  node.setAttribute("aria-disabled", String(!enabled));
+}
+
+function usable(node) {
+  return node.getAttribute("aria-disabled") !== "true";
+}
+
+/** What was refused, and why. */
+function createAlert() {
+  const node = element("div", "ot-alert");
+  node.setAttribute("role", "alert");
+  node.hidden = true;
+  return {
+    node,
+    fill(alert) {
+      node.hidden = !alert;
+      if (!alert) return node.replaceChildren();
+      node.className = `ot-alert ot-tone-${alert.tone}`;
+      if (node.textContent !== `${alert.title}\n${alert.text}`) {
+        node.replaceChildren(element("b", "", alert.title), `\n${alert.text}`);
+      }
+    },
+  };
+}
+
+/** A quiet box in place of something that is not there yet. */
+function createEmpty(text, hint, height) {
+  const node = element("div", "ot-empty");
+  node.style.height = `${height}px`;
+  node.append(element("span", "", text), element("small", "", hint));
+  return node;
+}
+
+/** `draw`, after which what had the focus has it still: a node that is moved loses it. */
+function keepingFocus(root, draw) {
+  return () => {
+    const active = document.activeElement;
+    draw();
+    if (active && active !== document.activeElement && root.contains(active)) active.focus();
+  };
+}
