@@ -173,6 +173,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "vae.weight_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
         # adapter
         "peft_type": ANY,
+        "lora_model_name": ANY,
+        "include_train_config": ANY,
         "lora_decompose": ANY,
         "lora_decompose_output_axis": (True,),  # one size an output row is what peft has
         "lokr_dim": ANY,
@@ -222,7 +224,6 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "compile": "the model runs uncompiled: same result, maybe slower",
         "attention_mechanism": "torch chooses the attention kernel: same result",
         "latent_caching": "latents are always cached; the cache notices every change",
-        "include_train_config": "the output file does not hold the config",
         "optimizer_defaults": "",
         "prevent_overwrites": "",
     }

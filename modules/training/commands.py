@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules.config import SampleConfig
+
+if TYPE_CHECKING:
+    from modules.families.base import Family, Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,14 @@ class ChangeSetting:
     value: Any
 
 
-Command = SampleDefault | SampleCustom | Backup | Save | ChangeSetting
+@dataclass(frozen=True, slots=True)
+class UseModel:
+    """Do something with the live networks that leaves them as they are."""
+
+    use: Callable[[Family, Parts], None]
+
+
+Command = SampleDefault | SampleCustom | Backup | Save | ChangeSetting | UseModel
 
 
 class TrainCommands:
@@ -85,6 +96,10 @@ class TrainCommands:
         The run answers with `SettingChanged`, or with a warning that says why it cannot be.
         """
         self._add(ChangeSetting(setting, value))
+
+    def use_model(self, use: Callable[[Family, Parts], None]) -> None:
+        """Ask for a call of `use` with the live networks, on the thread that trains."""
+        self._add(UseModel(use))
 
     def pause(self) -> None:
         """Hold the run at the next step boundary; other requests are still served."""

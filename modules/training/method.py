@@ -9,17 +9,26 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from modules.adapters.files import load_canonical, save_tensors, to_canonical, to_format
+from modules.adapters.files import (
+    ALPHA,
+    DOWN,
+    UP,
+    load_canonical,
+    save_tensors,
+    to_canonical,
+    to_format,
+)
 from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
+from modules.adapters.reading import read_adapter
 from modules.config import (
     ConfigError,
-    ModelFormat,
     PeftType,
     Problem,
     TrainConfig,
     TrainingMethod,
 )
+from modules.config.paths import resolve
 from modules.families import Family, Parts
 from modules.families.loading import DTYPES
 from modules.families.saving import save_model
@@ -99,6 +108,42 @@ class Lora:
                 seed=config.ot.seed,
             )
         self._networks = {name: parts.module(name) for name in self.trainable}
+        if config.lora_model_name:
+            self._start_from(config)
+
+    def _start_from(self, config: TrainConfig) -> None:
+        """Take the weights of an adapter file; layers that it lacks start anew.
+
+        Raises:
+            ConfigError: if it cannot be read, is of another rank, or changes layers that this run
+                does not train.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        name = config.lora_model_name
+        try:
+            tensors = load_file(resolve(name))
+        except (OSError, SafetensorError) as error:
+            raise _error("lora_model_name", f"{name} cannot be read: {error}.", _START) from error
+        found = read_adapter(tensors, self._family, self._networks)
+        live = {
+            f"{layer.part}.{self._family.adapter_name(layer.part, layer.path)}": layer
+            for layer in lora_layers(self._networks)
+        }
+        if odd := [*found.unplaced, *sorted(found.layers - live.keys())]:
+            what = f"{name} holds {odd[0]}, which this run does not train ({len(odd)} such)."
+            raise _error("lora_model_name", what, "Widen layer_filter, or train that part too.")
+        with torch.no_grad():
+            for path in found.layers:
+                layer = live[path]
+                down, up = found.tensors[f"{path}.{DOWN}"], found.tensors[f"{path}.{UP}"]
+                if down.shape != layer.down.shape or up.shape != layer.up.shape:
+                    what = f"{name} is of rank {len(down)}, lora_rank is {config.lora_rank}."
+                    raise _error("lora_model_name", what, f"Set lora_rank to {len(down)}.")
+                scale = float(found.tensors[f"{path}.{ALPHA}"]) / len(down)
+                layer.down.copy_(down)
+                layer.up.copy_(up * (scale / (layer.alpha / layer.rank)))
 
     def write_backup(self, folder: Path) -> None:
         """`lora/lora.safetensors`, with OneTrainer's own keys."""
@@ -134,6 +179,9 @@ class OtherAdapter:
                 layers = matching_layers(network, chosen, config.layer_filter_regex)
                 self.trainable[name] = add_adapter(network, layers, config)
         self._networks = {name: parts.module(name) for name in self.trainable}
+        if config.lora_model_name:
+            what = "lora_model_name goes on from an adapter file, which only plain LoRA can here."
+            raise _error("lora_model_name", what, "Leave it empty, or set peft_type to LORA.")
 
     def write_backup(self, folder: Path) -> None:
         """`lora/lora.safetensors`, with OneTrainer's own keys."""
@@ -214,6 +262,9 @@ class FineTune:
             DTYPES[config.output_dtype],
             metadata,
         )
+
+
+_START = "Give the path of a .safetensors file, or leave it empty to begin anew."
 
 
 def _trained(family: Family) -> tuple[str, ...]:

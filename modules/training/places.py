@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from modules.config import ModelFormat, TrainConfig
+from modules.config import ConfigPart, ModelFormat, TrainConfig
 from modules.config.paths import resolve
 
 
@@ -59,13 +60,16 @@ class Workspace:
             return self._output / f"{self._stamp()}{self._suffix}"
         return self._output
 
-    def sample(self, index: int, prompt: str, place: Place) -> Path:
+    def sample(self, index: int, prompt: str, place: Place, averaged: bool = True) -> Path:
         """File of a sample, without its suffix; `index` is negative for custom samples.
+
+        Beside samples of a moving average those of the weights themselves have a folder.
 
         The prompt is cut to what every file system takes: letters, digits and a few signs, 32 long.
         """
         words = re.sub(r"[^\w .-]+", "", prompt)[:32].strip(" .")
         folder = "custom" if index < 0 else f"{index} - {words}"
+        folder += "" if averaged else " - no-ema"
         return self.folder / "samples" / folder / f"{self._stamp()}-training-sample-{place}"
 
     def tensorboard(self) -> Path:
@@ -74,6 +78,16 @@ class Workspace:
 
     def _stamp(self) -> str:
         return f"{self._prefix}{_now()}"
+
+
+def config_metadata(config: TrainConfig) -> dict[str, str]:
+    """The config as an output file holds it, as far as `include_train_config` wants it there."""
+    if config.include_train_config is ConfigPart.NONE:
+        return {}
+    settings = config.to_dict()
+    if config.include_train_config is ConfigPart.SETTINGS:
+        settings |= {"concepts": None, "samples": None}
+    return {"ot_config": json.dumps(settings)}
 
 
 def _now() -> str:

@@ -41,6 +41,7 @@ from modules.training.commands import (
     SampleDefault,
     Save,
     TrainCommands,
+    UseModel,
 )
 from modules.training.due import Schedule
 from modules.training.ema import Ema
@@ -64,7 +65,7 @@ from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
 from modules.training.noise import adapt_scheduler
 from modules.training.optimizers import build_optimizer, optimizer_problems
-from modules.training.places import Place, Workspace
+from modules.training.places import Place, Workspace, config_metadata
 from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
 from modules.training.samples import take_sample
@@ -73,18 +74,7 @@ from modules.training.tensorboard import TensorBoardLog, tensorboard_installed
 from modules.training.update import Update
 from modules.training.validation import Validation
 
-HEAVY = (
-    "parts",
-    "_method",
-    "_forward",
-    "_update",
-    "_memory",
-    "_reporter",
-    "_batches",
-    "_dataset",
-    "_measured",
-    "_validation",
-)
+HEAVY = "parts _method _forward _update _memory _reporter _batches _dataset _measured _validation"
 """Attributes that hold tensors or the functions that do."""
 
 
@@ -145,9 +135,8 @@ class GenericTrainer:
             else:
                 self._enter("finished", f"Finished after {self.step} steps")
         except BaseException as error:
-            text = f"{type(error).__name__}: {error}"
-            if isinstance(error, ConfigError):
-                text = str(error)
+            known = isinstance(error, ConfigError)
+            text = str(error) if known else f"{type(error).__name__}: {error}"
             self._emit(RunFailed(text, advice_for(error), traceback.format_exc()))
             self._enter("failed", f"Failed at step {self.step}: {type(error).__name__}")
             raise
@@ -246,8 +235,7 @@ class GenericTrainer:
             lambda text: self._emit(Warned(text)),
         )
         if config.tensorboard and tensorboard_installed():
-            folder = self._workspace.tensorboard()
-            self._log = TensorBoardLog(folder, config.samples_to_tensorboard)
+            self._log = TensorBoardLog(self._workspace.tensorboard(), config.samples_to_tensorboard)
 
     def _configure(self, config: TrainConfig) -> None:
         """Take up everything that may also change while the run goes on."""
@@ -341,6 +329,9 @@ class GenericTrainer:
                     self._attempt(self._save, "save the model")
                 case ChangeSetting(setting, value):
                     self._attempt(partial(self._change, setting, value), f"change {setting}")
+                case UseModel(use):
+                    with self._update.shown():
+                        self._attempt(partial(use, self._family, self.parts), "lend the model")
                 case None:
                     if not self._commands.pause_requested:
                         break
@@ -374,6 +365,8 @@ class GenericTrainer:
             if definition.enabled and not self._commands.stop_requested:
                 action = partial(self._sample, definition, index)
                 self._attempt(action, f"sample {definition.prompt!r}")
+                if self._update.ema is not None and self.config.non_ema_sampling:
+                    self._attempt(partial(action, averaged=False), f"sample {definition.prompt!r}")
 
     def _validate(self) -> None:
         self._emit(StatusLine(f"Measuring the validation loss at step {self.step}"))
@@ -383,14 +376,14 @@ class GenericTrainer:
             mean = sum(losses.values()) / len(losses)
             self._emit(ValidationLoss(self.step, mean, losses))
 
-    def _sample(self, definition: SampleConfig, index: int) -> None:
+    def _sample(self, definition: SampleConfig, index: int, averaged: bool = True) -> None:
         self._enter("sampling", f"Sampling {definition.prompt!r}")
-        with self._update.shown():
+        with self._update.shown(averaged):
             taken = take_sample(
                 self._family,
                 self.parts,
                 definition,
-                self._workspace.sample(index, definition.prompt, self._place()),
+                self._workspace.sample(index, definition.prompt, self._place(), averaged),
                 self.config.sample_image_format,
                 report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
                 should_stop=lambda: self._commands.stop_requested,
@@ -433,12 +426,11 @@ class GenericTrainer:
 
     def _save(self, final: bool = False) -> None:
         self._reporter.report(wait=True)
-        config = self.config
         self._enter("saving", "Saving the model")
         path = self._workspace.final() if final else self._workspace.save(self._place())
         with self._update.shown():
-            self._method.write(path, config, {})
-        self._emit(ModelSaved(path, config.output_model_format.value, self.step, final))
+            self._method.write(path, self.config, config_metadata(self.config))
+        self._emit(ModelSaved(path, self.config.output_model_format.value, self.step, final))
 
     def _resume(self) -> None:
         """Take up the newest backup that can be read; begin anew, and say so, if there is none."""
@@ -468,14 +460,12 @@ class GenericTrainer:
         images = batches.position * config.batch_size
         return Place(self.step, forwards, batches.epoch, batches.position, images)
 
-    # ---------------------------------------------------------------- end
-
     def close(self) -> None:
         """Let go of networks, optimizer and data, and give the device's memory back."""
         if self._log is not None:
             self._log.close()
             self._log = None
-        for name in HEAVY:
+        for name in HEAVY.split():
             self.__dict__.pop(name, None)
         gc.collect()
         if self._device.type == "cuda":

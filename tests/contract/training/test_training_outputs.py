@@ -1,5 +1,8 @@
 """What a run leaves behind, read by diffusers alone."""
 
+import json
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modules.config import SampleConfig
+from modules.config import ConfigError, SampleConfig
 from modules.training import events as e
 
 SAMPLE = {
@@ -188,3 +191,52 @@ def test_tensorboard_reads_the_log(make_config, train):
     logged = {point.step: point.value for point in log.Scalars("loss/train_step")}
     assert logged == pytest.approx(run.losses)
     assert [point.value for point in log.Scalars("lr/unet")] == pytest.approx([1e-3] * 3)
+
+
+@pytest.mark.parametrize("layout", ["KOHYA_LORA", "DIFFUSERS_LORA"])
+def test_a_run_goes_on_from_an_adapter_file(make_config, train, layout):
+    first = train(make_config(output_model_format=layout, epochs=1, lora_alpha=3.0))
+    path = first.of(e.ModelSaved)[0].path
+    same = {"lora_model_name": str(path), "learning_rate": 1e-30, "epochs": 1}
+    again = train(make_config(output_model_format=layout, lora_alpha=1.0, **same))
+    found = load_file(again.of(e.ModelSaved)[0].path)
+    for key, tensor in load_file(path).items():
+        if layout == "DIFFUSERS_LORA" or "lora_down" in key:
+            torch.testing.assert_close(found[key], tensor)
+        elif "lora_up" in key:  # three times the values at a third of the alpha
+            torch.testing.assert_close(found[key], 3 * tensor)
+
+
+def test_an_adapter_that_does_not_fit_is_refused_with_the_way_out(make_config, train):
+    path = str(train(make_config(epochs=1)).of(e.ModelSaved)[0].path)
+    with pytest.raises(ConfigError, match="Set lora_rank to 4"):
+        train(make_config(lora_model_name=path, lora_rank=8))
+    with pytest.raises(ConfigError, match="does not train"):
+        train(make_config(lora_model_name=path, layer_filter="attn2.to_q"))
+
+
+def test_the_output_holds_its_config_where_asked(make_config, train):
+    run = train(make_config(include_train_config="SETTINGS", epochs=1))
+    with safe_open(run.of(e.ModelSaved)[0].path, "pt") as file:
+        held = json.loads(file.metadata()["ot_config"])
+    assert held["lora_rank"] == 4
+    assert held["concepts"] is None
+
+
+def test_samples_of_the_average_and_of_the_weights_have_folders_of_their_own(make_config, train):
+    sample = {"samples": [SAMPLE], "sample_after": 1, "sample_after_unit": "EPOCH"}
+    run = train(make_config(ema="GPU", epochs=1, learning_rate=5e-2, **sample))
+    averaged, own = run.of(e.SampleImage)[-2:]
+    assert own.path.parent.name == f"{averaged.path.parent.name} - no-ema"
+
+
+def test_a_run_lets_go_of_its_networks(make_config, make_run):
+    held = []
+
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate) and not held:
+            held.append(weakref.ref(run.trainer.model.unet))
+
+    run = make_run(make_config(epochs=1), react)
+    run.go()
+    assert held[0]() is None
