@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ot_notebook import assets as assets
     from ot_notebook.checkup import doctor as doctor
     from ot_notebook.preset_files import presets as presets
+    from ot_notebook.services.inference_service import inference as inference
     from ot_notebook.services.queue_service import queue as queue
     from ot_notebook.services.run import attach as attach
     from ot_notebook.services.run import run as run
@@ -48,6 +49,7 @@ _HOMES = {
     "SystemMonitor": "ot_notebook.services.system_monitor",
     "attach": "ot_notebook.services.run",
     "doctor": "ot_notebook.checkup",
+    "inference": "ot_notebook.services.inference_service",
     "queue": "ot_notebook.services.queue_service",
     "presets": "ot_notebook.preset_files",
     "run": "ot_notebook.services.run",

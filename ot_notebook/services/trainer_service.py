@@ -27,6 +27,7 @@ from ot_notebook.services.run import Run
 from ot_notebook.services.run_store import StoreError
 
 if TYPE_CHECKING:
+    from modules.families.base import Family, Parts
     from modules.training.trainer import GenericTrainer
 
 LIVE: tuple[e.State, ...] = ("loading", "caching", "training", "paused", "sampling", "saving")
@@ -219,6 +220,22 @@ class TrainerService(t.HasTraits):
             live = self._live("set", STEPPING)
             live.config.update(**{setting: value})  # only to find out now what would be refused
             live.commands.set(setting, value)
+
+    def use_model(self, use: Callable[[Family, Parts], None]) -> threading.Event:
+        """Call `use` with the live networks at the next step boundary, on the training thread.
+
+        It must leave them as they are. If the run ends first it is not called.
+
+        Returns:
+            What is set when the run is over.
+
+        Raises:
+            CommandRefused: if no run is taking steps.
+        """
+        with self._lock:
+            live = self._live("use_model", STEPPING)
+            live.commands.use_model(use)
+            return live.ended
 
     @contextmanager
     def paused(self, timeout: float = 600) -> Iterator[GenericTrainer]:

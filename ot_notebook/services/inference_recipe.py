@@ -1,0 +1,237 @@
+"""The settings of one picture: how they are checked, written into the picture, and read back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.config import NoiseScheduler, SampleConfig
+from modules.config.enums import ModelType
+
+if TYPE_CHECKING:
+    from PIL.PngImagePlugin import PngInfo
+
+JSON_CHUNK, TEXT_CHUNK = "ot_notebook", "parameters"
+"""PNG text chunks: our JSON, and what the AUTOMATIC1111 web UI and its kin write and read."""
+
+MAX_TEXT = 1_000_000
+"""Longest chunk that is read, in characters: a picture of someone else may hold anything."""
+
+SAMPLERS = {
+    NoiseScheduler.DDIM: "DDIM",
+    NoiseScheduler.EULER: "Euler",
+    NoiseScheduler.EULER_A: "Euler a",
+    NoiseScheduler.DPMPP: "DPM++ 2M",
+    NoiseScheduler.DPMPP_SDE: "DPM++ 2M SDE",
+    NoiseScheduler.UNIPC: "UniPC",
+    NoiseScheduler.EULER_KARRAS: "Euler Karras",
+    NoiseScheduler.DPMPP_KARRAS: "DPM++ 2M Karras",
+    NoiseScheduler.DPMPP_SDE_KARRAS: "DPM++ 2M SDE Karras",
+    NoiseScheduler.UNIPC_KARRAS: "UniPC Karras",
+}
+"""What the web UI calls each scheduler; "Karras" stands apart there, as the schedule type."""
+
+LORA_TAG = re.compile(r"\s*<lora:([^:<>]+):(-?[\d.]+)>")
+PAIR = re.compile(r'\s*([\w /]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides one picture."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    width: int
+    height: int
+    steps: int
+    cfg_scale: float
+    scheduler: str
+    """A `NoiseScheduler`; empty for a flow model, which has its own."""
+    model: str
+    """As it was given to `load`."""
+    model_type: str
+    loras: tuple[tuple[str, float], ...] = ()
+    """Files and strengths."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {**asdict(self), "loras": [list(one) for one in self.loras]}
+
+    def settings(self) -> dict[str, Any]:
+        """What `generate` takes, but for the LoRAs."""
+        names = ("prompt", "negative_prompt", "seed", "width", "height", "steps", "cfg_scale")
+        chosen = {name: getattr(self, name) for name in names}
+        return {**chosen, "scheduler": self.scheduler} if self.scheduler else chosen
+
+    @classmethod
+    def from_dict(cls, data: object) -> Recipe:
+        """A recipe from plain values.
+
+        Raises:
+            ValueError: if it lacks something, or holds a value that no picture can have.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError("these are no settings of a picture")
+        try:
+            definition = SampleConfig.parse(
+                {
+                    "prompt": data["prompt"],
+                    "negative_prompt": data.get("negative_prompt", ""),
+                    "seed": data["seed"],
+                    "width": data["width"],
+                    "height": data["height"],
+                    "diffusion_steps": data["steps"],
+                    "cfg_scale": data["cfg_scale"],
+                    "noise_scheduler": data.get("scheduler") or NoiseScheduler.DDIM,
+                }
+            )
+            kind = data.get("model_type", "")
+            loras = tuple((str(path), float(weight)) for path, weight in data.get("loras", ()))
+            return cls.of(
+                definition,
+                model=str(data.get("model", "")),
+                model_type=ModelType(kind).value if kind else "",
+                loras=loras,
+                own_scheduler=not data.get("scheduler"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"these are no settings of a picture: {error}") from error
+
+    @classmethod
+    def of(
+        cls,
+        definition: SampleConfig,
+        *,
+        model: str,
+        model_type: str,
+        loras: tuple[tuple[str, float], ...],
+        own_scheduler: bool,
+    ) -> Recipe:
+        """The recipe of a picture that a sample definition describes."""
+        return cls(
+            prompt=definition.prompt,
+            negative_prompt=definition.negative_prompt,
+            seed=definition.seed,
+            width=definition.width,
+            height=definition.height,
+            steps=definition.diffusion_steps,
+            cfg_scale=definition.cfg_scale,
+            scheduler="" if own_scheduler else definition.noise_scheduler.value,
+            model=model,
+            model_type=model_type,
+            loras=loras,
+        )
+
+    def as_web_ui(self) -> str:
+        """The settings as the AUTOMATIC1111 web UI writes and reads them."""
+        tags = "".join(f" <lora:{Path(path).stem}:{weight:g}>" for path, weight in self.loras)
+        lines = [f"{self.prompt}{tags}"]
+        if self.negative_prompt:
+            lines.append(f"Negative prompt: {self.negative_prompt}")
+        pairs: dict[str, Any] = {"Steps": self.steps}
+        if self.scheduler:
+            name = SAMPLERS[NoiseScheduler(self.scheduler)]
+            pairs["Sampler"] = name.removesuffix(" Karras")
+            pairs["Schedule type"] = "Karras" if name.endswith(" Karras") else "Automatic"
+        pairs |= {
+            "CFG scale": f"{self.cfg_scale:g}",
+            "Seed": self.seed,
+            "Size": f"{self.width}x{self.height}",
+            "Model": _quoted(Path(self.model).stem),
+            "Version": "ot_notebook",
+        }
+        return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
+
+    def png_info(self) -> PngInfo:
+        """Both chunks, for `Image.save(..., pnginfo=...)`."""
+        from PIL.PngImagePlugin import PngInfo
+
+        info = PngInfo()
+        info.add_text(TEXT_CHUNK, self.as_web_ui())
+        info.add_text(JSON_CHUNK, json.dumps(self.to_dict()))
+        return info
+
+
+def read_recipe(path: Path | str) -> Recipe:
+    """The settings that a PNG holds: ours, or the AUTOMATIC1111 web UI's.
+
+    Raises:
+        OSError: if there is no such picture.
+        ValueError: if it holds no settings, or damaged ones.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            chunks = {key: value for key, value in picture.info.items() if isinstance(value, str)}
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is no picture.") from error
+    for chunk in (JSON_CHUNK, TEXT_CHUNK):
+        if len(chunks.get(chunk, "")) > MAX_TEXT:
+            raise ValueError(f"{path} holds {len(chunks[chunk])} characters of settings: too many.")
+    try:
+        if JSON_CHUNK in chunks:
+            return Recipe.from_dict(json.loads(chunks[JSON_CHUNK]))
+        if TEXT_CHUNK in chunks:
+            return from_web_ui(chunks[TEXT_CHUNK])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}.") from error
+    raise ValueError(f"{path} holds no settings. Use a PNG that was written here or by a web UI.")
+
+
+def from_web_ui(text: str) -> Recipe:
+    """Read what `Recipe.as_web_ui` and the AUTOMATIC1111 web UI write.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    head, _, last = text.strip().rpartition("\n")
+    if "Steps:" not in last:
+        raise ValueError("these are no settings of a web UI: the last line has no Steps")
+    prompt, _, negative = head.partition("\nNegative prompt: ")
+    if head.startswith("Negative prompt: "):
+        prompt, negative = "", head.removeprefix("Negative prompt: ")
+    pairs = {key.strip(): value.strip('" ') for key, value in PAIR.findall(last)}
+    width, _, height = pairs.get("Size", "").partition("x")
+    return Recipe.from_dict(
+        {
+            "prompt": LORA_TAG.sub("", prompt),
+            "negative_prompt": negative,
+            "seed": _number(pairs, "Seed", int),
+            "width": _number({"Size": width}, "Size", int),
+            "height": _number({"Size": height}, "Size", int),
+            "steps": _number(pairs, "Steps", int),
+            "cfg_scale": _number(pairs, "CFG scale", float),
+            "scheduler": _scheduler(pairs),
+            "model": pairs.get("Model", ""),
+            "loras": LORA_TAG.findall(prompt),
+        }
+    )
+
+
+def _scheduler(pairs: Mapping[str, str]) -> str:
+    name = pairs.get("Sampler", "")
+    if pairs.get("Schedule type") == "Karras" and not name.endswith(" Karras"):
+        name += " Karras"
+    for scheduler, words in SAMPLERS.items():
+        if name == words:
+            return scheduler.value
+    if not name:
+        return ""
+    raise ValueError(f"Sampler is {name!r}, which has no counterpart here")
+
+
+def _number(pairs: Mapping[str, str], key: str, kind: type[int] | type[float]) -> float:
+    try:
+        return kind(pairs[key])
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{key} is {pairs.get(key)!r}, but must be a number") from error
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text) if re.search(r'[,:"\n]', text) else text
