@@ -36,9 +36,9 @@ function makeControl(row) {
     };
     return { node, typed: false, write, read: () => node.value };
   }
-  const long = row.kind === "json";
-  const node = element(long ? "textarea" : "input", "ot-input");
-  if (long) node.rows = 1;
+  const lines = row.lines || (row.kind === "json" ? 1 : 0);
+  const node = element(lines ? "textarea" : "input", "ot-input");
+  if (lines) node.rows = lines;
   else node.type = "text";
   if (row.kind === "number") node.inputMode = "decimal";
   node.spellcheck = false;

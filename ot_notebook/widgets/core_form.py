@@ -30,7 +30,7 @@ class CoreForm:
         self._form, self._request = form, request
         self._groups: list[Group] = form.groups()
         self._loading = False
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[str, Line] = {}
         self._problems: Sequence[Mapping[str, str]] = ()
         names = [name for of in presets.values() for name in of]
         self._preset = W.Dropdown(
@@ -123,7 +123,7 @@ class CoreForm:
     def _line(self, row: Row) -> W.Widget:
         path = row["path"]
         if path not in self._lines:
-            self._lines[path] = _Line(row, self._edited)
+            self._lines[path] = Line(row, self._edited)
         return self._lines[path].box
 
     def _edited(self, content: Mapping[str, Any]) -> None:
@@ -140,7 +140,7 @@ class CoreForm:
         return button
 
 
-class _Line:
+class Line:
     """One setting: its control, a reset, and what is wrong with it."""
 
     def __init__(self, row: Row, edited: Request) -> None:
@@ -160,6 +160,7 @@ class _Line:
         )
 
     def draw(self, value: Any, there: str | None, problem: str) -> None:
+        """Show a value, what a reset would bring (None for nothing), and what is wrong."""
         if value is not None and self._control.value != value:
             self._control.value = value
         self._reset.layout.visibility = "hidden" if there is None else "visible"

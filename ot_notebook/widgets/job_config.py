@@ -153,6 +153,27 @@ class JobConfig(AdaptiveView):
         """Do again what `undo` took back."""
         self._apply(self._form.redo)
 
+    def edit(self, path: str, shown: Any) -> None:
+        """Take what a control of a page holds for a setting; what is no value is a problem."""
+        self._apply(lambda: self._form.edit(path, shown))
+
+    def change_items(self, path: str, action: str, index: int = 0) -> None:
+        """Change a list of settings such as "samples": add, remove, copy, up or down.
+
+        Raises:
+            ValueError: for another action.
+        """
+        self._apply(lambda: self._form.change_items(path, action, index))
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is an edit to take back."""
+        return self._form.can()[0]
+
+    def on_page(self) -> dict[str, Any]:
+        """What each control holds, by the setting's path: values, and drafts that are none."""
+        return self._form.values()
+
     def diff(self, other: str | Path | TrainConfig | None = None) -> list[dict[str, str]]:
         """Settings that differ: name, value here, value there.
 
@@ -265,14 +286,13 @@ class JobConfig(AdaptiveView):
             self._unseen = False  # an answer passes where unasked messages are dropped
 
     def _serve(self, content: Mapping[str, Any]) -> None:
-        form = self._form
         match content:
             case {"op": "edit", "path": path, "value": value}:
-                self._apply(lambda: form.edit(path, value))
+                self.edit(path, value)
             case {"op": "reset", "path": path}:
                 self.reset(path)
             case {"op": "items", "path": path, "action": action, "index": index}:
-                self._apply(lambda: form.change_items(path, action, index))
+                self.change_items(path, action, index)
             case {"op": "undo"}:
                 self.undo()
             case {"op": "redo"}:

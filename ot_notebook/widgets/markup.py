@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ot_notebook.widgets.view_state import LogLine, PanelView
+from ot_notebook.widgets.view_state import Alert, LogLine, PanelView
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -27,12 +27,6 @@ def style(*names: str) -> str:
 
 def panel(view: PanelView) -> str:
     """Badge, status, alert, bars and figures of `view`."""
-    alert = ""
-    if view["alert"]:
-        alert = (
-            f'<div class="ot-alert ot-tone-{view["alert"]["tone"]}" role="alert">'
-            f"<b>{escape(view['alert']['title'])}</b>\n{escape(view['alert']['text'])}</div>"
-        )
     bars = "".join(
         f'<div><div class="ot-bar-text"><span>{escape(bar["label"])}</span>'
         f"<span>{escape(bar['text'])}</span></div>"
@@ -49,7 +43,18 @@ def panel(view: PanelView) -> str:
         f'<div class="ot ot-panel ot-tone-{view["tone"]}" data-state="{view["state"]}">'
         f'<div class="ot-head"><span class="ot-badge">{escape(view["label"])}</span>'
         f'<span class="ot-status">{escape(view["status"])}</span></div>'
-        f'{alert}<div class="ot-bars">{bars}</div><div class="ot-stats">{stats}</div></div>'
+        f'{alert(view["alert"])}<div class="ot-bars">{bars}</div>'
+        f'<div class="ot-stats">{stats}</div></div>'
+    )
+
+
+def alert(said: Alert | None) -> str:
+    """What went wrong or was refused; nothing where there is nothing to say."""
+    if said is None:
+        return ""
+    return (
+        f'<div class="ot-alert ot-tone-{said["tone"]}" role="alert">'
+        f"<b>{escape(said['title'])}</b>\n{escape(said['text'])}</div>"
     )
 
 

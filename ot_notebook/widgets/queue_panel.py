@@ -345,12 +345,7 @@ class _Card:
 
 def head_html(view: Mapping[str, Any]) -> str:
     """Badge, summary and alert of the queue."""
-    alert = ""
-    if view["alert"]:
-        alert = (
-            f'<div class="ot-alert ot-tone-{view["alert"]["tone"]}" role="alert">'
-            f"<b>{escape(view['alert']['title'])}</b>\n{escape(view['alert']['text'])}</div>"
-        )
+    alert = markup.alert(view["alert"])
     empty = "" if view["jobs"] else markup.empty("No jobs yet.", EMPTY_HINT, 110)
     return (
         f'<div class="ot ot-tone-{view["tone"]}"><div class="ot-head"><h3>Queue</h3>'
