@@ -122,7 +122,9 @@ function createGrid(model, on) {
     }
     columns = Math.max(1, Math.floor((port.clientWidth - TILE.gap) / (TILE.width + TILE.gap)));
     const space = Math.max(0, (port.clientWidth - TILE.gap - columns * TILE.width) / columns);
-    sheet.style.height = `${Math.ceil(head.found / columns) * pitch() + TILE.gap}px`;
+    const height = Math.ceil(head.found / columns) * pitch() + TILE.gap;
+    sheet.style.height = `${height}px`;
+    port.style.height = `${height + 2}px`; // up to the style sheet's limit; a small set leaves no void
     const [first, last] = span();
     for (const [place, node] of tiles) {
       if (place >= first && place < last) continue;

@@ -208,11 +208,12 @@ class ConceptEditor(AdaptiveView):
         if source is None:
             return
         if isinstance(source, (str, Path)):
-            path = Path(source).expanduser()
+            path, start = Path(source).expanduser(), ConceptStore()
             if path.suffix.lower() == ".json" and path.is_file():
-                self._tell(self.store.load(path))
+                self._tell(start.load(path))
             else:
-                self.store.add(source)
+                start.add(source)
+            self.store.follow(start.concepts)  # what one starts with is no change to undo
         elif isinstance(source, TrainConfig):
             self._take_config(source)
         elif hasattr(source, "config") and hasattr(source, "observe"):

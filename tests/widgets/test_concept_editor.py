@@ -44,13 +44,6 @@ def make(wire, tmp_path):
         editor.close()
 
 
-def wait_until(true, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return true()
-
-
 class Page:
     """Asks as the module does, and gives the answer."""
 
@@ -80,6 +73,7 @@ def test_the_public_name_makes_an_editor():
 def test_a_page_fetches_descriptions_and_small_pictures_piece_by_piece(page):
     head = page.front.head
     assert (head["found"], head["total"], head["scanning"]) == (3, 3, False)
+    assert (head["undo"], head["redo"]) == ("", "")
     ((rows, _),) = page.ask("rows", **{"from": 1, "to": 3})
     assert [row["name"] for row in rows["rows"]] == ["b.png", "c.png"]
     assert rows["rows"][1]["problems"] == ["missing caption"]
@@ -213,14 +207,16 @@ def test_a_wrong_source_is_refused():
 
 
 def test_a_model_captions_in_the_background_and_can_be_stopped(page, folder):
-    asked = threading.Event()
+    looking, asked = threading.Event(), threading.Event()
 
     def slow(images):
+        looking.set()
         assert asked.wait(20)
         return ["teal, flat"] * len(images)
 
     run = page.editor.caption(slow, mode="add")
-    assert wait_until(lambda: page.front.head["task"] == [0, 3])
+    assert looking.wait(20)
+    assert page.front.head["task"] == [0, 3]
     page.ask("stop")
     asked.set()
     run.wait()
