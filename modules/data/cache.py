@@ -36,6 +36,9 @@ SUFFIX = ".safetensors"
 DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError)
 """What reading a broken shard raises."""
 
+_ROWS = 1 << 32
+"""More rows than a shard can have: shard and row are kept as one number."""
+
 Row = tuple[int, int]
 """Number of a shard in its space, and of the row in the shard."""
 
@@ -52,7 +55,7 @@ class Space:
         self.loaded: set[Path] = set()
         """Shards whose rows are in use."""
         self._shards: list[Path] = []
-        self._rows: dict[bytes, Row] = {}
+        self._rows: dict[bytes, int] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -70,7 +73,7 @@ class Space:
         return key in self._rows
 
     def __getitem__(self, key: bytes) -> Row:
-        return self._rows[key]
+        return divmod(self._rows[key], _ROWS)
 
     def load(self, shards: Sequence[int]) -> dict[int, dict[str, Tensor]]:
         """Tensors of some shards, [rows, ...], mapped from the disk and not read until used.
@@ -133,7 +136,7 @@ class Space:
         number = len(self._shards)
         self._shards.append(path)
         for row, key in enumerate(keys):
-            self._rows.setdefault(key, (number, row))
+            self._rows.setdefault(key, number * _ROWS + row)
 
     def _join(self) -> None:
         """Make few large shards of many small ones, which interrupts and edits leave behind."""

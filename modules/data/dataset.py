@@ -186,8 +186,8 @@ class _Fill:
 
     def run(self) -> None:
         """Encode what is missing."""
-        pictures, captions = list(self._pictures()), self._captions()
-        self._total = sum(len(picture.views) for picture in pictures) + len(captions)
+        pictures, captions = sum(len(p.views) for p in self._pictures()), len(self._captions())
+        self._total = pictures + captions
         if pictures:
             with self._images.writing(self._progress.should_stop):
                 # asked again: another process may have encoded them while this one waited

@@ -18,14 +18,14 @@ from modules.data.ahead import CachingStopped, ahead, chunks
 from modules.data.buckets import Size
 from modules.data.cache import Shelf, Space
 from modules.data.findings import Findings
-from modules.data.images import Circle, View, decode, render, render_mask
+from modules.data.images import Circle, View, decode, needed_edge, render, render_mask
 from modules.data.items import DAMAGE, reason
 from modules.data.sources import Source, read
 
 PIXELS = 1 << 20
 """Pixels that are encoded at once: one picture of 1024 x 1024, or more smaller ones."""
-PICTURES = 128
-"""Pictures that are encoded at once, however small."""
+PICTURES = 16
+"""Pictures that are encoded at once, however small; more are slower on a CPU, whose caches end."""
 CAPTIONS = 32
 """Captions that are encoded at once."""
 
@@ -93,7 +93,8 @@ def encode_pictures(
         by_size.setdefault(picture.views[0][1].size, []).append(picture)
 
     def prepare(picture: Picture) -> list[tuple[bytes, NDArray[np.uint8]]]:
-        image = _decoded(picture.source, picture.name, picture.digest, progress.findings)
+        edge = needed_edge(view for _, view in picture.views)
+        image = _decoded(picture.source, picture.name, picture.digest, progress.findings, edge)
         return [(key, render(image, view)) for key, view in picture.views] if image else []
 
     with _shelf(space) as shelf:
@@ -149,12 +150,14 @@ def encode_captions(
             progress.step(len(batch))
 
 
-def _decoded(source: Source, name: str, digest: bytes, findings: Findings) -> Image.Image | None:
+def _decoded(
+    source: Source, name: str, digest: bytes, findings: Findings, edge: int = 0
+) -> Image.Image | None:
     """A picture; None if the file is broken, or no longer the one that was planned with."""
     try:
         content = read(source, name)
         if hashlib.sha256(content).digest() == digest:
-            return decode(content)
+            return decode(content, edge)
         message = "changed while it was read, and is left out."
         findings.add("changed", source.path(name), message, "Start again to train on it.", True)
     except (*DAMAGE, Image.DecompressionBombError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -132,9 +133,17 @@ def draw_view(
     )
 
 
-def decode(content: bytes) -> Image.Image:
-    """The picture in 8-bit RGB, upright; the first frame of several, white behind transparency."""
+def decode(content: bytes, edge: int = 0) -> Image.Image:
+    """The picture in 8-bit RGB, upright; the first frame of several, white behind transparency.
+
+    Args:
+        content: the file.
+        edge: pixels that each side needs at least, so that a large JPEG can be decoded at a half,
+            a quarter or an eighth of its size; 0 for all there are.
+    """
     image: Image.Image = Image.open(io.BytesIO(content))
+    if edge:
+        image.draft(None, (edge, edge))
     image.load()
     image = upright(image)
     if image.mode.startswith("I"):  # 16 bits, which convert() would clip at 255
@@ -147,6 +156,15 @@ def decode(content: bytes) -> Image.Image:
         image = Image.new("RGBA", layer.size, "white")
         image.alpha_composite(layer)
     return image.convert("RGB")
+
+
+def needed_edge(views: Iterable[View]) -> int:
+    """Pixels that `decode` must give for some views: twice the result, so that nothing is lost.
+
+    0, for all there are, if a view has a frame, which counts in pixels of the file.
+    """
+    seen = list(views)
+    return 0 if any(view.frame for view in seen) else 2 * max(max(view.scaled) for view in seen)
 
 
 def render(image: Image.Image, view: View) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ from modules.data.images import (
     draw_frame,
     draw_view,
     fitted_mask,
+    needed_edge,
     render,
 )
 from modules.data.items import DAMAGE, Item, Scan, reason
@@ -194,10 +195,12 @@ def plan(
         ConfigError: as `Planner` does.
     """
     planner = Planner(found.concepts, framing)
+    alike: dict[tuple[View, ...], tuple[View, ...]] = {}  # most images of a set are cut alike
 
     def one(item: Item) -> Planned | None:
         try:
-            return planner.plan(item, _digests(item, framing, found.memo))
+            made = planner.plan(item, _digests(item, framing, found.memo))
+            return replace(made, views=alike.setdefault(made.views, made.views))
         except DAMAGE as failure:
             message = f"or a file beside it cannot be read ({reason(failure)}); it is left out."
             findings.add("unreadable file", item.path, message, "Mend or remove it.", True)
@@ -222,7 +225,7 @@ def variants(
     content = read(item.source, item.name)
     digests = Digests(hashlib.sha256(content).digest())
     planned = Planner([more], framing).plan(alone, digests)
-    image = decode(content)
+    image = decode(content, needed_edge(planned.views))
     pictures = [Image.fromarray(render(image, view)) for view in planned.views]
     return list(zip(pictures, planned.captions, strict=True))
 

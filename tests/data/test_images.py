@@ -10,11 +10,13 @@ from PIL import Image, ImageEnhance, ImageOps
 from modules.config import ConceptConfig
 from modules.data.buckets import Size
 from modules.data.images import (
+    Frame,
     View,
     decode,
     draw_circle,
     draw_frame,
     draw_view,
+    needed_edge,
     render,
     render_mask,
 )
@@ -284,3 +286,21 @@ def test_a_view_is_named_by_what_is_not_as_usual():
     tinted = View(Size(64, 64), 0, 0, Size(64, 64), flip=True, hue=0.1)
     assert [name for name, _ in tinted.changes()][4:] == ["flip", "hue"]
     assert tinted.geometry() == View(Size(64, 64), 0, 0, Size(64, 64), flip=True)
+
+
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same():
+    content = saved(picture(0, 1024, 1024), "JPEG", quality=95)
+    view = View(Size(64, 64), 0, 0, Size(64, 64))
+    small = decode(content, needed_edge([view]))
+    assert small.size == (128, 128)
+    difference = pixels(render(small, view)) - pixels(render(decode(content), view))
+    assert np.abs(difference).mean() < 1
+
+
+def test_all_pixels_are_decoded_where_they_count():
+    framed = View(Size(64, 64), 0, 0, Size(64, 64), frame=Frame(0.0, 0, 0, 64, 64))
+    assert needed_edge([WHOLE, framed]) == 0
+    wide = View(Size(64, 200), 0, 0, Size(64, 64))
+    assert needed_edge([WHOLE, wide]) == 400
+    content = saved(picture(0, 300, 100), "JPEG")
+    assert decode(content, 90).size == (300, 100)  # half of it would be too small
