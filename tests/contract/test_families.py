@@ -17,9 +17,19 @@ FAMILIES = list(all_families())
 PROMPT, NEGATIVE = "a red circle, 4k", "blurry"
 
 
-@pytest.fixture(
-    scope="module", params=FAMILIES, ids=lambda family: f"{family.architecture}-{family.pipeline}"
-)
+VARIATIONS = ("inpainting", "stable-diffusion-v2", "v3.5", "pixart-alpha")
+"""Families that share all but a few lines with another one: their tests run with all others."""
+CASES = [
+    pytest.param(
+        each,
+        id=f"{each.architecture}-{each.pipeline}",
+        marks=[pytest.mark.slow] if any(word in each.architecture for word in VARIATIONS) else [],
+    )
+    for each in FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def family(request):
     return request.param
 

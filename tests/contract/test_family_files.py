@@ -34,7 +34,17 @@ FORMATS = (
 )
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.architecture)
+CASES = [
+    pytest.param(
+        each,
+        id=each.architecture,
+        marks=[pytest.mark.slow] if each.architecture == "stable-diffusion-v2" else [],
+    )
+    for each in FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
 def family(request):
     return request.param
 

@@ -16,13 +16,21 @@ from modules.families.saving import save_model
 FAMILIES = list(all_families())
 
 
-def identifier(family):
-    return f"{family.architecture}-{family.pipeline}"
+QUICK = ("stable-diffusion-v1", "stable-diffusion-xl-v1-base", "Flux.1-dev", "Z-Image")
 
 
 def having(model_format):
-    found = [each for each in FAMILIES if model_format in MODELS[each.model_types[0]].formats]
-    return pytest.mark.parametrize("family", found, ids=identifier)
+    """The families that a format is for."""
+    found = [
+        pytest.param(
+            each,
+            id=f"{each.architecture}-{each.pipeline}",
+            marks=[] if each.architecture in QUICK else [pytest.mark.slow],
+        )
+        for each in FAMILIES
+        if model_format in MODELS[each.model_types[0]].formats
+    ]
+    return pytest.mark.parametrize("family", found)
 
 
 def assert_same_weights(network, other, dtype=torch.float32):
