@@ -1,0 +1,47 @@
+"""Every architecture goes through the same loop: it learns, and its file holds what it learned."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modules.config import MODELS
+from modules.config.supported import HONOURED
+from modules.families import all_families
+from modules.training import events as e
+
+FAST = ("stable-diffusion-xl-v1-base", "Flux.1-dev")
+FAMILIES = [
+    pytest.param(
+        family,
+        id=family.architecture,
+        marks=() if family.architecture in FAST else pytest.mark.slow,
+    )
+    for family in all_families()
+    if family.model_types[0] in HONOURED["model_type"]
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_learns(make_config, train, tmp_path, family):
+    folder = tmp_path / "model"
+    family.tiny().pipeline.save_pretrained(folder)
+    size = max(64, family.pixel_multiple)
+    encoders = {f"{name}.train": False for name in MODELS[family.model_types[0]].text_encoders}
+    config = make_config(
+        model_type=family.model_types[0].value,
+        base_model_name=str(folder),
+        cache_dir=str(tmp_path / "cache"),
+        resolution=str(size),
+        layer_filter="",
+        epochs=2,
+        **{f"{family.denoiser}.gradient_checkpointing": False, **encoders},
+    )
+    run = train(config)
+    assert len(run.losses) == 6
+    assert all(event.grad_norm > 0 for event in run.of(e.LossUpdate))
+    tensors = load_file(run.of(e.ModelSaved)[0].path)
+    second = [tensor for key, tensor in tensors.items() if "lora_B" in key]
+    assert second
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    changed = sum(bool(torch.count_nonzero(tensor)) for tensor in second)
+    assert changed > len(second) / 2
