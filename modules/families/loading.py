@@ -245,7 +245,8 @@ def _check_folder(folder: Path, class_name: str, replaced: Collection[str]) -> N
     if not index.is_file():
         raise OSError(f"{folder} has no model_index.json, so it is no {class_name} folder")
     for name, held in json.loads(index.read_text(encoding="utf-8")).items():
-        is_part = isinstance(held, list) and held[0] is not None
+        # a list of numbers is a setting of the pipeline; a part is [library, class]
+        is_part = isinstance(held, list) and bool(held) and isinstance(held[0], str)
         if is_part and name not in replaced and not (folder / name).is_dir():
             raise OSError(f"{folder} lacks the folder {name}, which its model_index.json names")
     for file in sorted(folder.glob("*/*.safetensors")):
