@@ -102,6 +102,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.LearningRateScheduler.COSINE_WITH_RESTARTS,
             e.LearningRateScheduler.COSINE_WITH_HARD_RESTARTS,
             e.LearningRateScheduler.REX,
+            e.LearningRateScheduler.ADAFACTOR,
         ),
         "learning_rate_cycles": ANY,
         "learning_rate_scaler": ANY,

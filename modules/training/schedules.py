@@ -43,8 +43,11 @@ def learning_rate_factor(
 ) -> float:
     """Factor of the base rate for the step that follows `step` finished ones.
 
-    The first of W warm-up steps has factor 1/(W+1): a step at rate 0 would teach nothing.
+    The first of W warm-up steps has factor 1/(W+1): a step at rate 0 would teach nothing. ADAFACTOR
+    leaves the rate, and its warm-up, to the optimizer of that name.
     """
+    if kind is Kind.ADAFACTOR:
+        return 1.0
     if step < warmup:
         return (step + 1) / (warmup + 1)
     remaining = max(1, total_steps - warmup)

@@ -21,6 +21,8 @@ from modules.training.schedules import AFTER_WARMUP, learning_rate_factor, warmu
         (Kind.COSINE, 8, 0.1 + 0.9 * 0.8535533905932737),
         (Kind.COSINE, 12, 0.1 + 0.9 * 0.5),
         (Kind.COSINE, 30, 0.1),
+        (Kind.ADAFACTOR, 0, 1.0),
+        (Kind.ADAFACTOR, 12, 1.0),
         (Kind.REX, 4, 1.0),
         (Kind.REX, 12, 0.1 + 0.9 * 0.5 / 0.55),
         (Kind.REX, 20, 0.1),
