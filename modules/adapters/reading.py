@@ -9,7 +9,7 @@ Shapes: R rank.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from modules.adapters.files import ALPHA, DOWN, UP
 from modules.adapters.key_map import Fused, KeyMap, Place
+from modules.adapters.lora import LoraLayer
 from modules.families.base import Family
 
 SUFFIXES = {
@@ -97,6 +98,46 @@ def read_adapter(
                 break
             adapter.tensors |= {f"{name}.{suffix}": tensor for suffix, tensor in own.items()}
     return adapter
+
+
+@torch.no_grad()
+def verify(
+    tensors: Mapping[str, Tensor],
+    layers: Iterable[LoraLayer],
+    family: Family,
+    networks: Mapping[str, nn.Module],
+) -> None:
+    """Read an adapter back before it is written, so that no file leaves that nobody can use.
+
+    Args:
+        tensors: what shall be written.
+        layers: the live adapter that it was made from.
+        family: the architecture.
+        networks: its live networks.
+
+    Raises:
+        ValueError: if a number is not finite, a key belongs nowhere, or a layer would come back
+            with another weight change.
+    """
+    if wrong := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ValueError(
+            f"{wrong[0]} holds numbers that are not finite ({len(wrong)} such keys); nothing was "
+            f"written. Lower the learning rate, and go on from a backup."
+        )
+    found = read_adapter(tensors, family, networks)
+    if found.unplaced:
+        raise ValueError(f"{found.unplaced[0]} names no layer of {family.architecture}.")
+    for layer in layers:
+        name = f"{layer.part}.{family.adapter_name(layer.part, layer.path)}"
+        if f"{name}.{UP}" not in found.tensors:
+            raise ValueError(f"{name} would be missing from the file.")
+        down, up = found.tensors[f"{name}.{DOWN}"], found.tensors[f"{name}.{UP}"]
+        scale = float(found.tensors[f"{name}.{ALPHA}"]) / len(down)
+        probe = torch.linspace(-1, 1, layer.down[0].numel(), device=layer.down.device)
+        own = layer.up.flatten(1) @ (layer.down.flatten(1) @ probe) * layer.alpha / layer.rank
+        back = up.flatten(1) @ (down.flatten(1) @ probe) * scale
+        if not torch.allclose(back, own, rtol=1e-3, atol=1e-5):
+            raise ValueError(f"{name} would come back with another weight change.")
 
 
 def _split(key: str) -> tuple[str, str]:

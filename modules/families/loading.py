@@ -140,7 +140,11 @@ def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) 
     source = resolve(chosen)
     options = _hub_options(config)
     try:
-        index = diffusers.DiffusionPipeline.load_config(resolve(config.base_model_name), **options)
+        base = Path(resolve(config.base_model_name))
+        if base.is_file():
+            base = base.with_suffix("")  # the settings beside a single file
+        _check_folder(base, class_name, replaced=(name,) if own else ())
+        index = diffusers.DiffusionPipeline.load_config(str(base), **options)
         library, part_class = index[name]
         network: Any = getattr(diffusers if library == "diffusers" else transformers, part_class)
         options["torch_dtype"] = torch_dtype(name, dtype)
@@ -151,10 +155,16 @@ def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) 
         if Path(source).is_file() or source.startswith("https://"):
             if Path(source).is_file():
                 _check_file(Path(source))
-            return network.from_single_file(source, **options)
-        inside = Path(source) / name
-        options["subfolder"] = name if inside.is_dir() or not Path(source).is_dir() else ""
-        return network.from_pretrained(source, **options)
+            # The file holds no settings; the base model's own fit it.
+            return network.from_single_file(source, config=str(base), subfolder=name, **options)
+        if Path(source).is_dir() and not (Path(source) / name).is_dir():
+            return network.from_pretrained(source, **options)
+        try:
+            return network.from_pretrained(source, subfolder=name, **options)
+        except OSError:
+            if not own or Path(source).is_dir():
+                raise
+            return network.from_pretrained(source, **options)  # a hub id of this network alone
     except FAILURES as error:
         raise _cannot_load(field, chosen, f"{class_name}'s {name}", error) from error
 

@@ -20,7 +20,7 @@ from modules.adapters.files import (
 )
 from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
-from modules.adapters.reading import read_adapter
+from modules.adapters.reading import read_adapter, verify
 from modules.config import (
     ConfigError,
     PeftType,
@@ -160,8 +160,9 @@ class Lora:
 
     def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
         """One safetensors file of adapter weights."""
-        layers = lora_layers(self._networks)
+        layers = list(lora_layers(self._networks))
         tensors = to_format(layers, self._family, config.output_model_format)
+        verify(tensors, layers, self._family, self._networks)
         architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
         save_tensors(tensors, path, DTYPES[config.output_dtype], {**architecture, **metadata})
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from modules.adapters.files import save_tensors, to_canonical, to_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
 from modules.adapters.native import to_native
-from modules.adapters.reading import read_adapter
+from modules.adapters.reading import read_adapter, verify
 from modules.config import ConfigError, ModelFormat
 from modules.families import all_families
 
@@ -246,6 +246,26 @@ def narrowed(convert, network):
     changed = types.FunctionType(code, convert.__globals__, closure=convert.__closure__)
     changed.__defaults__ = convert.__defaults__
     return changed
+
+
+def test_a_file_is_read_back_before_it_is_written(family, trained):
+    layers = list(lora_layers({family.denoiser: trained[family.denoiser]}))
+    tensors = to_format(layers, family, ModelFormat.COMFY_LORA)
+    verify(tensors, layers, family, trained)
+    up = next(key for key in tensors if key.endswith("lora_B.weight"))
+    with pytest.raises(ValueError, match=r"lora_B\.weight holds numbers that are not finite"):
+        verify({**tensors, up: tensors[up] / 0}, layers, family, trained)
+    with pytest.raises(ValueError, match="would come back with another weight change"):
+        verify({**tensors, up: tensors[up] * 1.5}, layers, family, trained)
+    with pytest.raises(ValueError, match=r"nowhere\.lora_A\.weight names no layer"):
+        verify({**tensors, "nowhere.lora_A.weight": torch.zeros(1)}, layers, family, trained)
+    less = {
+        key: value
+        for key, value in tensors.items()
+        if not key.startswith(up[: -len("lora_B.weight")])
+    }
+    with pytest.raises(ValueError, match="would be missing from the file"):
+        verify(less, layers, family, trained)
 
 
 def test_a_part_without_a_place_is_refused(family, trained):

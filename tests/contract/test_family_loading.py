@@ -165,6 +165,26 @@ def test_a_part_can_come_from_elsewhere(folders, tmp_path):
     assert "nowhere as FluxPipeline's vae" in problem.message
 
 
+def test_a_transformer_can_come_from_a_single_file(folders, tmp_path):
+    family = family_for(ModelType.Z_IMAGE)
+    torch.manual_seed(5)
+    other = family.tiny()
+    for weight in other.denoiser.parameters():
+        weight.data.normal_(std=0.02)
+    file = tmp_path / "de-turbo.safetensors"
+    save_model(family, other, file, ModelFormat.COMFY_TRANSFORMER, torch.float32)
+    parts = load(
+        ModelType.Z_IMAGE, folders(ModelType.Z_IMAGE), **{"transformer.model_name": str(file)}
+    )
+    assert same(parts.denoiser, other.denoiser.state_dict())
+    file.write_bytes(file.read_bytes()[:-8])
+    problem = refusal(
+        ModelType.Z_IMAGE, folders(ModelType.Z_IMAGE), **{"transformer.model_name": str(file)}
+    )
+    assert problem.field == "transformer.model_name"
+    assert "but its header says" in problem.message
+
+
 def test_a_text_encoder_can_be_left_out(folders):
     parts = load(SD3, folders(SD3), **{"text_encoder_3.include": False})
     assert parts.pipeline.text_encoder_3 is None
