@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -99,6 +100,7 @@ def _watched(scheduler: Any, after_step: Callable[[Tensor], None]) -> Iterator[N
     """
     step = scheduler.step
 
+    @functools.wraps(step)  # pipelines pass the generator only to a step whose signature has it
     def stepping(*args: Any, **kwargs: Any) -> Any:
         result = step(*args, **kwargs)
         after_step(result[0])
