@@ -16,7 +16,7 @@ lab: $(INSTALLED)  ## Open the quickstart in JupyterLab
 	$(BIN)/ot-notebook lab
 
 test: $(INSTALLED) $(BROWSER)  ## What CI runs
-	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow and not gpu"
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu"
 
 test-all: $(INSTALLED) $(BROWSER)  ## Everything, minutes-long cases too; GPU cases where there is one
 	$(ONE_THREAD) $(BIN)/python -m pytest
@@ -27,8 +27,10 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)  ## Our step against a bare loop, alternately in one run
+bench: $(INSTALLED)  ## Step, dashboard and data path against bare loops, alternately in one run
 	$(ONE_THREAD) $(BIN)/python benchmarks/step_time.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/dashboard_cost.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/data_path.py
 
 clean:
 	rm -rf $(VENV) workspace workspace-cache artifacts
