@@ -16,7 +16,7 @@ import anywidget
 import ipywidgets as W
 from IPython import get_ipython
 
-from modules.training.events import ENDED, Event, TrainingState
+from modules.training.events import Event
 from ot_notebook.widgets.markup import STATIC, css
 from ot_notebook.widgets.story import StoryBox, close_tree
 
@@ -192,16 +192,20 @@ class LiveView(AdaptiveView):
         super().__init__(mode)
         self._news: list[Event] = []
         self._pulled_at = -math.inf
+        self._pushed = False
         self.service = self.follow(service)
         self._use(self.mode)
 
     def _pull(self) -> None:
+        pushed, self._pushed = self._pushed, False
         self._pulled_at = time.monotonic()
         self.service.flush()
         self._draw_news()
+        if pushed:  # it may have been dropped on its way, and a trait that stays is not sent again
+            repeat(self)
 
     def _on_events(self, events: Sequence[Event]) -> None:
-        """Leave the news to a page that pulls; push them to one that does not, and the end at once.
+        """Leave the news to a page that pulls; push them to one that does not.
 
         Recent kernels serve a comm on the thread that last sent on it. A push from here would bind
         the page's next message to the main thread, and Stop would wait while a cell blocks that.
@@ -209,9 +213,9 @@ class LiveView(AdaptiveView):
         with self._drawing:
             if self._made and not self._asleep:
                 self._news += events
-                ended = any(isinstance(e, TrainingState) and e.state in ENDED for e in events)
-                if ended or time.monotonic() - self._pulled_at > PULL_SECONDS:
+                if time.monotonic() - self._pulled_at > PULL_SECONDS:
                     self._draw_news()
+                    self._pushed = True
         super()._on_events(events)
 
     def _draw_news(self) -> None:
@@ -219,6 +223,16 @@ class LiveView(AdaptiveView):
             news, self._news = self._news, []
             if news:
                 self._draw(news)
+
+
+def repeat(widget: W.Widget) -> None:
+    """Send the state of a widget, and of all that it refers to, once more."""
+    for value in widget.trait_values(sync=True).values():
+        inner = list(value.values()) if isinstance(value, dict) else value
+        for one in inner if isinstance(inner, (list, tuple)) else [inner]:
+            if isinstance(one, W.Widget):
+                repeat(one)
+    widget.send_state()
 
 
 def _set_playing(play: W.Play, playing: bool) -> None:

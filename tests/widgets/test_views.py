@@ -220,7 +220,7 @@ def test_a_beat_of_the_page_fetches_what_is_new(stage, dashboard, wire):
     assert wire.custom(dashboard._panel)[-1] == {"op": "ack"}
 
 
-def test_a_page_that_asks_is_sent_nothing_in_between_but_the_end(stage, dashboard, wire):
+def test_a_page_that_asks_is_sent_nothing_in_between(stage, dashboard, wire):
     """A push would bind the page's next message, perhaps Stop, to a main thread that may block."""
     stage.go("loading", "training")
     dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
@@ -230,7 +230,24 @@ def test_a_page_that_asks_is_sent_nothing_in_between_but_the_end(stage, dashboar
     dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
     assert dashboard._panel.view["bars"][1]["text"] == "step 3 of 100"
     stage.go("finished")
+    assert dashboard._panel.view["label"] == "Training"
+    dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
     assert dashboard._panel.view["label"] == "Finished"
+
+
+def test_what_was_pushed_unasked_is_sent_again_to_a_page_that_asks(stage, dashboard, wire):
+    """Colab drops what a thread sends while no cell runs."""
+    stage.go("loading", "training")
+    stage.step(1, 2, 3)
+    stage.go("finished")  # all of it pushed: the page has not asked
+    wire.clear()
+    dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
+    assert wire.states(dashboard._panel)[-1]["view"]["label"] == "Finished"
+    assert len(wire.states(dashboard._log)[-1]["lines"]) == 1
+    assert "x" in wire.states(dashboard._chart._raw)[-1]
+    wire.clear()
+    dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
+    assert wire.states(dashboard._panel) == []
 
 
 def test_a_closed_dashboard_hears_nothing_more(stage, wire):
