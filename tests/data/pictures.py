@@ -48,5 +48,5 @@ def prepare(concepts, encoder, cache, resolution="64", **settings):
         "report": lambda done, total: None,
         "should_stop": lambda: False,
     }
-    found = scan(concepts)
+    found = scan(concepts, cache)
     return build(found, encoder, cache, resolution=resolution, **usual | settings)

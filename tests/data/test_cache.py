@@ -1,5 +1,6 @@
 """The cache: what is encoded again after which change, and what survives crashes and company."""
 
+import json
 import os
 import random
 import shutil
@@ -14,7 +15,7 @@ from pictures import PoolingEncoder, concept, picture, prepare
 from safetensors.torch import load_file
 
 from modules.config import ConfigError
-from modules.data import Batches, CachingStopped, cache
+from modules.data import Batches, CachingStopped, build, cache, scan
 from modules.data.cache import Shelf, Space, keys_of, prune
 from modules.data.upkeep import export, take_in, usage, verify
 
@@ -191,7 +192,10 @@ def test_going_back_costs_nothing(folder, encoder, tmp_path):
     assert work(encoder, concept(folder), kept) == (0, 0)
 
 
-def test_a_change_under_the_same_name_size_and_time_is_noticed(folder, encoder, tmp_path):
+def test_a_change_under_the_same_name_size_and_time_is_noticed(
+    folder, encoder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("modules.data.memo.SETTLED", 0)
     path, old = folder / "0.bmp", 1_500_000_000_000_000_000
     (folder / "0.png").unlink()
     picture(1).save(path)
@@ -201,6 +205,33 @@ def test_a_change_under_the_same_name_size_and_time_is_noticed(folder, encoder, 
     picture(99).save(path)  # as many bytes
     os.utime(path, ns=(old, old))
     assert work(encoder, concept(folder), kept) == (1, 0)
+
+
+def test_unchanged_files_are_not_read_again(folder, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("modules.data.memo.SETTLED", 0)
+    prepare(concept(folder), encoder, tmp_path / "cache")
+
+    def refuse(source, name):
+        raise AssertionError(f"{name} was read")
+
+    monkeypatch.setattr("modules.data.plan.read", refuse)
+    prepare(concept(folder), encoder, tmp_path / "cache")
+    assert (encoder.images, len(encoder.texts)) == (6, 6)
+
+
+def test_a_file_that_is_still_changing_is_not_remembered(folder, encoder, tmp_path):
+    prepare(concept(folder), encoder, tmp_path / "cache")  # written within the last two seconds
+    (memo,) = (tmp_path / "cache" / "files").glob("*.json")
+    assert json.loads(memo.read_text())["files"] == {}
+
+
+def test_a_spoilt_memo_only_costs_time(folder, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("modules.data.memo.SETTLED", 0)
+    prepare(concept(folder), encoder, tmp_path / "cache")
+    (memo,) = (tmp_path / "cache" / "files").glob("*.json")
+    for content in ("", "[]", '{"version": 1}', '{"version": 1, "root": 3, "files": 7}'):
+        memo.write_text(content)
+        assert work(encoder, concept(folder), tmp_path / "cache") == (0, 0)
 
 
 # ------------------------------------------------------------- crashes and company
@@ -452,3 +483,40 @@ def test_shards_have_their_size(tmp_path, monkeypatch):
         shelf.add([os.urandom(16)], {"latents": torch.zeros(1, 25)})
     shelf.flush()
     assert [len(keys_of(path)) for path in shelf.written] == [40, 40, 20]
+
+
+def test_a_file_that_vanishes_after_the_scan_is_said(folder, encoder, tmp_path):
+    found = scan([concept(folder)])
+    (folder / "2.png").unlink()
+    settings = {"resolution": "64", "quantum": 8, "bucketing": True, "threads": 2}
+    silent = {"report": lambda done, total: None, "should_stop": lambda: False}
+    data = build(found, encoder, tmp_path / "cache", **settings, **silent)
+    assert len(data) == 5
+    (problem,) = data.problems
+    assert "2.png" in str(problem)
+    assert "left out" in str(problem)
+
+
+def test_a_broken_mask_takes_its_image_out_and_is_named(folder, encoder, tmp_path):
+    (folder / "0-masklabel.png").write_bytes(b"no picture")
+    data = prepare(concept(folder), encoder, tmp_path / "cache", masks=True)
+    assert [item.name for item in data.items] == [f"{i}.png" for i in range(1, 6)]
+    assert "0-masklabel.png" in str(data.problems[0])
+    assert len(prepare(concept(folder), encoder, tmp_path / "cache")) == 6
+
+
+def test_nothing_is_written_beside_the_images(folder, encoder, tmp_path):
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    prepare(concept(folder), encoder, tmp_path / "cache", masks=True)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_cache_on_a_read_only_drive_serves(folder, encoder, tmp_path, monkeypatch):
+    prepare(concept(folder), encoder, tmp_path / "cache")
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(30, "Read-only file system")
+
+    for name in ("utime", "replace", "mkdir"):
+        monkeypatch.setattr(os, name, refuse)
+    assert work(encoder, concept(folder), tmp_path / "cache") == (0, 0)

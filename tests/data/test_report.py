@@ -50,10 +50,16 @@ def test_numbers_of_a_small_set(folder):
 def test_pictures_that_look_the_same_are_found(folder):
     picture(3, 200, 200).save(folder / "larger.jpg", quality=70)
     picture(3).point(lambda level: min(255, level + 12)).save(folder / "brighter.webp")
+    picture(3).crop((3, 3, 61, 61)).save(folder / "cropped.png")
     picture(50).transpose(0).save(folder / "unlike.png")
     told = report(scan([concept(folder)]), FRAMING)
     (group,) = told.duplicates
-    assert {path.rsplit("/", 1)[1] for path in group} == {"3.png", "larger.jpg", "brighter.webp"}
+    assert {path.rsplit("/", 1)[1] for path in group} == {
+        "3.png",
+        "larger.jpg",
+        "brighter.webp",
+        "cropped.png",
+    }
     assert report(scan([concept(folder)]), FRAMING, duplicates=False).duplicates == ()
 
 
