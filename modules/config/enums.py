@@ -53,6 +53,8 @@ class ModelType(Word):
     Z_IMAGE = "Z_IMAGE"
     ERNIE = "ERNIE"
     IDEOGRAM_4 = "IDEOGRAM_4"
+    LUMINA_2 = "LUMINA_2"
+    AURA_FLOW = "AURA_FLOW"
 
 
 class PeftType(Word):

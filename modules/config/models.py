@@ -329,6 +329,18 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             extra=("unconditional_transformer",),
             caption_dropout=False,
         ),
+        M.LUMINA_2: _transformer(
+            "Lumina 2",
+            _filters(attn_mlp="attn,feed_forward", attn_only="attn", blocks="layers"),
+            _sampling(1024, 1024, 30, 4.0),
+            text_training=False,
+        ),
+        M.AURA_FLOW: _transformer(
+            "AuraFlow",
+            _filters(attn_mlp="attn,ff", attn_only="attn", blocks="transformer_block"),
+            _sampling(1024, 1024, 30, 3.5),
+            text_training=False,
+        ),
     }
 )
 """The facts of every model type."""

@@ -24,6 +24,8 @@ FAMILIES: tuple[str, ...] = (
     "ernie",
     "ideogram_4",
     "hunyuan_video",
+    "lumina_2",
+    "aura_flow",
 )
 """Modules of this package, each with its `VARIANTS`. A new architecture adds its name here."""
 
