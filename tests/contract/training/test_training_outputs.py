@@ -160,7 +160,7 @@ def test_a_fine_tuned_filter_trains_only_its_layers(make_config, train, model_fo
 
 def test_the_average_is_what_is_sampled_and_saved(make_config, train, before):
     """With a decay of almost 1 the average is almost the start: an adapter that does nothing."""
-    slow = {"ema": "CPU", "ema_update_step_interval": 100}
+    slow = {"ema": "CPU", "ema_update_step_interval": 100, "non_ema_sampling": False}
     sample = {"samples": [SAMPLE], "sample_after": 6, "sample_after_unit": "STEP"}
     run = train(make_config(layer_filter="", **slow, **sample, **LARGE))
     assert np.abs(last_sample(run).astype(int) - before).max() <= 1

@@ -148,7 +148,8 @@ def test_interruptions_change_no_bit(make_config, train):
         disturb,
     )  # fmt: skip
     assert noisy.losses == quiet.losses
-    assert len(noisy.of(e.SampleImage)) == 6  # steps 0, 2, 4, 6, 8 and once by request
+    # steps 0, 2, 4, 6, 8 and once by request, of the average and of the weights
+    assert len(noisy.of(e.SampleImage)) == 2 * 6
     assert "paused" in noisy.states
     assert any("resolution is fixed" in warning for warning in noisy.warnings)
     assert_same_files(last_backup(quiet), last_backup(noisy))
