@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from ot_notebook.services.trainer_service import trainer as trainer
     from ot_notebook.widgets.concept_editor import ConceptEditor as ConceptEditor
     from ot_notebook.widgets.dashboard import Dashboard as Dashboard
+    from ot_notebook.widgets.inference_panel import InferencePanel as InferencePanel
     from ot_notebook.widgets.job_config import JobConfig as JobConfig
+    from ot_notebook.widgets.queue_panel import QueuePanel as QueuePanel
+    from ot_notebook.widgets.run_compare import RunCompare as RunCompare
+    from ot_notebook.widgets.sample_definitions import SampleDefinitions as SampleDefinitions
     from ot_notebook.widgets.sample_gallery import SampleGallery as SampleGallery
     from ot_notebook.widgets.studio import studio as studio
 
@@ -41,9 +45,13 @@ _HOMES = {
     "ConceptEditor": "ot_notebook.widgets.concept_editor",
     "ConfigError": "modules.config",
     "Dashboard": "ot_notebook.widgets.dashboard",
+    "InferencePanel": "ot_notebook.widgets.inference_panel",
     "JobConfig": "ot_notebook.widgets.job_config",
     "Problem": "modules.config",
+    "QueuePanel": "ot_notebook.widgets.queue_panel",
+    "RunCompare": "ot_notebook.widgets.run_compare",
     "SampleConfig": "modules.config",
+    "SampleDefinitions": "ot_notebook.widgets.sample_definitions",
     "SampleGallery": "ot_notebook.widgets.sample_gallery",
     "TrainConfig": "modules.config",
     "SystemMonitor": "ot_notebook.services.system_monitor",

@@ -20,7 +20,8 @@ function createDefinition(index, rows, prefix, send) {
   const fields = rows.map((row) => {
     const control = makeControl({ ...row, lines: row.kind === "text" ? 2 : 0 });
     const box = element("div", `ot-definition-field ot-definition-${row.kind}`);
-    const label = element("label", "", row.unit && row.kind !== "text" ? `${row.label} (${row.unit})` : row.label);
+    const unit = row.unit && !row.label.endsWith(row.unit) ? ` (${row.unit})` : "";
+    const label = element("label", "", row.label + unit);
     const problem = element("div", "ot-field-error");
     const { node: input } = control;
     input.id = `${prefix}-${index}-${row.path}`;

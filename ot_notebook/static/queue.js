@@ -77,19 +77,19 @@ export default () => {
       tools.append(start, pause, clear);
       head.append(element("h3", "", "Queue"), badge, summary, tools);
       const alert = createAlert();
-      const add = element("form", "ot-ask");
+      const add = element("div", "ot-ask");
       const name = element("input", "ot-input");
       name.type = "text";
       name.placeholder = "Name of the job";
       name.setAttribute("aria-label", "Name of the job");
-      const submit = element("button", "ot-button", "Add these settings");
-      submit.type = "submit";
-      add.append(name, submit);
-      add.onsubmit = (event) => {
-        event.preventDefault();
+      const put = () => {
         send({ op: "add", name: name.value });
         name.value = "";
       };
+      name.onkeydown = (event) => {
+        if (event.key === "Enter") put(); // a page of JupyterLab submits no form by Enter
+      };
+      add.append(name, button("ot-button", "Add these settings", put));
       const list = element("ul", "ot-jobs");
       list.setAttribute("aria-label", "Jobs");
       const empty = createEmpty("No jobs yet.", "Add the settings of a form, or ot.queue().add(job.config).", 110);
@@ -100,7 +100,7 @@ export default () => {
       const draw = keepingFocus(root, () => {
         const view = model.get("view");
         if (!view?.jobs) return;
-        root.className = `ot ot-queue ot-tone-${view.tone}`;
+        head.className = `ot-head ot-tone-${view.tone}`; // not the root: jobs have tones of their own
         write(badge, view.label);
         write(summary, view.summary);
         able(start, view.can_start && !view.active);
