@@ -255,6 +255,15 @@ class InferenceService:
         """End the picture, or the grid, that is being drawn, within one step."""
         self._cancel.set()
 
+    def check(self, prompt: str = "", **settings: Any) -> None:
+        """Find out whether `generate` would take these settings; nothing is drawn.
+
+        Raises:
+            NoModelError: if no model is loaded.
+            ConfigError: for a setting that no picture, or none of this model, can have.
+        """
+        self._need().definition(prompt, **settings)
+
     def as_python(self, recipe: Recipe) -> str:
         """Plain diffusers code that draws the picture of a recipe."""
         from ot_notebook.services.inference_code import diffusers_code

@@ -1,0 +1,338 @@
+// Prompt, settings, LoRAs, and what they draw. Python holds everything; this file draws it and sends requests.
+
+const CRISP = 128; // smaller pictures show their pixels: blurred, a 64 px drawing looks broken
+
+const NUMBERS = [
+  ["width", "Width", "px"],
+  ["height", "Height", "px"],
+  ["steps", "Steps", ""],
+  ["cfg_scale", "Guidance", ""],
+];
+
+Object.assign(SHAPES, {
+  dice: "M2 1h10a1 1 0 0 1 1 1v10a1 1 0 0 1-1 1H2a1 1 0 0 1-1-1V2a1 1 0 0 1 1-1zm2 2v2h2V3zm4 6v2h2V9zM6 6v2h2V6z",
+  lock: "M4 6V4a3 3 0 0 1 6 0v2h1v7H3V6zm1.5 0h3V4a1.5 1.5 0 0 0-3 0z",
+});
+
+/** A comm buffer is a DataView or a typed array, by platform; it may be a window on a larger one. */
+function blobAddress(bytes, mime) {
+  const view = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return URL.createObjectURL(new Blob([view], { type: mime }));
+}
+
+function labelled(text, control) {
+  const label = element("label", "", text);
+  label.append(control);
+  return label;
+}
+
+/** The number that was written; what is none goes to Python as it is, to be refused by name. */
+function numberIn(input) {
+  const text = input.value.trim();
+  if (!text) return null;
+  const value = Number(text);
+  return Number.isNaN(value) ? text : value;
+}
+
+/** Prompt and settings. `read` gives them; `draw` shows what Python holds, but not over what is being typed. */
+function createAsk(model, ask) {
+  const root = element("div", "ot-draw-ask");
+  const prompt = element("textarea", "ot-input ot-prompt-text");
+  prompt.rows = 3;
+  const negative = element("textarea", "ot-input ot-prompt-text");
+  negative.rows = 1;
+  const negativeLabel = labelled("Negative prompt", negative);
+  const inputs = {};
+  const numbers = element("div", "ot-draw-numbers");
+  for (const [name, label, unit] of NUMBERS) {
+    inputs[name] = element("input", "ot-input");
+    inputs[name].inputMode = "decimal";
+    numbers.append(labelled(unit ? `${label}, ${unit}` : label, inputs[name]));
+  }
+  const scheduler = element("select", "ot-input");
+  const schedulerLabel = labelled("Scheduler", scheduler);
+  schedulerLabel.classList.add("ot-draw-wide");
+  const seed = element("input", "ot-input");
+  seed.inputMode = "numeric";
+  seed.placeholder = "random";
+  seed.setAttribute("aria-label", "Seed");
+  const seedBox = element("div", "ot-seed");
+  seedBox.append(
+    seed,
+    iconButton("dice", "Another seed each time", () => { seed.value = ""; changed(); }),
+    iconButton("lock", "Keep the seed of the picture shown", () => {
+      const id = model.get("picture").id;
+      if (id !== undefined) model.send({ op: "reuse", id, seed: true });
+    }),
+  );
+  const seedLabel = element("div", "ot-draw-wide");
+  const seedName = element("label", "", "Seed");
+  seedLabel.append(seedName, seedBox);
+  numbers.append(schedulerLabel, seedLabel);
+  root.append(labelled("Prompt", prompt), negativeLabel, numbers);
+
+  const read = () => ({
+    prompt: prompt.value,
+    negative_prompt: negative.value,
+    seed: numberIn(seed),
+    ...Object.fromEntries(NUMBERS.map(([name]) => [name, numberIn(inputs[name])])),
+    ...(scheduler.options.length ? { scheduler: scheduler.value } : {}),
+  });
+  const changed = () => model.send({ op: "set", settings: read() });
+  root.addEventListener("change", changed);
+  root.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      event.stopPropagation();
+      ask();
+    }
+  });
+  const put = (control, value) => {
+    const text = value === null || value === undefined ? "" : String(value);
+    if (control !== control.ownerDocument.activeElement && control.value !== text) control.value = text;
+  };
+  return {
+    root,
+    read,
+    draw() {
+      const settings = model.get("settings");
+      const { schedulers, negative: reads } = model.get("view");
+      if (schedulers.length !== scheduler.options.length) {
+        scheduler.replaceChildren(
+          ...schedulers.map((name) => {
+            const option = element("option", "", name.replaceAll("_", " "));
+            option.value = name;
+            return option;
+          }),
+        );
+      }
+      schedulerLabel.hidden = !schedulers.length;
+      negativeLabel.hidden = !reads;
+      put(prompt, settings.prompt);
+      put(negative, settings.negative_prompt);
+      put(seed, settings.seed);
+      for (const [name] of NUMBERS) put(inputs[name], settings[name]);
+      if (settings.scheduler) put(scheduler, settings.scheduler);
+    },
+  };
+}
+
+/** The LoRA stack: a strength each, and a line to add one. */
+function createLoras(model) {
+  const root = element("section", "ot-loras");
+  const list = element("div");
+  list.style.display = "contents";
+  const path = element("input", "ot-input ot-lora-path");
+  path.placeholder = "Path of a LoRA file";
+  path.setAttribute("aria-label", "Path of a LoRA file");
+  const current = () => model.get("view").loras.map(({ path, strength }) => [path, strength]);
+  const add = () => {
+    if (!path.value.trim()) return;
+    model.send({ op: "loras", loras: [...current(), [path.value.trim(), 1.0]] });
+    path.value = "";
+  };
+  path.onkeydown = (event) => {
+    if (event.key === "Enter") add();
+  };
+  const line = element("div", "ot-lora");
+  line.append(path, button("ot-button ot-small", "Add", add));
+  root.append(element("h4", "", "LoRAs"), list, line);
+  let shown = "";
+  const make = ({ path, name, strength }, place) => {
+    const row = element("div", "ot-lora");
+    const label = element("span", "", name);
+    label.title = path;
+    const input = element("input", "ot-input ot-strength");
+    input.type = "number";
+    input.step = "0.05";
+    input.value = strength;
+    input.setAttribute("aria-label", `Strength of ${name}`);
+    input.onchange = () => {
+      const loras = current();
+      loras[place][1] = numberIn(input) ?? 0;
+      model.send({ op: "loras", loras });
+    };
+    const remove = iconButton("remove", `Remove ${name}`, () =>
+      model.send({ op: "loras", loras: current().filter((_, at) => at !== place) }),
+    );
+    row.append(label, input, remove);
+    return row;
+  };
+  return {
+    root,
+    draw() {
+      const { loras } = model.get("view");
+      const now = JSON.stringify(loras);
+      if (now === shown) return;
+      shown = now;
+      list.replaceChildren(...loras.map(make));
+    },
+  };
+}
+
+/** The picture large, what can be done with it, and those before it. */
+function createShow(model) {
+  const root = element("div", "ot-draw-show");
+  const figure = element("figure");
+  const image = new Image();
+  image.className = "ot-large";
+  const caption = element("figcaption");
+  const title = element("b");
+  const words = element("span");
+  caption.append(title, words);
+  figure.append(image, caption);
+  const empty = element("div", "ot-empty");
+  empty.append(element("span", "", "Pictures appear here."), element("small", "", "Ctrl + Enter draws one."));
+  const send = (op, more) => () => model.send({ op, id: model.get("picture").id, ...more });
+  const tools = element("div", "ot-buttons");
+  const code = element("pre", "ot-code");
+  code.tabIndex = 0;
+  code.dataset.lmSuppressShortcuts = "true";
+  code.setAttribute("aria-label", "Python code that draws this picture");
+  const copied = element("span", "ot-caption");
+  copied.setAttribute("role", "status");
+  tools.append(
+    button("ot-button ot-small", "Use its settings", send("reuse", { seed: false })),
+    button("ot-button ot-small", "Copy as Python", send("code")),
+    copied,
+  );
+  const past = element("div", "ot-past");
+  past.setAttribute("role", "group");
+  past.setAttribute("aria-label", "Earlier pictures");
+  root.append(empty, figure, tools, code, past);
+  const addresses = new Map();
+  const thumbnail = (tile) => {
+    if (!addresses.has(tile.id)) addresses.set(tile.id, blobAddress(tile.image, tile.mime));
+    return addresses.get(tile.id);
+  };
+  let large = "";
+  let drawn;
+  return {
+    root,
+    draw() {
+      const picture = model.get("picture");
+      const there = picture.id !== undefined;
+      for (const node of [figure, tools, past]) node.hidden = !there;
+      empty.hidden = there;
+      const text = model.get("view").code;
+      code.hidden = !text;
+      if (text && text !== code.textContent) {
+        navigator.clipboard?.writeText(text).then(
+          () => write(copied, "Copied."),
+          () => write(copied, "Select it below to copy."),
+        );
+      }
+      if (!text) write(copied, "");
+      write(code, text);
+      if (!there || drawn === picture) return;
+      drawn = picture;
+      URL.revokeObjectURL(large);
+      large = blobAddress(picture.image, picture.mime);
+      image.src = large;
+      image.alt = picture.prompt || "A picture without a prompt";
+      image.classList.toggle("ot-crisp", Math.max(picture.width, picture.height) <= CRISP);
+      write(title, picture.prompt);
+      write(words, picture.words);
+      past.replaceChildren(
+        ...model.get("history").map((tile) => {
+          const node = button("ot-tile", undefined, () => model.send({ op: "pick", id: tile.id }));
+          const small = new Image();
+          small.src = thumbnail(tile);
+          small.alt = "";
+          small.classList.toggle("ot-crisp", tile.small);
+          node.append(small);
+          node.title = tile.words;
+          node.setAttribute("aria-label", tile.words);
+          node.setAttribute("aria-pressed", String(tile.id === picture.id));
+          return node;
+        }),
+      );
+    },
+    close() {
+      URL.revokeObjectURL(large);
+      for (const url of addresses.values()) URL.revokeObjectURL(url);
+    },
+  };
+}
+
+export default () => {
+  let line;
+  return {
+    initialize({ model }) {
+      line = connect(model);
+      return () => line.close();
+    },
+    render({ model, el }) {
+      const root = element("div", "ot ot-draw");
+      const head = element("div", "ot-draw-head");
+      const status = element("span", "ot-status");
+      status.setAttribute("role", "status");
+      const source = element("input", "ot-input");
+      source.placeholder = 'A folder, a file, a hub id, or "live"';
+      source.setAttribute("aria-label", "Model");
+      const load = button("ot-button", "Load", () => model.send({ op: "load", model: source.value }));
+      source.onkeydown = (event) => {
+        if (event.key === "Enter") load.click();
+      };
+      head.append(element("h3", "", "Inference"), status, source, load);
+      const alert = createAlert();
+      const draw = button("ot-button ot-primary", "Draw", () => ask());
+      draw.title = "Ctrl + Enter";
+      const stop = button("ot-button ot-danger", "Stop", () => model.send({ op: "stop" }));
+      const track = element("div", "ot-track");
+      track.setAttribute("role", "progressbar");
+      track.setAttribute("aria-label", "Steps of the picture");
+      track.setAttribute("aria-valuemin", "0");
+      track.setAttribute("aria-valuemax", "100");
+      track.append(element("div", "ot-fill"));
+      const form = createAsk(model, () => draw.click());
+      const loras = createLoras(model);
+      const show = createShow(model);
+      const ask = () => {
+        if (usable(draw)) model.send({ op: "draw", settings: form.read() });
+      };
+      const actions = element("div", "ot-draw-actions");
+      actions.append(draw, stop, track);
+      form.root.append(loras.root, actions);
+      const body = element("div", "ot-draw-body");
+      body.append(form.root, show.root);
+      root.append(head, alert.node, body);
+      el.append(root);
+
+      const redraw = () => {
+        const view = model.get("view");
+        const busy = view.state === "drawing" || view.state === "loading";
+        write(status, view.status);
+        status.title = view.status;
+        alert.fill(view.notice);
+        able(draw, view.state === "ready");
+        able(stop, view.state === "drawing");
+        able(load, !busy);
+        track.style.visibility = busy ? "visible" : "hidden";
+        track.setAttribute("aria-valuenow", String(Math.round(view.percent)));
+        track.firstElementChild.style.width = `${view.percent}%`;
+        form.draw();
+        loras.draw();
+        show.draw();
+      };
+      let queued = false; // several traits change together: draw them once
+      const soon = () => {
+        if (queued) return;
+        queued = true;
+        queueMicrotask(() => {
+          queued = false;
+          redraw();
+        });
+      };
+      const watched = ["change:view", "change:settings", "change:picture", "change:history"];
+      watched.forEach((event) => model.on(event, soon));
+      redraw();
+      const hidden = line.shown();
+      return () => {
+        watched.forEach((event) => model.off(event, soon));
+        show.close();
+        hidden();
+      };
+    },
+  };
+};

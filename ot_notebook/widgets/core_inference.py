@@ -1,0 +1,221 @@
+"""The inference panel of core widgets, for front ends that load no modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from html import escape
+from typing import Any
+
+import ipywidgets as W
+
+from ot_notebook.widgets import markup
+
+Request = Callable[[dict[str, Any]], None]
+
+NUMBERS = ("width", "height", "steps", "seed")
+
+
+class CoreInference:
+    """The same controls as the module's, sending the same requests.
+
+    Args:
+        request: receives them.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._loading = False
+        wide = W.Layout(width="100%")
+        self._model = W.Text(
+            placeholder='A folder, a file, a hub id, or "live"',
+            description="Model",
+            layout=W.Layout(flex="1 1 260px", width="auto"),
+        )
+        load = _button("Load", lambda: request({"op": "load", "model": self._model.value}))
+        self._status, self._notice = W.HTML(layout=wide), W.HTML(layout=wide)
+        self._prompt = W.Textarea(description="Prompt", rows=2, layout=wide)
+        self._negative = W.Textarea(description="Negative", rows=1, layout=wide)
+        self._numbers = {name: W.Text(description=name.capitalize()) for name in NUMBERS}
+        self._numbers["seed"].placeholder = "another each time"
+        self._guidance = W.Text(description="Guidance")
+        self._scheduler = W.Dropdown(description="Scheduler", options=[])
+        for control in (*self._numbers.values(), self._guidance, self._scheduler):
+            control.layout = W.Layout(width="auto", flex="0 1 220px")
+        self._draw_button = _button("Draw", self._ask, "primary")
+        self._stop_button = _button("Stop", lambda: request({"op": "stop"}), "danger")
+        self._lora = W.Text(
+            placeholder="Path of a LoRA",
+            description="LoRA",
+            layout=W.Layout(flex="1 1 260px", width="auto"),
+        )
+        self._added: list[list[Any]] = []
+        add = _button("Add", self._add)
+        self._loras = W.VBox(layout=wide)
+        self._image = W.Image(value=b"", layout=W.Layout(max_width="512px", display="none"))
+        self._words = W.HTML(layout=wide)
+        self._choice = W.Dropdown(description="Show", options=[], layout=wide)
+        self._choice.observe(self._pick, "value")
+        self._again = _button("Use its settings", lambda: self._of_shown("reuse", seed=False))
+        self._seed = _button("Use its seed", lambda: self._of_shown("reuse", seed=True))
+        self._code_button = _button("Copy as Python", lambda: self._of_shown("code"))
+        self._code = W.Textarea(rows=8, layout=W.Layout(width="100%", display="none"))
+        self._code.disabled = True
+        self._shown: int | None = None
+        heading = f'{markup.style()}<div class="ot ot-title"><h3>Inference</h3></div>'
+        self.children = [
+            W.HTML(heading),
+            _row(self._model, load),
+            self._status,
+            self._notice,
+            self._prompt,
+            self._negative,
+            _row(*self._numbers.values(), self._guidance, self._scheduler),
+            _row(self._lora, add),
+            self._loras,
+            _row(self._draw_button, self._stop_button),
+            self._image,
+            self._words,
+            self._choice,
+            _row(self._again, self._seed, self._code_button),
+            self._code,
+        ]
+
+    def draw(
+        self,
+        view: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        picture: Mapping[str, Any],
+        history: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Bring every widget up to date."""
+        self._loading = True
+        try:
+            busy = view["state"] in ("drawing", "loading")
+            self._draw_button.disabled, self._stop_button.disabled = busy, not busy
+            self._status.value = _bar(view)
+            self._notice.value = _alert(view["notice"])
+            self._negative.layout.display = "" if view["negative"] else "none"
+            self._scheduler.layout.display = "" if view["schedulers"] else "none"
+            if list(self._scheduler.options) != view["schedulers"]:
+                self._scheduler.options = view["schedulers"]
+            if not busy:  # what is being typed meanwhile stays
+                self._fill(settings)
+            self._draw_loras(view["loras"])
+            self._code.value = view["code"]
+            self._code.layout.display = "" if view["code"] else "none"
+            self._draw_picture(picture, history)
+        finally:
+            self._loading = False
+
+    def _fill(self, settings: Mapping[str, Any]) -> None:
+        self._prompt.value = settings.get("prompt", "")
+        self._negative.value = settings.get("negative_prompt", "")
+        for name, box in self._numbers.items():
+            value = settings.get(name)
+            box.value = "" if value is None else str(value)
+        self._guidance.value = str(settings.get("cfg_scale", ""))
+        if settings.get("scheduler") in self._scheduler.options:
+            self._scheduler.value = settings["scheduler"]
+
+    def _draw_loras(self, loras: Sequence[Mapping[str, Any]]) -> None:
+        listed = [[one["path"], one["strength"]] for one in loras]
+        if listed == self._added:
+            return
+        self._added = listed
+        for child in self._loras.children:
+            child.close()
+        rows = []
+        for place, one in enumerate(loras):
+            box = W.FloatText(value=one["strength"], description=one["name"][:24], step=0.1)
+            box.observe(partial(self._strength, place), "value")
+            rows.append(_row(box, _button("Remove", partial(self._remove, place))))
+        self._loras.children = rows
+
+    def _draw_picture(
+        self, picture: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self._shown = picture.get("id")
+        self._image.layout.display = "" if picture else "none"
+        if picture:
+            self._image.value = picture["image"]
+            self._image.layout.width = f"{max(256, min(512, picture['width']))}px"
+            self._words.value = markup.caption(f"{picture['prompt']} · {picture['words']}")
+        for control in (self._again, self._seed, self._code_button):
+            control.disabled = not picture
+        options = [(f"{one['id'] + 1}: {one['words']}"[:90], one["id"]) for one in history]
+        if list(self._choice.options) != options:
+            self._choice.options = options
+        if picture and self._choice.value != self._shown:
+            self._choice.value = self._shown
+
+    def _ask(self) -> None:
+        settings: dict[str, Any] = {
+            "prompt": self._prompt.value,
+            "negative_prompt": self._negative.value,
+            "cfg_scale": _number(self._guidance.value, float),
+        }
+        for name, box in self._numbers.items():
+            settings[name] = _number(box.value, int)
+        if self._scheduler.options:
+            settings["scheduler"] = self._scheduler.value
+        self._request({"op": "draw", "settings": settings})
+
+    def _add(self) -> None:
+        loras = [*self._added, [self._lora.value.strip(), 1.0]]
+        self._request({"op": "loras", "loras": loras})
+
+    def _strength(self, place: int, change: Any) -> None:
+        if not self._loading:
+            self._added[place][1] = change.new
+            self._request({"op": "loras", "loras": self._added})
+
+    def _remove(self, place: int) -> None:
+        loras = [one for at, one in enumerate(self._added) if at != place]
+        self._request({"op": "loras", "loras": loras})
+
+    def _pick(self, change: Any) -> None:
+        if not self._loading and change.new is not None:
+            self._request({"op": "pick", "id": change.new})
+
+    def _of_shown(self, op: str, **more: Any) -> None:
+        if self._shown is not None:
+            self._request({"op": op, "id": self._shown, **more})
+
+
+def _number(text: str, kind: type[int] | type[float]) -> Any:
+    """The number that was written; what is none goes on as it is, to be refused by name."""
+    try:
+        return kind(text) if text.strip() else None
+    except ValueError:
+        return text
+
+
+def _button(label: str, action: Callable[[], None], style: str = "") -> W.Button:
+    button = W.Button(description=label, button_style=style, layout=W.Layout(width="auto"))
+    button.on_click(lambda _pressed: action())
+    return button
+
+
+def _row(*widgets: W.Widget) -> W.Box:
+    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%")
+    return W.Box(list(widgets), layout=layout)
+
+
+def _bar(view: Mapping[str, Any]) -> str:
+    percent = round(view["percent"])
+    return (
+        f'<div class="ot ot-tone-run"><div class="ot-bar-text"><span>{escape(view["status"])}'
+        f'</span></div><div class="ot-track" role="progressbar" aria-label="Progress" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}">'
+        f'<div class="ot-fill" style="width:{percent}%"></div></div></div>'
+    )
+
+
+def _alert(notice: Mapping[str, str] | None) -> str:
+    if not notice:
+        return ""
+    return (
+        f'<div class="ot"><div class="ot-alert ot-tone-{notice["tone"]}" role="alert">'
+        f"<b>{escape(notice['title'])}</b>\n{escape(notice['text'])}</div></div>"
+    )
