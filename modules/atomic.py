@@ -28,10 +28,12 @@ def atomic_file(path: Path, *, flush: bool = True) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        _flush(temporary)
+        if flush:
+            _flush(temporary)
         temporary.chmod(0o666 & ~_umask())  # mkstemp's files are private, a model file is not
         temporary.replace(path)
-        _flush(path.parent)
+        if flush:
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
