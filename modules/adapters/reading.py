@@ -81,6 +81,8 @@ def read_adapter(
     groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
     spelled: dict[str, list[str]] = defaultdict(list)
     for key, tensor in tensors.items():
+        if "._aux." in key or key.endswith("_aux"):
+            continue  # notes of the tool that wrote the file
         stem, suffix = _split(key.replace(".default", ""))
         for lead in LEADS:
             if stem not in index and stem.startswith(lead):

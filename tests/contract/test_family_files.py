@@ -248,6 +248,26 @@ def narrowed(convert, network):
     return changed
 
 
+SPELLINGS = {
+    "PEFT": lambda key: f"base_model.model.{key}",
+    "ComfyUI": lambda key: f"model.diffusion_model.{key}",
+    "an adapter of a name": lambda key: key.replace(".weight", ".default.weight"),
+    "old diffusers": lambda key: key.replace("lora_A", "lora.down").replace("lora_B", "lora.up"),
+}
+
+
+@pytest.mark.parametrize("tool", SPELLINGS)
+def test_other_tools_spellings_are_read(family, trained, tool):
+    layers = list(lora_layers({family.denoiser: trained[family.denoiser]}))
+    tensors = to_format(layers, family, ModelFormat.DIFFUSERS_LORA)
+    prefix = f"{family.denoiser}."
+    spelled = {SPELLINGS[tool](key.removeprefix(prefix)): value for key, value in tensors.items()}
+    odd = {"nowhere.lora_A.weight": torch.zeros(1), "note._aux.weight": torch.zeros(1)}
+    found = read_adapter({**spelled, **odd}, family, trained)
+    assert found.unplaced == ["nowhere.lora_A.weight"]
+    assert_same_change(found.tensors, to_canonical(layers, family))
+
+
 def test_a_file_is_read_back_before_it_is_written(family, trained):
     layers = list(lora_layers({family.denoiser: trained[family.denoiser]}))
     tensors = to_format(layers, family, ModelFormat.COMFY_LORA)
