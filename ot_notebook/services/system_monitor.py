@@ -219,3 +219,16 @@ def vram_of(trainer: GenericTrainer) -> dict[str, int]:
         "other": max(0, allocated - weights),
         "cached": reserved - allocated,
     }
+
+
+if "_monitor" not in globals():  # `%autoreload` runs this file again
+    _monitor: SystemMonitor | None = None
+
+
+def monitor() -> SystemMonitor:
+    """This kernel's monitor, started: one for all displays."""
+    global _monitor  # noqa: PLW0603 - a kernel is on one machine
+    if _monitor is None:
+        _monitor = SystemMonitor()
+    _monitor.start()
+    return _monitor

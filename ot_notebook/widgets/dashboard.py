@@ -14,6 +14,7 @@ from ot_notebook.services import curve
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.chart import LossChart
 from ot_notebook.widgets.live import Front, LiveView, Mode, esm
+from ot_notebook.widgets.machine_strip import MachineStrip
 from ot_notebook.widgets.view_state import (
     Alert,
     Command,
@@ -82,6 +83,7 @@ class Dashboard(LiveView):
         self._config: TrainConfig | None = None
         self._alert: Alert | None = None
         self._history: History | None = None
+        self._strip = MachineStrip()
         super().__init__(service, mode)
         self.add_class("ot-card")
 
@@ -129,7 +131,7 @@ class Dashboard(LiveView):
         self._chart = LossChart(self.service)
         self._log = LogView(layout=W.Layout(width="100%"))
         self._log.add_class("ot-log-host")
-        return self._panel, [self._panel, self._chart, self._log]
+        return self._panel, [self._panel, self._strip, self._chart, self._log]
 
     def _make_core(self) -> Sequence[W.Widget]:
         wide = {"layout": W.Layout(width="100%")}
@@ -144,7 +146,12 @@ class Dashboard(LiveView):
             list(self._buttons.values()),
             layout=W.Layout(display="flex", flex_flow="row wrap", margin="10px 0 0 0"),
         )
-        return [W.HTML(markup.style()), self._core_panel, row, self._core_curve, self._core_log]
+        top = [W.HTML(markup.style()), self._core_panel, row, self._strip]
+        return [*top, self._core_curve, self._core_log]
+
+    def _pull(self) -> None:
+        self._strip.draw()
+        super()._pull()
 
     def _draw(self, events: Sequence[Event] | None) -> None:
         view = panel_view(self.service, self._settings() is not None, self._alert)

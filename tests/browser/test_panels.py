@@ -93,3 +93,38 @@ def test_samples_are_defined_beside_the_form(notebook, page):
     notebook.run(3)
     expect(output.get_by_text("No samples yet.")).to_be_visible()
     notebook.shot("definitions-empty", output)
+
+
+def test_runs_are_laid_over_one_another(notebook, page):
+    notebook.open(
+        "compare.ipynb",
+        [
+            setup("compare", 40, 0.4),
+            """
+            for rate in (1e-3, 2e-3, 4e-3):
+                svc.start(job.config.update(learning_rate=rate)).wait(30)
+            ot.RunCompare("run-compare")
+            """,
+            "ot.RunCompare('run-compare', mode='core')",
+        ],
+    )
+    notebook.run(0)
+    notebook.run(1)
+    output = notebook.output(1)
+    expect(output.locator(".ot-overlay polyline")).to_have_count(2)
+    expect(output.locator("code")).to_have_text(["learning_rate"])
+    third = output.get_by_role("checkbox").nth(2)
+    third.focus()
+    page.keyboard.press("Space")
+    expect(output.locator(".ot-overlay polyline")).to_have_count(3)
+    expect(third).to_be_focused()
+    expect(output.get_by_text("3 runs, 3 compared")).to_be_visible()
+    expect(output.locator("td img").first).to_be_visible()
+    output.get_by_label("logarithmic").check()
+    output.get_by_label("Curve").select_option("Learning rate")
+    expect(output.get_by_text("Learning rate at the end")).to_be_visible()
+    look(notebook, page, "compare", output, ".ot-compare")
+    notebook.run(2)
+    core = notebook.output(2)
+    expect(core.locator(".ot-overlay polyline")).to_have_count(2)
+    notebook.shot("compare-core", core)

@@ -1,0 +1,127 @@
+"""What the machine does, in a strip: GPU, CPU, memory and disk."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TypedDict
+
+import ipywidgets as W
+
+from ot_notebook.services.system_monitor import Gpu, Reading, SystemMonitor, monitor
+from ot_notebook.widgets.described import brief
+from ot_notebook.widgets.view_state import Tone, percent
+
+GIB = 2**30
+
+NEARLY_FULL = 92.0
+"""Percent of memory from which a run may fail."""
+
+LITTLE_DISK = 5 * GIB
+"""Free bytes below which a backup may not fit."""
+
+
+class Meter(TypedDict):
+    """One figure; `percent` is 0 to 100, `hint` says more."""
+
+    label: str
+    text: str
+    percent: float
+    tone: Tone
+    hint: str
+
+
+def meters(reading: Reading | None) -> list[Meter]:
+    """The figures that this machine gives; none before the first reading."""
+    if reading is None:
+        return []
+    found: list[Meter] = []
+    for number, gpu in enumerate(reading.gpus):
+        found += _gpu(gpu, f"GPU {number}" if len(reading.gpus) > 1 else "GPU")
+    if reading.cpu is not None:
+        found.append(_meter("CPU", f"{reading.cpu:.0f}%", reading.cpu, "Over all cores"))
+    if reading.ram_used is not None and reading.ram_total:
+        ours = "" if reading.process_ram is None else f"{_gib(reading.process_ram)} by this kernel"
+        found.append(_memory("RAM", reading.ram_used, reading.ram_total, ours))
+    if reading.disk_free is not None and reading.disk_total:
+        used = reading.disk_total - reading.disk_free
+        disk = _meter(
+            "Disk",
+            f"{_gib(reading.disk_free)} free",
+            percent(used, reading.disk_total),
+            f"of {_gib(reading.disk_total)}",
+        )
+        disk["tone"] = "bad" if reading.disk_free < LITTLE_DISK else "idle"
+        found.append(disk)
+    return found
+
+
+def _gpu(gpu: Gpu, label: str) -> list[Meter]:
+    details = [brief(gpu.name, 60)]
+    if gpu.temperature is not None:
+        details.append(f"{gpu.temperature:.0f} °C")
+    if gpu.power is not None:
+        details.append(f"{gpu.power:.0f} W")
+    if gpu.clock is not None:
+        details.append(f"{gpu.clock:.0f} MHz")
+    found = []
+    if gpu.utilisation is not None:
+        heat = "" if gpu.temperature is None else f" · {gpu.temperature:.0f} °C"
+        found.append(
+            _meter(label, f"{gpu.utilisation:.0f}%{heat}", gpu.utilisation, ", ".join(details))
+        )
+    if gpu.memory_used is not None and gpu.memory_total:
+        ours = "" if gpu.process_memory is None else f"{_gib(gpu.process_memory)} by this kernel"
+        found.append(_memory(f"{label} memory", gpu.memory_used, gpu.memory_total, ours))
+    return found
+
+
+def _memory(label: str, used: int, total: int, hint: str) -> Meter:
+    full = percent(used, total)
+    meter = _meter(label, f"{used / GIB:.1f} of {_gib(total)}", full, hint)
+    meter["tone"] = "hold" if full >= NEARLY_FULL else "idle"
+    return meter
+
+
+def _meter(label: str, text: str, share: float, hint: str) -> Meter:
+    share = round(min(100.0, max(0.0, share)), 1)
+    return Meter(label=label, text=text, percent=share, tone="idle", hint=hint)
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def strip(found: list[Meter], note: str) -> str:
+    """The figures as HTML, and below them what cannot be read; empty if there is neither."""
+    cells = "".join(
+        f'<div class="ot-meter ot-tone-{meter["tone"]}" title="{escape(meter["hint"])}">'
+        f'<div class="ot-bar-text"><span>{escape(meter["label"])}</span>'
+        f"<span>{escape(meter['text'])}</span></div>"
+        f'<div class="ot-track" role="meter" aria-label="{escape(meter["label"])}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{round(meter["percent"])}" '
+        f'aria-valuetext="{escape(meter["text"])}">'
+        f'<div class="ot-fill" style="width:{meter["percent"]}%"></div></div></div>'
+        for meter in found
+    )
+    if not cells and not note:
+        return ""
+    said = f'<div class="ot-caption">{escape(brief(note))}</div>' if note else ""
+    return f'<div class="ot"><div class="ot-strip-machine">{cells}</div>{said}</div>'
+
+
+class MachineStrip(W.HTML):
+    """The strip as a widget that every front end draws. Whoever holds it calls `draw`.
+
+    Args:
+        source: what reads the machine; this kernel's monitor by default, from the first drawing on.
+    """
+
+    def __init__(self, source: SystemMonitor | None = None) -> None:
+        self._source = source
+        super().__init__(layout=W.Layout(width="100%"))
+
+    def draw(self) -> None:
+        """Show the latest reading; at most one message a second, as there is no newer one."""
+        if self._source is None:
+            self._source = monitor()
+        self.value = strip(meters(self._source.reading), self._source.note)
