@@ -29,7 +29,7 @@ STORY_ROWS = 40
 class FormFront(Front):
     """The form. Its state is a plain description; edits come back as messages."""
 
-    _esm = esm("form.js")
+    _esm = esm("form_rows.js", "form.js")
     _css = markup.css("ot.css", "form.css")
 
     groups = t.List(help="`Group`s; fixed.").tag(sync=True)

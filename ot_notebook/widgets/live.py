@@ -35,10 +35,10 @@ PLAY_MS = 500
 """Period of the heartbeat where only core widgets work."""
 
 
-def esm(name: str) -> str:
-    """The module `name` with what all share in front; a module cannot import our files."""
+def esm(*names: str) -> str:
+    """One module of files, what all share in front; a module cannot import our files."""
     shared = ("dom.js", "controls.js", "live.js")
-    return "\n".join((STATIC / file).read_text(encoding="utf-8") for file in (*shared, name))
+    return "\n".join((STATIC / file).read_text(encoding="utf-8") for file in (*shared, *names))
 
 
 class Front(anywidget.AnyWidget):
