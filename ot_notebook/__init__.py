@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ot_notebook import assets as assets
     from ot_notebook.checkup import doctor as doctor
     from ot_notebook.preset_files import presets as presets
+    from ot_notebook.services.inference_service import Cancelled as Cancelled
     from ot_notebook.services.inference_service import inference as inference
     from ot_notebook.services.queue_service import queue as queue
     from ot_notebook.services.run import attach as attach
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ot_notebook.widgets.studio import studio as studio
 
 _HOMES = {
+    "Cancelled": "ot_notebook.services.inference_service",
     "CommandRefused": "ot_notebook.services.trainer_service",
     "ConceptConfig": "modules.config",
     "ConceptEditor": "ot_notebook.widgets.concept_editor",

@@ -65,7 +65,7 @@ function createAsk(model, ask) {
       if (id !== undefined) model.send({ op: "reuse", id, seed: true });
     }),
   );
-  const seedLabel = element("div", "ot-draw-wide");
+  const seedLabel = element("div", "ot-draw-wide ot-seed-field");
   const seedName = element("label", "", "Seed");
   seedLabel.append(seedName, seedBox);
   numbers.append(schedulerLabel, seedLabel);
@@ -199,7 +199,7 @@ function createShow(model) {
   const past = element("div", "ot-past");
   past.setAttribute("role", "group");
   past.setAttribute("aria-label", "Earlier pictures");
-  root.append(empty, figure, tools, code, past);
+  root.append(empty, figure, past, tools, code);
   const addresses = new Map();
   const thumbnail = (tile) => {
     if (!addresses.has(tile.id)) addresses.set(tile.id, blobAddress(tile.image, tile.mime));

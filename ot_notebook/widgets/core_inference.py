@@ -13,6 +13,9 @@ from ot_notebook.widgets import markup
 
 Request = Callable[[dict[str, Any]], None]
 
+CRISP_PX = 128
+"""Smaller pictures show their pixels: blurred, a 64 px drawing looks broken."""
+
 NUMBERS = ("width", "height", "steps", "seed")
 
 
@@ -139,6 +142,8 @@ class CoreInference:
         self._image.layout.display = "" if picture else "none"
         if picture:
             self._image.value = picture["image"]
+            crisp = max(picture["width"], picture["height"]) <= CRISP_PX
+            (self._image.add_class if crisp else self._image.remove_class)("ot-crisp")
             self._image.layout.width = f"{max(256, min(512, picture['width']))}px"
             self._words.value = markup.caption(f"{picture['prompt']} · {picture['words']}")
         for control in (self._again, self._seed, self._code_button):
