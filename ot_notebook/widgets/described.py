@@ -62,13 +62,14 @@ class DescribedView(AdaptiveView):
 
     def do(self, op: str, /, **given: Any) -> None:
         """What a control of the page does. A refusal is shown on the page, not raised."""
+        alert = None
+        try:  # without our lock: a service that holds its own may be waiting to tell us something
+            self._serve({"op": op, **given})
+        except REFUSALS as error:
+            text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+            alert = Alert(tone="hold", title="That is not possible", text=brief(text))
         with self._drawing:
-            self._alert = None
-            try:
-                self._serve({"op": op, **given})
-            except REFUSALS as error:
-                text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-                self._alert = Alert(tone="hold", title="That is not possible", text=brief(text))
+            self._alert = alert
             self._draw_if_made()
             self._unseen = False  # an answer passes where unasked messages are dropped
 

@@ -1,5 +1,6 @@
 """The queue's panel: what it shows of each job, and what its buttons do."""
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -226,3 +227,23 @@ def test_closing_leaves_the_queue(queue, configs, wire):
     panel.close()
     queue.add(configs[0], "a")
     assert queue.jobs[0].name == "a"
+
+
+def test_a_page_and_code_may_change_the_queue_at_once(panel, queue, configs):
+    """The queue tells watchers while it holds its lock; a panel that held its own would hang."""
+    jobs = [queue.add(config, name) for name, config in zip("abc", configs, strict=True)]
+
+    def reorder():
+        for number in range(40):
+            queue.move(jobs[number % 3].id, 0)
+
+    other = threading.Thread(target=reorder, daemon=True)
+    other.start()
+    page = threading.Thread(
+        target=lambda: [press(panel, "up", jobs[number % 3]) for number in range(40)], daemon=True
+    )
+    page.start()
+    for thread in (other, page):
+        thread.join(20)
+        assert not thread.is_alive()
+    assert names(panel) == [job.name for job in queue.jobs]
