@@ -105,7 +105,7 @@ def strip(found: list[Meter], note: str) -> str:
     )
     if not cells and not note:
         return ""
-    said = f'<div class="ot-caption">{escape(brief(note))}</div>' if note else ""
+    said = f'<div class="ot-machine-note">{escape(brief(note))}</div>' if note else ""
     return f'<div class="ot"><div class="ot-strip-machine">{cells}</div>{said}</div>'
 
 
