@@ -414,3 +414,22 @@ def test_a_cancelled_grid_keeps_what_was_drawn(service):
         stop()
     assert not shown.complete
     assert list(shown.table["seed"]) == [1]
+
+
+def test_a_single_file_draws_as_its_folder_does(tmp_path):
+    from modules.families.saving import save_model
+
+    family = family_for(ModelType.STABLE_DIFFUSION_15)
+    parts = family.tiny()
+    folder, file = tmp_path / "tiny", tmp_path / "tiny.safetensors"
+    parts.pipeline.save_pretrained(folder)  # beside the file: its settings
+    save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32, {})
+    drawn = []
+    for source in (folder, file):
+        service = InferenceService(tmp_path / "gallery").load(source)
+        assert (service.status.model, service.status.model_type.value) == (
+            "tiny",
+            "STABLE_DIFFUSION_15",
+        )
+        drawn.append(pixels(service.generate("a fox", **SETTINGS).image))
+    assert abs(drawn[0] - drawn[1]).max() <= 1
