@@ -115,7 +115,14 @@ def brief(text: object, limit: int = MAX_TEXT) -> str:
 
 def row_of(*widgets: W.Widget) -> W.Box:
     """Core widgets side by side, wrapped where there is no room."""
-    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%", align_items="center")
+    layout = W.Layout(
+        display="flex",
+        flex_flow="row wrap",
+        width="100%",
+        align_items="center",
+        grid_gap="6px",
+        margin="3px 0",
+    )
     return W.Box(list(widgets), layout=layout)
 
 
