@@ -110,6 +110,9 @@ def applied(
         if strength:
             for name, tensors in adapter.layers.items():
                 changes[name].append((tensors, strength))
+    if not changes:
+        yield
+        return
     homes = _homes(changes, family, parts.modules())
     handles = []
     try:

@@ -120,11 +120,11 @@ class InferencePanel(AdaptiveView):
             case {"op": "load", "model": str() as model}:
                 self._do(lambda: self._load(model))
             case {"op": "loras", "loras": list() as loras}:
-                self._do(lambda: self.service.set_loras([(p, s) for p, s in loras]))
+                self._in_line(lambda: self.service.set_loras([(p, s) for p, s in loras]))
             case {"op": "pick", "id": int() as number}:
                 self._do(lambda: self._pick(number))
             case {"op": "reuse", "id": int() as number, "seed": bool() as seed}:
-                self._do(lambda: self._reuse(number, seed))
+                self._in_line(lambda: self._reuse(number, seed))
             case {"op": "code", "id": int() as number}:
                 self._do(lambda: self._give_code(number))
             case {"op": "full", "id": int() as number}:
@@ -138,6 +138,13 @@ class InferencePanel(AdaptiveView):
         except Exception as error:  # noqa: BLE001 - shown to the person at the page
             self._refuse(error)
         self._show()
+
+    def _in_line(self, action: Callable[[], Any]) -> None:
+        """Do what waits for a picture that is being drawn; the page's line stays free for Stop."""
+        if self.service.status.state == "ready":
+            self._do(action)
+        else:
+            threading.Thread(target=self._do, args=(action,), daemon=True).start()
 
     def _refuse(self, error: Exception) -> None:
         self._notice = {"tone": "bad", "title": "Not done", "text": str(error)}

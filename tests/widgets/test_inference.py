@@ -1,5 +1,7 @@
 """The inference panel without a page: what it sends, and what its requests do."""
 
+import time
+
 import pytest
 import torch
 
@@ -85,6 +87,26 @@ def test_stop_ends_a_picture(panel, service):
     unsubscribe()
     assert panel._front.view["notice"]["title"] == "Stopped"
     assert panel.results == []
+
+
+def test_loras_changed_during_a_picture_wait_for_it_and_stop_does_not(panel, service):
+    panel.set(steps=400)
+    asked = []
+
+    def watch():
+        if service.status.done == 2 and not asked:
+            asked.append(ask(panel, op="loras", loras=[["gone.safetensors", 1.0]]))
+            ask(panel, op="stop")
+
+    unsubscribe = service.subscribe(watch)
+    ask(panel, op="draw", settings={"prompt": "a fox"})
+    panel.wait(60)
+    unsubscribe()
+    assert asked
+    until = time.monotonic() + 30
+    while "does not exist" not in str(panel._front.view["notice"]) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert "gone.safetensors does not exist" in panel._front.view["notice"]["text"]
 
 
 def test_a_model_that_does_not_load_is_told(tmp_path, wire):
