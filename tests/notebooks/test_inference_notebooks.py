@@ -42,7 +42,7 @@ def test_the_inference_notebook_draws_live_and_afterwards(tmp_path):
 def test_the_programmatic_notebook_steers_and_compares(tmp_path):
     text, _seconds = run("40_programmatic.ipynb", tmp_path)
     assert "learning_rat is no setting" in text
-    assert re.search(r"step 10: loss 0\.\d+", text)
+    assert re.search(r"step 10: loss \d\.\d+", text)
     assert re.search(r"Held at step \d+: [\d,]+ of [\d,]+ weights train", text)
     assert "48 losses noted; 1 change of a setting kept" in text
     assert "image/png" in text
