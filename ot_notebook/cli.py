@@ -81,7 +81,9 @@ def runs(
         _console.print("No runs here.")
         return
     columns = ("id", "state", "step", "max_step", "smooth_loss", "workspace")
-    table = Table(*columns)
+    table = Table()
+    for name in columns:  # an id is there to be copied, so it is never cut short
+        table.add_column(name, no_wrap=name in ("id", "state"), overflow="fold")
     for row in frame[list(columns)].itertuples(index=False):
         table.add_row(*(f"{each:.4g}" if isinstance(each, float) else str(each) for each in row))
     _console.print(table)

@@ -157,8 +157,7 @@ def test_a_failed_run_has_a_report_with_its_advice(stage, tmp_path):
     assert "No step was taken." in said
 
 
-def test_the_command_line_lists_runs(finished, tmp_path, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "250")
+def test_the_command_line_lists_runs_with_ids_to_copy(finished, tmp_path):
     answer = CliRunner().invoke(app, ["runs", str(tmp_path / "workspace")])
     assert answer.exit_code == 0
     assert finished.id in answer.output
