@@ -110,18 +110,27 @@ def load_pipeline(
             if (settings / "model_index.json").is_file():
                 options["config"] = str(settings)
             # One type for the whole file; the parts follow.
-            pipeline = pipeline_class.from_single_file(source, torch_dtype=torch.float32, **options)
+            options[_dtype_argument()] = torch.float32
+            pipeline = pipeline_class.from_single_file(source, **options)
             for name, dtype in types.items():
                 if name not in components and getattr(pipeline, name, None) is not None:
                     getattr(pipeline, name).to(dtype)
         else:
             _check_folder(Path(source), class_name, replaced=components.keys())
-            dtype_by_part = {"default": torch.float32, **types}
-            pipeline = pipeline_class.from_pretrained(source, torch_dtype=dtype_by_part, **options)
+            options[_dtype_argument()] = {"default": torch.float32, **types}
+            pipeline = pipeline_class.from_pretrained(source, **options)
     except FAILURES as error:
         raise _cannot_load("base_model_name", config.base_model_name, class_name, error) from error
     _check_complete(pipeline, config.base_model_name, dtypes)
     return pipeline
+
+
+def _dtype_argument() -> str:
+    """What diffusers calls the type of the weights: `torch_dtype` until 0.42 renamed it."""
+    import diffusers
+    from packaging.version import Version
+
+    return "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
 
 
 def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) -> Any:
