@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 MAX_POINTS = 2000
 """Points of a line; more would be sent whole each time, and freeze the page at 100,000."""
 
-MIN_SECONDS = 0.22
-"""Shortest time between two drawings."""
+MIN_SECONDS = 1.0
+"""Shortest time between two drawings: each is eight messages, and takes the trainer's time."""
 
 
 class LossChart(W.VBox):
@@ -64,7 +64,7 @@ class LossChart(W.VBox):
         super().__init__([self._title, self._empty, self._caption])
 
     def draw(self, final: bool) -> None:
-        """Follow the service, a few times a second at most; `final` is drawn in any case."""
+        """Follow the service, once a second at most; `final` is drawn in any case."""
         now = time.monotonic()
         if not final and now - self._drawn_at < MIN_SECONDS:
             self._late = True
@@ -95,7 +95,9 @@ class LossChart(W.VBox):
             low, high = curve.limits(values)
             with axis.scale.hold_sync():
                 axis.scale.min, axis.scale.max = low, high
-            axis.tick_values = np.asarray(curve.ticks(low, high, about))
+            ticks = np.asarray(curve.ticks(low, high, about))
+            if not np.array_equal(axis.tick_values, ticks):  # equal arrays would travel again
+                axis.tick_values = ticks
 
     @property
     def late(self) -> bool:

@@ -155,7 +155,8 @@ class Dashboard(LiveView):
 
     def _draw(self, events: Sequence[Event] | None) -> None:
         view = panel_view(self.service, self._settings() is not None, self._alert)
-        final = events is None or view["state"] in ENDED
+        at_rest = view["state"] in (*ENDED, "paused")  # no later event would draw what is put off
+        final = events is None or at_rest
         stepped = any(isinstance(event, LossUpdate) for event in events or ())
         another_run = self._history is not self.service.history
         self._history = self.service.history
