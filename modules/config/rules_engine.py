@@ -65,8 +65,10 @@ def _out_of_reach(case: Case, path: str, value: Any, values: tuple[Any, ...]) ->
 
 def _ignored(setting: Setting, value: Any) -> Iterator[Problem]:
     usual = shown(setting.default)
-    if setting.path in HARMLESS:
-        if instead := HARMLESS[setting.path]:
+    of_any_part = "{part}." + setting.path.rpartition(".")[2]
+    instead = HARMLESS.get(setting.path, HARMLESS.get(of_any_part))
+    if instead is not None:
+        if instead:
             message = f"{setting.path} is {shown(value)}, but {instead}."
             yield warn(setting.path, message, f"Set it to {usual} to silence this.")
         return

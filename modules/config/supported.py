@@ -224,6 +224,7 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "tensorboard_port": "TensorBoard is not started",
         "fallback_train_dtype": "",  # no part is computed in another type than it is stored in
         "temp_device": "nothing is offloaded",
+        "{part}.offload_fraction": "nothing is offloaded: same result, in more memory",
         "async_offloading": "nothing is offloaded",
         "compile": "the model runs uncompiled: same result, maybe slower",
         "attention_mechanism": "torch chooses the attention kernel: same result",
@@ -235,6 +236,7 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
 """Settings that change neither what is learned nor what is written where: what happens instead.
 
 A value that differs from the default is a warning with these words, or nothing if they are empty.
+`{part}` stands for any part of the model.
 """
 
 _NO_SKIP = {f"text_encoder{number}_layer_skip": (0,) for number in ("", "_2", "_3", "_4")}
@@ -252,7 +254,6 @@ BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType
         e.ModelType.LUMINA_2: _NO_SKIP,
         e.ModelType.AURA_FLOW: _NO_SKIP,
         e.ModelType.HI_DREAM_FULL: _NO_SKIP,
-        e.ModelType.HUNYUAN_VIDEO: _NO_SKIP,
         e.ModelType.CHROMA_1: _NO_SKIP,
         e.ModelType.STABLE_DIFFUSION_3: _SD3,
         e.ModelType.STABLE_DIFFUSION_35: _SD3,

@@ -57,6 +57,7 @@ TAGS = "concepts.0.text.tag_dropout_special_tags"
 CASES = [
     # what the engine can do
     ({"multi_gpu": True}, "error multi_gpu: multi_gpu is true, which this engine cannot honour. Set it to false."),
+    ({"unet.offload_fraction": 0.5}, "warning unet.offload_fraction: unet.offload_fraction is 0.5, but nothing is offloaded: same result, in more memory. Set it to 0.0 to silence this."),
     ({"debug_mode": True}, "warning debug_mode: debug_mode is true, but nothing is dumped. Set it to false to silence this."),
     ({"model_type": "ANIMA", "output_model_format": "COMFY_LORA"}, "error model_type: model_type is ANIMA, which this engine cannot do. Use "),
     ({"samples.0.frames": 9}, "error samples.0.frames: samples.0.frames is 9, which this engine cannot do. Use 1."),
