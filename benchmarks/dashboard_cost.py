@@ -19,8 +19,8 @@ from typing import Any
 import typer
 from jupyter_client import KernelManager
 
-SETTLE = 6
-"""Steps after each change that are not counted."""
+SETTLE = 20
+"""Steps after each change that are not counted: making and showing the studio takes a second or two."""
 
 KINDS = ("wall", "CPU of the training thread", "CPU of all other threads")
 

@@ -25,7 +25,7 @@ torn line
 @pytest.mark.parametrize(
     ("folder", "network"),
     [
-        ("/work/a", False),
+        ("/srv/a", False),
         ("/home/me/run", True),
         ("/home/local/run", False),
         ("/content/drive/MyDrive/run", True),
