@@ -20,7 +20,7 @@ import typer
 from jupyter_client import KernelManager
 
 SETTLE = 20
-"""Steps after each change that are not counted: making and showing the studio takes a second or two."""
+"""Steps after each change that are not counted: showing the studio takes a second or two."""
 
 KINDS = ("wall", "CPU of the training thread", "CPU of all other threads")
 
