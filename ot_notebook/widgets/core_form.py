@@ -14,6 +14,9 @@ from ot_notebook.widgets.form import Form, Group, Row
 FOUND_ROWS = 40
 """Rows that a search shows; each is made of several widgets."""
 
+HINT = "tooltip" if W.Text.class_traits().get("tooltip") else "description_tooltip"
+"""What a control calls the text that appears over it: ipywidgets 8 and 7 differ."""
+
 Request = Callable[[Mapping[str, Any]], None]
 
 
@@ -173,7 +176,7 @@ def _control(row: Row) -> W.Widget:
     label = row["label"] + (f" ({row['unit']})" if row["unit"] else "")
     common = {
         "description": label,
-        "tooltip": row["help"],
+        HINT: row["help"],
         "style": {"description_width": "200px"},
         "layout": W.Layout(width="auto", flex="1 1 320px", min_width="0"),
     }

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from modules.config import ConfigError, TrainConfig
+from modules.config import ConfigError, TrainConfig, settings
 from ot_notebook.widgets.job_config import JobConfig, read
 
 START = read("emoji LoRA")[0].config
@@ -274,6 +274,13 @@ def test_core_widgets_hold_the_values_and_edit_them(core):
     assert core.config.concepts[0].enabled is False
     core.update(epochs=4)
     assert control(core, "epochs").value == "4"
+
+
+def test_core_widgets_say_on_the_page_what_a_setting_is(core):
+    state = control(core, "epochs").get_state()
+    hint = state["description_tooltip"] or state["tooltip"]  # ipywidgets 7 or 8
+    (setting,) = (one for one in settings(TrainConfig) if one.path == "epochs")
+    assert hint == setting.help
 
 
 def test_core_widgets_show_what_is_wrong_under_the_field(core):
