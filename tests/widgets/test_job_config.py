@@ -278,7 +278,7 @@ def test_core_widgets_hold_the_values_and_edit_them(core):
 
 def test_core_widgets_say_on_the_page_what_a_setting_is(core):
     state = control(core, "epochs").get_state()
-    hint = state["description_tooltip"] or state["tooltip"]  # ipywidgets 7 or 8
+    hint = state.get("tooltip") or state.get("description_tooltip")  # ipywidgets 7 or 8
     (setting,) = (one for one in settings(TrainConfig) if one.path == "epochs")
     assert hint == setting.help
 
