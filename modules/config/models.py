@@ -6,13 +6,16 @@ Only facts about files and settings stand here; how a model works stands in its 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 from modules.config.enums import ModelFormat as F
 from modules.config.enums import ModelType as M
 from modules.config.enums import NoiseScheduler, TrainingMethod
+
+Hint = Literal["none", "inpainting", "depth"]
+"""What a denoiser reads of the picture itself: nothing, a mask and what it leaves, or its depth."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class ModelFacts:
     """Whether captions can be dropped during training, and text layers skipped."""
     text_training: bool = True
     """Whether its text encoders can be trained."""
+    hint: Hint = "none"
+    """What it reads of the picture itself."""
 
     @property
     def denoiser(self) -> str:
@@ -111,7 +116,7 @@ _Z_FILTERS = _filters(
 )
 
 
-def _sd(title: str, size: int, scheduler: NoiseScheduler) -> ModelFacts:
+def _sd(title: str, size: int, scheduler: NoiseScheduler, hint: Hint = "none") -> ModelFacts:
     return ModelFacts(
         title,
         ("unet", "text_encoder", "vae"),
@@ -121,10 +126,11 @@ def _sd(title: str, size: int, scheduler: NoiseScheduler) -> ModelFacts:
         _UNET_FILTERS,
         (FULL, LORA, EMBEDDING, VAE),
         _sampling(size, size, 30, 7.5, scheduler),
+        hint=hint,
     )
 
 
-def _sdxl(title: str) -> ModelFacts:
+def _sdxl(title: str, hint: Hint = "none") -> ModelFacts:
     return ModelFacts(
         title,
         ("unet", "text_encoder", "text_encoder_2", "vae"),
@@ -134,6 +140,7 @@ def _sdxl(title: str) -> ModelFacts:
         _UNET_FILTERS,
         (FULL, LORA, EMBEDDING),
         _sampling(1024, 1024, 30, 7.5, NoiseScheduler.EULER_A),
+        hint=hint,
     )
 
 
@@ -211,20 +218,24 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
     {
         M.STABLE_DIFFUSION_15: _sd("Stable Diffusion 1.5", 512, NoiseScheduler.EULER_A),
         M.STABLE_DIFFUSION_15_INPAINTING: _sd(
-            "Stable Diffusion 1.5 inpainting", 512, NoiseScheduler.EULER_A
+            "Stable Diffusion 1.5 inpainting", 512, NoiseScheduler.EULER_A, "inpainting"
         ),
         M.STABLE_DIFFUSION_20: _sd("Stable Diffusion 2.0", 768, NoiseScheduler.DDIM),
         M.STABLE_DIFFUSION_20_BASE: _sd("Stable Diffusion 2.0 base", 768, NoiseScheduler.DDIM),
         M.STABLE_DIFFUSION_20_INPAINTING: _sd(
-            "Stable Diffusion 2.0 inpainting", 768, NoiseScheduler.DDIM
+            "Stable Diffusion 2.0 inpainting", 768, NoiseScheduler.DDIM, "inpainting"
         ),
-        M.STABLE_DIFFUSION_20_DEPTH: _sd("Stable Diffusion 2.0 depth", 768, NoiseScheduler.DDIM),
+        M.STABLE_DIFFUSION_20_DEPTH: _sd(
+            "Stable Diffusion 2.0 depth", 768, NoiseScheduler.DDIM, "depth"
+        ),
         M.STABLE_DIFFUSION_21: _sd("Stable Diffusion 2.1", 768, NoiseScheduler.DDIM),
         M.STABLE_DIFFUSION_21_BASE: _sd("Stable Diffusion 2.1 base", 768, NoiseScheduler.DDIM),
         M.STABLE_DIFFUSION_3: _SD3,
         M.STABLE_DIFFUSION_35: _SD3,
         M.STABLE_DIFFUSION_XL_10_BASE: _sdxl("Stable Diffusion XL"),
-        M.STABLE_DIFFUSION_XL_10_BASE_INPAINTING: _sdxl("Stable Diffusion XL inpainting"),
+        M.STABLE_DIFFUSION_XL_10_BASE_INPAINTING: _sdxl(
+            "Stable Diffusion XL inpainting", "inpainting"
+        ),
         M.WUERSTCHEN_2: _WUERSTCHEN,
         M.STABLE_CASCADE_1: ModelFacts(
             "Stable Cascade",
@@ -239,7 +250,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
         M.PIXART_ALPHA: _PIXART,
         M.PIXART_SIGMA: _PIXART,
         M.FLUX_DEV_1: _FLUX,
-        M.FLUX_FILL_DEV_1: _FLUX,
+        M.FLUX_FILL_DEV_1: replace(_FLUX, title="Flux.1 Fill", hint="inpainting"),
         M.FLUX_2: _transformer(
             "Flux.2",
             _filters(blocks="transformer_block"),

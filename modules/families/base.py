@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.config import MODELS, ModelFormat, ModelType, SampleConfig, TrainConfig
+from modules.config.models import Hint
 from modules.families import latents as space
 
 if TYPE_CHECKING:
@@ -176,13 +177,26 @@ class Family(Protocol):
         """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1], the way back of encode_images."""
         return space.decode_scaled(parts.vae, latents)
 
-    def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:  # noqa: ARG002
+    @property
+    def hint(self) -> Hint:
+        """What the denoiser reads of the picture itself."""
+        return MODELS[self.model_types[0]].hint
+
+    def encode_hints(
+        self,
+        parts: Parts,  # noqa: ARG002
+        pixels: Tensor,  # noqa: ARG002
+        mask: Tensor,  # noqa: ARG002
+        hide: bool = True,  # noqa: ARG002
+    ) -> Condition:
         """What the denoiser reads of the picture itself, for `predict`'s condition: here nothing.
 
         Args:
             parts: the loaded networks.
             pixels: [B, 3, h, w] in [-1, 1].
-            mask: [B, 1, h, w], 1 where the model shall paint.
+            mask: [B, 1, h, w], 1 where the model shall paint and 0 elsewhere.
+            hide: whether the model sees nothing of what it shall paint; False for a picture that
+                was made to be shown to it.
         """
         return {}
 

@@ -20,6 +20,7 @@ from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
 from modules.families import latents as space
 from modules.families.base import Condition, Family, Parts, TextOptions
+from modules.families.inpainting import inpainting_hints, pictures
 
 TOKENS = 512
 """The most text tokens that the model was trained on."""
@@ -81,7 +82,6 @@ class Flux(Family):
     model_types: tuple[ModelType, ...]
     architecture: str
     pipeline: str = "FluxPipeline"
-    fills: bool = False
 
     text_encoders = ("text_encoder", "text_encoder_2")
     trainable_encoders = text_encoders
@@ -94,15 +94,17 @@ class Flux(Family):
         encoders=text_encoders,
     )
 
-    def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:
-        """{"hint": [B, C + 64, H, W]} for Fill: latents of what is kept, and the mask's 8x8 pixels.
+    def encode_hints(
+        self, parts: Parts, pixels: Tensor, mask: Tensor, hide: bool = True
+    ) -> Condition:
+        """{"kept": [B, C, H, W], "mask": [B, 64, H, W]} for Fill: latents of what is kept.
 
-        Unlike the latents, the mask is not shrunk: each of its 64 pixels is a channel.
+        Unlike the latents, the mask is not shrunk: each of its 8x8 pixels is a channel, 0 or 1.
         """
-        if not self.fills:
+        if self.hint == "none":
             return {}
-        kept = space.encode_scaled(parts.vae, pixels * (1 - mask))
-        return {"hint": torch.cat([kept, F.pixel_unshuffle(mask, 8).to(kept)], 1)}
+        kept = inpainting_hints(parts.vae, pixels, mask, hide)["kept"]
+        return {"kept": kept, "mask": F.pixel_unshuffle(mask.to(torch.uint8), 8)}
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D], "pooled": [B, D]}; no mask, as the model attends to padding."""
@@ -126,8 +128,9 @@ class Flux(Family):
         height, width = noisy.shape[-2:]
         text = condition["text"]
         guided = parts.denoiser.config.guidance_embeds
-        if self.fills:
-            noisy = torch.cat([noisy, condition["hint"].to(noisy)], 1)
+        if self.hint == "inpainting":
+            shown = (condition["kept"].to(noisy), condition["mask"].to(noisy))
+            noisy = torch.cat([noisy, *shown], 1)
         tokens = parts.denoiser(
             hidden_states=space.to_patches(noisy),
             timestep=t,
@@ -150,12 +153,8 @@ class Flux(Family):
             "guidance_scale": definition.cfg_scale,
             "max_sequence_length": parts.text.tokens("text_encoder_2", TOKENS),
         }
-        if self.fills:
-            from PIL import Image
-
-            size = (definition.width, definition.height)
-            arguments["image"] = Image.new("RGB", size)
-            arguments["mask_image"] = Image.new("L", size, 255)
+        if self.hint == "inpainting":
+            arguments["image"], arguments["mask_image"] = pictures(definition)
         return arguments
 
     def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:
@@ -171,7 +170,7 @@ class Flux(Family):
 
         torch.manual_seed(0)
         transformer = diffusers.FluxTransformer2DModel(
-            in_channels=4 * (16 + 16 + 64) if self.fills else 64,
+            in_channels=4 * (16 + 16 + 64) if self.hint == "inpainting" else 64,
             out_channels=64,
             num_layers=1,
             num_single_layers=1,
@@ -201,5 +200,5 @@ def patch_positions(rows: int, columns: int) -> Tensor:
 
 VARIANTS = (
     Flux((ModelType.FLUX_DEV_1,), "Flux.1-dev"),
-    Flux((ModelType.FLUX_FILL_DEV_1,), "Flux.1-fill-dev", "FluxFillPipeline", True),
+    Flux((ModelType.FLUX_FILL_DEV_1,), "Flux.1-fill-dev", "FluxFillPipeline"),
 )

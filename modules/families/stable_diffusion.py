@@ -19,8 +19,8 @@ from torch import Tensor
 
 from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig, TrainConfig
-from modules.families import latents as space
 from modules.families.base import Condition, Family, Objective, Parts
+from modules.families.inpainting import inpainting_hints, pictures, with_hints
 from modules.families.unet_names import unet_native
 
 
@@ -32,8 +32,6 @@ class StableDiffusion(Family):
     architecture: str
     comfy_encoder: Literal["clip_l", "clip_h"]
     pipeline: str = "StableDiffusionPipeline"
-    hint_channels: int = 0
-    """What the UNet reads beside the latents: 5 for inpainting, 1 for depth."""
 
     denoiser = "unet"
     trainable_encoders = ("text_encoder",)
@@ -62,7 +60,7 @@ class StableDiffusion(Family):
 
     def components(self, config: TrainConfig) -> dict[str, Any]:  # noqa: ARG002
         """No safety checker: it needs a network of its own and blackens pictures without a word."""
-        if self.hint_channels == 1:
+        if self.hint == "depth":
             return {}  # the depth pipeline has none
         return {"safety_checker": None, "requires_safety_checker": False}
 
@@ -76,13 +74,13 @@ class StableDiffusion(Family):
             )
         return cast(Objective, prediction)
 
-    def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:
-        """{"hint": [B, 5 or 1, H, W]}: mask and masked latents, or the estimated depth."""
-        if self.hint_channels == 5:
-            return {"hint": inpainting_hint(parts, pixels, mask)}
-        if self.hint_channels == 1:
-            return {"hint": self._depth(parts, pixels)}
-        return {}
+    def encode_hints(
+        self, parts: Parts, pixels: Tensor, mask: Tensor, hide: bool = True
+    ) -> Condition:
+        """{"mask", "kept"} for inpainting, {"depth": [B, 1, H, W]} as estimated for depth."""
+        if self.hint == "inpainting":
+            return inpainting_hints(parts.vae, pixels, mask, hide)
+        return {"depth": self._depth(parts, pixels)} if self.hint == "depth" else {}
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D]}; skipped layers are left out, the final norm is not."""
@@ -115,8 +113,7 @@ class StableDiffusion(Family):
         size: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
         """The UNet's output [B, C, H, W] at timesteps [B] in 0..999."""
-        if self.hint_channels:
-            noisy = torch.cat([noisy, condition["hint"].to(noisy)], 1)
+        noisy = with_hints(noisy, condition)
         return cast(Tensor, parts.denoiser(noisy, t, condition["text"]).sample)
 
     def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
@@ -129,11 +126,12 @@ class StableDiffusion(Family):
             name: self.encode_text(parts, [text])["text"].to(parts.dtype)
             for name, text in texts.items()
         }
+        picture, mask = pictures(definition)
         size: dict[str, Any] = {"height": definition.height, "width": definition.width}
-        if self.hint_channels:
-            size |= blank_picture(self, parts, definition)
-        if self.hint_channels == 1:
-            size = {"image": size["image"], "strength": 1.0}
+        if self.hint == "inpainting":
+            size |= {"image": picture, "mask_image": mask}
+        if self.hint == "depth":
+            size = {"image": picture, "strength": 1.0}
         return {**encoded, **size, "guidance_scale": definition.cfg_scale}
 
     def tiny(self) -> Parts:
@@ -145,7 +143,7 @@ class StableDiffusion(Family):
 
         torch.manual_seed(0)
         unet = diffusers.UNet2DConditionModel(
-            in_channels=4 + self.hint_channels,
+            in_channels=4 + {"none": 0, "inpainting": 5, "depth": 1}[self.hint],
             block_out_channels=(16, 32, 32, 32),
             layers_per_block=2,
             sample_size=8,
@@ -161,7 +159,7 @@ class StableDiffusion(Family):
             "feature_extractor": None,
             "requires_safety_checker": False,
         }
-        if self.hint_channels == 1:
+        if self.hint == "depth":
             own = _tiny_depth_estimator()
         pipeline = getattr(diffusers, self.pipeline)(
             vae=tiny.kl_vae(4, layers=2, scaling_factor=0.18215),
@@ -188,31 +186,6 @@ class StableDiffusion(Family):
         low, high = depth.amin((1, 2, 3), keepdim=True), depth.amax((1, 2, 3), keepdim=True)
         flat = torch.finfo(depth.dtype).tiny  # a picture without depth must not divide by zero
         return 2 * (depth - low) / (high - low).clamp(min=flat) - 1
-
-
-def inpainting_hint(parts: Parts, pixels: Tensor, mask: Tensor) -> Tensor:
-    """[B, 5, H, W]: where to paint, and the latents of the picture with that part greyed out.
-
-    Args:
-        parts: the loaded networks.
-        pixels: [B, 3, h, w] in [-1, 1].
-        mask: [B, 1, h, w], 1 where the model shall paint.
-    """
-    kept = space.encode_scaled(parts.vae, pixels * (mask < 0.5))
-    return torch.cat([F.interpolate(mask, kept.shape[-2:]).to(kept), kept], 1)
-
-
-def blank_picture(family: Family, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
-    """Arguments of an inpainting or depth pipeline that has nothing but a prompt to go by."""
-    from PIL import Image
-
-    size = (definition.width, definition.height)
-    blank: dict[str, Any] = {"image": Image.new("RGB", size, (127, 127, 127))}
-    if "Inpaint" not in family.pipeline:
-        return blank
-    pixels = torch.zeros(1, 3, definition.height, definition.width)
-    hint = inpainting_hint(parts, pixels, torch.ones_like(pixels[:, :1]))
-    return {**blank, "mask_image": Image.new("L", size, 255), "masked_image_latents": hint[:, 1:]}
 
 
 def _tiny_depth_estimator() -> dict[str, Any]:
@@ -243,7 +216,6 @@ VARIANTS = (
         "stable-diffusion-v1-inpainting",
         "clip_l",
         "StableDiffusionInpaintPipeline",
-        5,
     ),
     StableDiffusion(
         (
@@ -260,13 +232,11 @@ VARIANTS = (
         "stable-diffusion-v2-inpainting",
         "clip_h",
         "StableDiffusionInpaintPipeline",
-        5,
     ),
     StableDiffusion(
         (ModelType.STABLE_DIFFUSION_20_DEPTH,),
         "stable-diffusion-v2-depth",
         "clip_h",
         "StableDiffusionDepth2ImgPipeline",
-        1,
     ),
 )

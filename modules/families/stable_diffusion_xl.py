@@ -16,7 +16,7 @@ from torch import Tensor
 from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig
 from modules.families.base import Condition, Family, Objective, Parts
-from modules.families.stable_diffusion import blank_picture, inpainting_hint
+from modules.families.inpainting import inpainting_hints, pictures, with_hints
 from modules.families.unet_names import unet_native
 
 
@@ -27,8 +27,6 @@ class StableDiffusionXL(Family):
     model_types: tuple[ModelType, ...]
     architecture: str
     pipeline: str = "StableDiffusionXLPipeline"
-    hint_channels: int = 0
-    """What the UNet reads beside the latents: 5 for inpainting."""
 
     denoiser = "unet"
     text_encoders = ("text_encoder", "text_encoder_2")
@@ -59,9 +57,13 @@ class StableDiffusionXL(Family):
             )
         return cast(Objective, prediction)
 
-    def encode_hints(self, parts: Parts, pixels: Tensor, mask: Tensor) -> Condition:
-        """{"hint": [B, 5, H, W]} for inpainting: the mask and the latents of what is kept."""
-        return {"hint": inpainting_hint(parts, pixels, mask)} if self.hint_channels else {}
+    def encode_hints(
+        self, parts: Parts, pixels: Tensor, mask: Tensor, hide: bool = True
+    ) -> Condition:
+        """{"mask": [B, 1, H, W], "kept": [B, C, H, W]} for inpainting."""
+        if self.hint == "none":
+            return {}
+        return inpainting_hints(parts.vae, pixels, mask, hide)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D1 + D2], "pooled": [B, D2]}; the last layer of both is left out."""
@@ -94,8 +96,7 @@ class StableDiffusionXL(Family):
             height, width = (8 * edge for edge in noisy.shape[-2:])
             size = noisy.new_tensor([[height, width, 0, 0, height, width]])
             size = size.expand(len(noisy), 6)
-        if self.hint_channels:
-            noisy = torch.cat([noisy, condition["hint"].to(noisy)], 1)
+        noisy = with_hints(noisy, condition)
         conditions = {"text_embeds": condition["pooled"], "time_ids": size.to(noisy)}
         output = parts.denoiser(noisy, t, condition["text"], added_cond_kwargs=conditions)
         return cast(Tensor, output.sample)
@@ -111,8 +112,9 @@ class StableDiffusionXL(Family):
             encoded = self.encode_text(parts, [text])
             arguments[f"{lead}prompt_embeds"] = encoded["text"].to(parts.dtype)
             arguments[f"{lead}pooled_prompt_embeds"] = encoded["pooled"].to(parts.dtype)
-        if self.hint_channels:
-            arguments |= {**blank_picture(self, parts, definition), "strength": 1.0}
+        if self.hint == "inpainting":
+            picture, mask = pictures(definition)
+            arguments |= {"image": picture, "mask_image": mask, "strength": 1.0}
         return arguments
 
     def tiny(self) -> Parts:
@@ -124,7 +126,7 @@ class StableDiffusionXL(Family):
 
         torch.manual_seed(0)
         unet = diffusers.UNet2DConditionModel(
-            in_channels=4 + self.hint_channels,
+            in_channels=9 if self.hint == "inpainting" else 4,
             block_out_channels=(16, 32, 32),
             layers_per_block=2,
             sample_size=8,
@@ -160,6 +162,5 @@ VARIANTS = (
         (ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING,),
         "stable-diffusion-xl-v1-base-inpainting",
         "StableDiffusionXLInpaintPipeline",
-        5,
     ),
 )
