@@ -1,9 +1,11 @@
-"""When something that repeats falls due: samples, backups, saves."""
+"""When something falls due: samples, backups and saves, and the end of a part's training."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
 
 from modules.config import TimeUnit, TrainConfig
 
@@ -113,3 +115,29 @@ class Due:
             return False
         self._fired = now
         return True
+
+
+def freeze_finished(
+    config: TrainConfig,
+    trainable: Mapping[str, Sequence[nn.Parameter]],
+    step: int,
+    epoch: int,
+) -> list[str]:
+    """Freeze the parts whose training is over, as `stop_training_after` says; returns their names.
+
+    Args:
+        config: says when each part stops.
+        trainable: what trains, by part.
+        step: optimizer steps done.
+        epoch: whole epochs done.
+    """
+    finished = []
+    for name, parameters in trainable.items():
+        part = config.get(name)
+        done = {TimeUnit.EPOCH: epoch, TimeUnit.STEP: step}.get(part.stop_training_after_unit)
+        limit = part.stop_training_after
+        if limit and done is not None and done >= limit and parameters[0].requires_grad:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+            finished.append(name)
+    return finished

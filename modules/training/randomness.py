@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads consecutive numbers apart
 
@@ -39,6 +40,14 @@ class Randomness:
         seed = (self._seed + (step * 65536 + index + 1) * MIX) % 2**63
         for generator in self._layers:
             generator.manual_seed(seed)
+
+    def state_dict(self) -> Tensor:
+        """Where the generator is."""
+        return self.generator.get_state()
+
+    def load_state_dict(self, state: Tensor) -> None:
+        """Go on drawing from there."""
+        self.generator.set_state(state)
 
     @contextmanager
     def isolated(self) -> Iterator[None]:

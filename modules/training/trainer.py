@@ -17,7 +17,6 @@ from modules.config import (
     DataType,
     EMAMode,
     SampleConfig,
-    TimeUnit,
     TrainConfig,
     validate,
 )
@@ -25,15 +24,9 @@ from modules.data import Batches, CachingStopped, Dataset
 from modules.families import Parts, family_for
 from modules.training.advice import advice_for
 from modules.training.attempts import attempt, patiently
+from modules.training.backups import Backups
 from modules.training.callbacks import TrainCallbacks
 from modules.training.change import change
-from modules.training.checkpoint import (
-    BackupError,
-    Checkpoint,
-    prune,
-    read_newest,
-    write_backup,
-)
 from modules.training.commands import (
     Backup,
     ChangeSetting,
@@ -43,20 +36,17 @@ from modules.training.commands import (
     TrainCommands,
     UseModel,
 )
-from modules.training.due import Schedule
+from modules.training.due import Schedule, freeze_finished
 from modules.training.ema import Ema
 from modules.training.encoder import fill_cache
 from modules.training.events import (
     BackupCreated,
-    Event,
     ModelSaved,
     RunFailed,
     SampleImage,
     SettingChanged,
-    State,
     StatusLine,
     TaskProgress,
-    TrainingState,
     ValidationLoss,
     Warned,
 )
@@ -70,12 +60,10 @@ from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
 from modules.training.samples import take_sample
 from modules.training.schedules import base_rates, learning_rates
-from modules.training.tensorboard import TensorBoardLog, tensorboard_installed
+from modules.training.tensorboard import tensorboard_installed
 from modules.training.update import Update
 from modules.training.validation import Validation
-
-HEAVY = "parts _method _forward _update _memory _reporter _batches _dataset _measured _validation"
-"""Attributes that hold tensors or the functions that do."""
+from modules.training.voice import Voice
 
 
 class GenericTrainer:
@@ -105,15 +93,14 @@ class GenericTrainer:
         """Optimizer steps done."""
         self.max_step = 0
         """Optimizer steps of the whole run."""
-        self._tell = (callbacks or TrainCallbacks()).emit
-        self._log: TensorBoardLog | None = None
+        self._voice = Voice(callbacks or TrainCallbacks())
+        self._emit = self._voice.emit
         self._commands = commands or TrainCommands()
         self._family = family_for(config.model_type)
         self._workspace = Workspace(config)
         self._device = torch.device(config.train_device)
-        self._state: State = "idle"
-        self._status = ""
         self._changes: list[dict[str, Any]] = []
+        self._light = frozenset((*self.__dict__, "_light"))
 
     @property
     def model(self) -> Any:
@@ -131,14 +118,14 @@ class GenericTrainer:
             self.train()
             self.end()
             if self._commands.stop_requested:
-                self._enter("stopped", f"Stopped at step {self.step}")
+                self._voice.enter("stopped", f"Stopped at step {self.step}")
             else:
-                self._enter("finished", f"Finished after {self.step} steps")
+                self._voice.enter("finished", f"Finished after {self.step} steps")
         except BaseException as error:
             known = isinstance(error, ConfigError)
             text = str(error) if known else f"{type(error).__name__}: {error}"
             self._emit(RunFailed(text, advice_for(error), traceback.format_exc()))
-            self._enter("failed", f"Failed at step {self.step}: {type(error).__name__}")
+            self._voice.enter("failed", f"Failed at step {self.step}: {type(error).__name__}")
             raise
         finally:
             self.close()
@@ -154,11 +141,11 @@ class GenericTrainer:
             ConfigError: if the run cannot work, before anything is loaded where that can be known.
         """
         self._check()
-        self._enter("loading", f"Loading {self.config.base_model_name}")
+        self._voice.enter("loading", f"Loading {self.config.base_model_name}")
         self._load()
         if self._commands.stop_requested:
             return
-        self._enter("caching", "Reading the training set")
+        self._voice.enter("caching", "Reading the training set")
         try:
             self._dataset = self._cache(ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
             self._measured = None
@@ -232,10 +219,22 @@ class GenericTrainer:
         self._memory = MemoryLadder(
             {name: self.parts.module(name) for name in trainable},
             config.batch_size,
-            lambda text: self._emit(Warned(text)),
+            self._voice.warn,
+        )
+        self._backups = Backups(
+            self._workspace,
+            self._method,
+            self._update,
+            {
+                "batches": self._batches,
+                "generator": self._randomness,
+                "meter": self._reporter.meter,
+                "due": self._due,
+            },
+            self._voice.warn,
         )
         if config.tensorboard and tensorboard_installed():
-            self._log = TensorBoardLog(self._workspace.tensorboard(), config.samples_to_tensorboard)
+            self._voice.log_to(self._workspace.tensorboard(), config.samples_to_tensorboard)
 
     def _configure(self, config: TrainConfig) -> None:
         """Take up everything that may also change while the run goes on."""
@@ -251,7 +250,7 @@ class GenericTrainer:
         if self._commands.stop_requested:
             return
         accumulate = self.config.gradient_accumulation_steps
-        self._enter("training", "Training")
+        self._voice.enter("training", "Training")
         self._serve(epoch_ended=False)
         with self._randomness.isolated():
             while self.step < self.max_step and not self._commands.stop_requested:
@@ -291,14 +290,10 @@ class GenericTrainer:
 
     def _stop_parts(self) -> None:
         """Freeze the parts whose time is over; their weights stay as they are from then on."""
-        for name, parameters in self._method.trainable.items():
-            part = getattr(self.config, name)
-            limit, unit = part.stop_training_after, part.stop_training_after_unit
-            done = {TimeUnit.EPOCH: self._batches.epoch, TimeUnit.STEP: self.step}.get(unit)
-            if limit and done is not None and done >= limit and parameters[0].requires_grad:
-                for parameter in parameters:
-                    parameter.requires_grad_(False)
-                self._emit(StatusLine(f"{name} is trained: it stays as it is from here on"))
+        for name in freeze_finished(
+            self.config, self._method.trainable, self.step, self._batches.epoch
+        ):
+            self._emit(StatusLine(f"{name} is trained: it stays as it is from here on"))
 
     def _epoch_step(self) -> int:
         """Batches of the current epoch that are done; a finished epoch counts whole."""
@@ -336,13 +331,13 @@ class GenericTrainer:
                     if not self._commands.pause_requested:
                         break
                     self._reporter.report(wait=True)
-                    self._enter("paused", f"Paused at step {self.step}")
+                    self._voice.enter("paused", f"Paused at step {self.step}")
                     self._commands.wait_while_paused()
                     self._reporter.meter.restart_clock()
         if self._commands.stop_requested:
-            self._enter("stopping", "Stopping")
+            self._voice.enter("stopping", "Stopping")
         else:
-            self._enter("training", "Training")
+            self._voice.enter("training", "Training")
 
     def _attempt(self, action: Callable[[], None], words: str) -> bool:
         done = attempt(action, f"{words} at step {self.step}", self._emit)
@@ -377,7 +372,7 @@ class GenericTrainer:
             self._emit(ValidationLoss(self.step, mean, losses))
 
     def _sample(self, definition: SampleConfig, index: int, averaged: bool = True) -> None:
-        self._enter("sampling", f"Sampling {definition.prompt!r}")
+        self._voice.enter("sampling", f"Sampling {definition.prompt!r}")
         with self._update.shown(averaged):
             taken = take_sample(
                 self._family,
@@ -388,12 +383,11 @@ class GenericTrainer:
                 report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
                 should_stop=lambda: self._commands.stop_requested,
             )
-        if taken is None:
-            return
-        path, seed = taken
-        kind: Literal["custom", "default"] = "custom" if index < 0 else "default"
-        epoch = self._batches.epoch + 1
-        self._emit(SampleImage(kind, path, definition.prompt, seed, self.step, epoch, index))
+        if taken is not None:
+            path, seed = taken
+            kind: Literal["custom", "default"] = "custom" if index < 0 else "default"
+            epoch = self._batches.epoch + 1
+            self._emit(SampleImage(kind, path, definition.prompt, seed, self.step, epoch, index))
 
     # ---------------------------------------------------------------- files
 
@@ -407,26 +401,13 @@ class GenericTrainer:
 
     def _backup(self) -> None:
         self._reporter.report(wait=True)
-        self._enter("saving", "Writing a backup")
-        batches, place = self._batches, self._place()
-        state = {
-            "batches": batches.state_dict(),
-            "generator": self._randomness.generator.get_state(),
-            "meter": self._reporter.meter.state_dict(),
-            "due": self._due.state_dict(),
-            "changes": self._changes,
-        }
-        folder = self._workspace.backup(place)
-        if not folder.exists():  # a second one in the same second at the same step is the same
-            checkpoint = Checkpoint(place, self._update.state_dict(), state)
-            write_backup(folder, checkpoint, self.config, self._method.write_backup)
-        if self.config.rolling_backup:
-            prune(self._workspace.folder, self.config.rolling_backup_count)
+        self._voice.enter("saving", "Writing a backup")
+        folder = self._backups.write(self._place(), self.config, self._changes)
         self._emit(BackupCreated(folder, self.step))
 
     def _save(self, final: bool = False) -> None:
         self._reporter.report(wait=True)
-        self._enter("saving", "Saving the model")
+        self._voice.enter("saving", "Saving the model")
         path = self._workspace.final() if final else self._workspace.save(self._place())
         with self._update.shown():
             self._method.write(path, self.config, config_metadata(self.config))
@@ -434,25 +415,17 @@ class GenericTrainer:
 
     def _resume(self) -> None:
         """Take up the newest backup that can be read; begin anew, and say so, if there is none."""
-        for folder, found in read_newest(self._workspace.folder):
-            if isinstance(found, BackupError):
-                self._emit(Warned(f"Passed over a damaged backup: {found}."))
-                continue
-            self._method.read_backup(folder)
-            for missing in self._update.load_state_dict(found.optimizer):
-                self._emit(Warned(f"{folder.name}: {missing}."))
-            if note := self._batches.load_state_dict(found.state["batches"]):
-                self._emit(Warned(note))
-            self._randomness.generator.set_state(found.state["generator"])
-            self._reporter.meter.load_state_dict(found.state["meter"])
-            self.step = found.place.step
-            for past in found.state["changes"]:
-                self._attempt(partial(self._change, past["setting"], past["value"]), "replay")
-            self._due.load_state_dict(found.state["due"])
-            self._stop_parts()
-            self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))
+        found = self._backups.take_up()
+        if found is None:
+            folder = self._workspace.folder / "backup"
+            self._voice.warn(f"No backup in {folder}; the run begins anew.")
             return
-        self._emit(Warned(f"No backup in {self._workspace.folder}/backup; the run begins anew."))
+        folder, checkpoint = found
+        self.step = checkpoint.place.step
+        for past in checkpoint.state["changes"]:
+            self._attempt(partial(self._change, past["setting"], past["value"]), "replay")
+        self._stop_parts()
+        self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))
 
     def _place(self) -> Place:
         config, batches = self.config, self._batches
@@ -462,28 +435,9 @@ class GenericTrainer:
 
     def close(self) -> None:
         """Let go of networks, optimizer and data, and give the device's memory back."""
-        if self._log is not None:
-            self._log.close()
-            self._log = None
-        for name in HEAVY.split():
-            self.__dict__.pop(name, None)
+        self._voice.close()
+        for name in self.__dict__.keys() - self._light:  # what start() made
+            del self.__dict__[name]
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _emit(self, event: Event) -> None:
-        self._tell(event)
-        if self._log is not None:
-            try:
-                self._log.write(event)
-            except OSError as error:
-                self._log = None
-                self._tell(Warned(f"TensorBoard's log ends here: {error}. {advice_for(error)}"))
-
-    def _enter(self, state: State, text: str) -> None:
-        if state != self._state:
-            self._state = state
-            self._emit(TrainingState(state))
-        if text != self._status:
-            self._status = text
-            self._emit(StatusLine(text))
