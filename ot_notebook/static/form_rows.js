@@ -47,8 +47,11 @@ function createRow(row, path, form) {
         reset.title = `Back to ${there}`;
         reset.setAttribute("aria-label", `Reset ${row.label} to ${there}`);
       }
+      const told = problem.textContent;
       write(problem, wrong?.text ?? "");
       problem.classList.toggle("ot-warn", wrong?.severity === "warning");
+      // below the last row in sight the words would appear where nobody sees them
+      if (wrong && !told && input === form.focused()) problem.scrollIntoView({ block: "nearest" });
       input.setAttribute("aria-invalid", String(wrong?.severity === "error"));
       if (wrong) input.setAttribute("aria-describedby", problem.id);
       else input.removeAttribute("aria-describedby");

@@ -70,7 +70,7 @@ def test_an_error_appears_under_the_field_as_one_types(notebook, page, form):
     expect(error).to_have_text("learning_rate is 'abc', but must be a number. Give a number.")
     expect(rate).to_have_attribute("aria-invalid", "true")
     expect(form.locator(".ot-wrong")).to_contain_text("1 problem")
-    rate.scroll_into_view_if_needed()
+    expect(error).to_be_in_viewport(ratio=1)
     notebook.shot("form-error", form)
     assert value(notebook) == before
     rate.fill("2e-4")
