@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ot_notebook.services.inference_service import Cancelled as Cancelled
     from ot_notebook.services.inference_service import inference as inference
     from ot_notebook.services.queue_service import queue as queue
+    from ot_notebook.services.refusals import CommandRefused as CommandRefused
     from ot_notebook.services.run import attach as attach
     from ot_notebook.services.run import run as run
     from ot_notebook.services.run import runs as runs
     from ot_notebook.services.system_monitor import SystemMonitor as SystemMonitor
-    from ot_notebook.services.trainer_service import CommandRefused as CommandRefused
     from ot_notebook.services.trainer_service import trainer as trainer
     from ot_notebook.widgets.concept_editor import ConceptEditor as ConceptEditor
     from ot_notebook.widgets.dashboard import Dashboard as Dashboard
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Cancelled": "ot_notebook.services.inference_service",
-    "CommandRefused": "ot_notebook.services.trainer_service",
+    "CommandRefused": "ot_notebook.services.refusals",
     "ConceptConfig": "modules.config",
     "ConceptEditor": "ot_notebook.widgets.concept_editor",
     "ConfigError": "modules.config",

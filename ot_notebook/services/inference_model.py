@@ -17,7 +17,8 @@ from modules.config.paths import resolve
 from modules.training.events import ENDED
 from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_source import find_source
-from ot_notebook.services.trainer_service import CommandRefused, TrainerService
+from ot_notebook.services.refusals import CommandRefused
+from ot_notebook.services.trainer_service import TrainerService
 
 if TYPE_CHECKING:
     from modules.adapters.stack import LoadedAdapter

@@ -20,10 +20,11 @@ from modules.config import ConfigError, TrainConfig, validate
 from modules.config.paths import resolve
 from ot_notebook.services.heartbeat import Heartbeat, WorkspaceBusyError
 from ot_notebook.services.readers import Handler, Readers
+from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.run import Run, RunFailedError
 from ot_notebook.services.run_store import FILE as DATABASE
 from ot_notebook.services.run_store import RunStore, StoreError
-from ot_notebook.services.trainer_service import CommandRefused, TrainerService, trainer
+from ot_notebook.services.trainer_service import TrainerService, trainer
 
 FILE = "queue.json"
 LOCK = "queue.live"

@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import traitlets as t
 
@@ -22,20 +22,15 @@ from ot_notebook.services.executors.thread import ThreadExecutor
 from ot_notebook.services.history import History
 from ot_notebook.services.live_run import LiveRun
 from ot_notebook.services.readers import Handler, Reader, Readers
+from ot_notebook.services.refusals import LIVE, STEPPING, CommandRefused, refusal
 from ot_notebook.services.replay import replay
 from ot_notebook.services.run import Run
 from ot_notebook.services.run_store import StoreError
+from ot_notebook.services.run_traits import RunTraits
 
 if TYPE_CHECKING:
     from modules.families.base import Family, Parts
     from modules.training.trainer import GenericTrainer
-
-LIVE: tuple[e.State, ...] = ("loading", "caching", "training", "paused", "sampling", "saving")
-STEPPING: tuple[e.State, ...] = ("training", "paused", "sampling", "saving")
-
-
-class CommandRefused(RuntimeError):  # noqa: N818 - an answer, not a defect
-    """A command that makes no sense in the state the run is in; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +42,7 @@ class _Said:
     event: e.Event
 
 
-class TrainerService(t.HasTraits):
+class TrainerService(RunTraits):
     """Trains one run at a time, on a thread of this kernel.
 
     Commands return at once and may come from any thread. The traits hold the latest state and are
@@ -63,24 +58,6 @@ class TrainerService(t.HasTraits):
         >>> run = svc.start(job.config)
         >>> svc.observe(lambda change: print(change.new), "state")
     """
-
-    state = t.Enum(get_args(e.State), "idle", read_only=True, help="What the run is doing.")
-    status = t.Unicode("", read_only=True, help="The same in words.")
-    task = t.Any(None, read_only=True, help="`TaskProgress` of what is not a step, or None.")
-    progress = t.Any(None, read_only=True, help="Latest `Progress`: all of the numbers below.")
-    step = t.Int(0, read_only=True, help="Optimizer steps done.")
-    max_step = t.Int(0, read_only=True, help="Optimizer steps of the whole run.")
-    epoch = t.Int(0, read_only=True, help="Current epoch, from 1.")
-    max_epoch = t.Int(0, read_only=True, help="Epochs of the whole run.")
-    epoch_step = t.Int(0, read_only=True, help="Batches of the epoch done.")
-    max_epoch_step = t.Int(0, read_only=True, help="Batches of the epoch.")
-    loss = t.Float(None, allow_none=True, read_only=True, help="Loss of the last step.")
-    smooth_loss = t.Float(None, allow_none=True, read_only=True, help="Its moving average.")
-    learning_rate = t.Float(None, allow_none=True, read_only=True, help="Largest of all parts.")
-    steps_per_second = t.Float(None, allow_none=True, read_only=True, help="Over 20 steps.")
-    seconds_left = t.Float(None, allow_none=True, read_only=True, help="Until the last step.")
-    error = t.Any(None, read_only=True, help="`RunFailed` of a run that failed, or None.")
-    run = t.Any(None, read_only=True, help="The `Run` that is shown, or None.")
 
     def __init__(self, execute: Execute = ThreadExecutor) -> None:
         super().__init__()
@@ -370,17 +347,7 @@ class TrainerService(t.HasTraits):
         live = self._current
         state = self._state_of(live)
         if live is None or state not in allowed:
-            reason = {
-                "idle": "no run has been started. Start one with start(config)",
-                "stopping": "the run is stopping. Wait for its end",
-                "paused": "the run is paused already",
-                "loading": "the model is loading; no step has been taken. Wait, or stop the run",
-                "caching": "the training set is being cached; no step has been taken. Wait, or "
-                "stop the run",
-            }.get(state, f"the run has {state}. Start another with start(config)")
-            if command == "resume" and state in STEPPING:
-                reason = "the run is not paused"
-            raise CommandRefused(f"{command} is refused: {reason}.")
+            raise refusal(command, state)
         return live
 
     @staticmethod
@@ -429,12 +396,9 @@ class TrainerService(t.HasTraits):
             self._readers.warn(f"The curves of the run before cannot be shown: {error}")
 
     def _reset(self, run: Run) -> None:
-        """Forget what the traits say of another run."""
+        """Forget what the traits and readers say of another run."""
         self._readers.forget()
-        for name, trait in self.traits().items():
-            if name not in ("state", "run"):
-                self.set_trait(name, trait.default_value)
-        self.set_trait("run", run)
+        self._forget(run)
 
     def _keep(self, live: LiveRun, said: Sequence[_Said]) -> None:
         """On disk; a failure is told once and changes nothing else."""
@@ -444,34 +408,6 @@ class TrainerService(t.HasTraits):
             self._readers.warn(f"The run's history is not being saved: {error} Training goes on.")
         if live.store.behind:
             self._readers.warn(live.store.behind)
-
-    def _set_traits(self, events: Sequence[e.Event]) -> None:
-        """The latest state of a batch. Numbers come before the state that they led to."""
-        latest: e.Progress | None = None
-        for event in events:
-            match event:
-                case e.Progress():
-                    latest = event
-                case e.TaskProgress():
-                    self.set_trait("task", event)
-                case e.StatusLine(text):
-                    self.set_trait("status", text)
-                case e.RunFailed():
-                    self.set_trait("error", event)
-                case e.TrainingState(state):
-                    self._set_numbers(latest)
-                    latest = None
-                    if self.task is not None and self.task.task != state:
-                        self.set_trait("task", None)
-                    self.set_trait("state", state)
-        self._set_numbers(latest)
-
-    def _set_numbers(self, progress: e.Progress | None) -> None:
-        if progress is None:
-            return
-        for name in (field.name for field in fields(e.Progress)):
-            self.set_trait(name, getattr(progress, name))
-        self.set_trait("progress", progress)
 
 
 def _by_run(batch: Sequence[_Said]) -> list[list[_Said]]:

@@ -16,7 +16,7 @@ from modules.config import ConfigError
 from modules.training import events as e
 from ot_notebook.services import heartbeat
 from ot_notebook.services.heartbeat import Heartbeat, WorkspaceBusyError, living
-from ot_notebook.services.trainer_service import CommandRefused
+from ot_notebook.services.refusals import CommandRefused
 
 LIVING = """
 import sys, time

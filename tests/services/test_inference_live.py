@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 import ot_notebook as ot
 from modules.training import events as e
 from ot_notebook.services.inference_service import InferenceService
+from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.run import run as stored_run
-from ot_notebook.services.trainer_service import CommandRefused, TrainerService
+from ot_notebook.services.trainer_service import TrainerService
 
 SETTINGS = {"seed": 7, "steps": 3, "cfg_scale": 3.0, "scheduler": "DDIM"}
 

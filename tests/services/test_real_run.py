@@ -12,8 +12,9 @@ import torch
 
 import ot_notebook as ot
 from modules.training import events as e
+from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.run import RunFailedError
-from ot_notebook.services.trainer_service import CommandRefused, TrainerService
+from ot_notebook.services.trainer_service import TrainerService
 
 SECONDS = 120
 

@@ -9,8 +9,9 @@ import traitlets
 from modules.config import ConfigError
 from modules.training import commands as c
 from modules.training import events as e
+from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.run import RunFailedError
-from ot_notebook.services.trainer_service import CommandRefused, TrainerService
+from ot_notebook.services.trainer_service import TrainerService
 
 STEPPING = {"training", "paused", "sampling", "saving"}
 LIVE = {"loading", "caching"} | STEPPING

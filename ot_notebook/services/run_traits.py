@@ -1,0 +1,68 @@
+"""The latest state of a run, as traits: what views read and observe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, get_args
+
+import traitlets as t
+
+from modules.training import events as e
+
+
+class RunTraits(t.HasTraits):
+    """What is shown of a run. Read-only: whoever delivers its events calls the methods below."""
+
+    state = t.Enum(get_args(e.State), "idle", read_only=True, help="What the run is doing.")
+    status = t.Unicode("", read_only=True, help="The same in words.")
+    task = t.Any(None, read_only=True, help="`TaskProgress` of what is not a step, or None.")
+    progress = t.Any(None, read_only=True, help="Latest `Progress`: all of the numbers below.")
+    step = t.Int(0, read_only=True, help="Optimizer steps done.")
+    max_step = t.Int(0, read_only=True, help="Optimizer steps of the whole run.")
+    epoch = t.Int(0, read_only=True, help="Current epoch, from 1.")
+    max_epoch = t.Int(0, read_only=True, help="Epochs of the whole run.")
+    epoch_step = t.Int(0, read_only=True, help="Batches of the epoch done.")
+    max_epoch_step = t.Int(0, read_only=True, help="Batches of the epoch.")
+    loss = t.Float(None, allow_none=True, read_only=True, help="Loss of the last step.")
+    smooth_loss = t.Float(None, allow_none=True, read_only=True, help="Its moving average.")
+    learning_rate = t.Float(None, allow_none=True, read_only=True, help="Largest of all parts.")
+    steps_per_second = t.Float(None, allow_none=True, read_only=True, help="Over 20 steps.")
+    seconds_left = t.Float(None, allow_none=True, read_only=True, help="Until the last step.")
+    error = t.Any(None, read_only=True, help="`RunFailed` of a run that failed, or None.")
+    run = t.Any(None, read_only=True, help="The `Run` that is shown, or None.")
+
+    def _forget(self, run: Any) -> None:
+        """Turn to another run: nothing of the one before stays but its state."""
+        for name, trait in self.traits().items():
+            if name not in ("state", "run"):
+                self.set_trait(name, trait.default_value)
+        self.set_trait("run", run)
+
+    def _set_traits(self, events: Sequence[e.Event]) -> None:
+        """The latest state of a batch. Numbers come before the state that they led to."""
+        latest: e.Progress | None = None
+        for event in events:
+            match event:
+                case e.Progress():
+                    latest = event
+                case e.TaskProgress():
+                    self.set_trait("task", event)
+                case e.StatusLine(text):
+                    self.set_trait("status", text)
+                case e.RunFailed():
+                    self.set_trait("error", event)
+                case e.TrainingState(state):
+                    self._set_numbers(latest)
+                    latest = None
+                    if self.task is not None and self.task.task != state:
+                        self.set_trait("task", None)
+                    self.set_trait("state", state)
+        self._set_numbers(latest)
+
+    def _set_numbers(self, progress: e.Progress | None) -> None:
+        if progress is None:
+            return
+        for name in (field.name for field in fields(e.Progress)):
+            self.set_trait(name, getattr(progress, name))
+        self.set_trait("progress", progress)
