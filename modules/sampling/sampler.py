@@ -139,8 +139,30 @@ def _scheduler(pipeline: Any, name: NoiseScheduler | None) -> Iterator[None]:
 
     class_name, settings = SCHEDULERS[name]
     own = pipeline.scheduler
-    pipeline.scheduler = getattr(diffusers, class_name).from_config(own.config, **settings)
+    chosen = getattr(diffusers, class_name).from_config(own.config, **settings)
+    _steady(chosen)
+    pipeline.scheduler = chosen
     try:
         yield
     finally:
         pipeline.scheduler = own
+
+
+def _steady(scheduler: Any) -> None:
+    """Let a scheduler cope with models whose noise grows very large, as cosine schedules do.
+
+    Karras' spacing puts several of its first steps on one timestep there, of which diffusers takes
+    the second as the first, and runs out of them at the end. And what an ancestral step keeps of
+    the noise is the small difference of two large numbers, in float32 sometimes below zero.
+    """
+    set_timesteps = scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)  # pipelines look at its signature
+    def beginning_at_the_first(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        scheduler.set_begin_index(0)  # pictures from pictures begin later, and say so themselves
+        if "Ancestral" in type(scheduler).__name__:
+            scheduler.sigmas = scheduler.sigmas.double()
+
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_timesteps = beginning_at_the_first

@@ -57,7 +57,13 @@ def _scheduler(recipe: Recipe) -> list[str]:
     name, settings = SCHEDULERS[NoiseScheduler(recipe.scheduler)]
     options = "".join(f", {key}={value!r}" for key, value in settings.items())
     made = f"diffusers.{name}.from_config(pipeline.scheduler.config{options})"
-    return [f"pipeline.scheduler = {made}"]
+    lines = [f"pipeline.scheduler = {made}"]
+    if "use_karras_sigmas" in settings:
+        lines += [
+            "# cosine schedules repeat their first timestep; diffusers would begin with the second",
+            "pipeline.scheduler.index_for_timestep = lambda *_: 0",
+        ]
+    return lines
 
 
 def _arguments(recipe: Recipe) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_a_picture_is_the_one_that_diffusers_draws(service, pipeline):
     assert np.array_equal(pixels(negative), plain(pipeline, negative_prompt="red"))
 
 
-@pytest.mark.parametrize("name", ["EULER_A", "DPMPP_SDE"])
+@pytest.mark.parametrize("name", ["EULER_A", "DPMPP_SDE", "DPMPP_SDE_KARRAS"])
 def test_the_code_that_it_gives_draws_the_same_picture(service, name, tmp_path, monkeypatch, loras):
     service.set_loras([(loras[0], 0.5)])
     result = service.generate("a fox", **{**SETTINGS, "scheduler": name})
