@@ -40,8 +40,8 @@ class Batch:
     """Which images they are, indices into the data set's `items`."""
     mask: Tensor | None = None
     """[B, 1, H, W] in 0 ... 1, all 1 for an image without; None where none of the set has one."""
-    conditioning: Tensor | None = None
-    """Latents of the conditioning images, [B, C, H, W]."""
+    hints: dict[str, Tensor] | None = None
+    """What the denoiser reads of the pictures themselves, each [B, ...]; None for nothing."""
 
 
 class Batches(Iterator[Batch]):
@@ -162,7 +162,7 @@ class Batches(Iterator[Batch]):
             torch.from_numpy(self._prior[items]),
             tuple(items.tolist()),
             None if data.masks is None else _masks(data.masks, places, latents),
-            None if data.conditioning is None else data.conditioning.stack(places)["latents"],
+            None if data.hints is None else data.hints.stack(places),
         )
         return _pinned(batch) if self._pin else batch
 
@@ -176,13 +176,17 @@ def _masks(encodings: Encodings, places: Indices, latents: Tensor) -> Tensor:
 
 
 def _pinned(batch: Batch) -> Batch:
-    condition = batch.condition
     return replace(
         batch,
         latents=batch.latents.pin_memory(),
-        condition=condition and {name: t.pin_memory() for name, t in condition.items()},
+        condition=_all_pinned(batch.condition),
+        hints=_all_pinned(batch.hints),
         mask=batch.mask if batch.mask is None else batch.mask.pin_memory(),
     )
+
+
+def _all_pinned(tensors: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+    return tensors and {name: tensor.pin_memory() for name, tensor in tensors.items()}
 
 
 def _fingerprint(dataset: Dataset, *settings: object) -> str:

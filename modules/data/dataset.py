@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,12 +24,14 @@ from modules.data.encode import (
     Mask,
     Picture,
     Progress,
+    Shown,
     encode_captions,
+    encode_hints,
     encode_masks,
     encode_pictures,
 )
 from modules.data.findings import DataProblem, Findings
-from modules.data.images import View
+from modules.data.images import Circle, View
 from modules.data.items import Item, Scan
 from modules.data.plan import Framing, Planned, Planner, plan
 
@@ -37,6 +40,7 @@ NOWHERE: Row = (-1, -1)
 ATTEMPTS = 3
 """How often a cache is filled that another process empties meanwhile."""
 GIB = 1 << 30
+AnyView = TypeVar("AnyView", tuple[bytes, View], tuple[bytes, View, Circle | None])
 
 
 class Encodings:
@@ -88,7 +92,8 @@ class Dataset:
     """Top and left of its crop in the scaled image, [variations, 2]."""
     images: Encodings
     masks: Encodings | None
-    conditioning: Encodings | None
+    hints: Encodings | None
+    """What the denoiser reads of each view; None if it reads nothing."""
     texts: Encodings | None
     """None while a text encoder trains: captions are then encoded in the loop."""
     problems: tuple[DataProblem, ...]
@@ -133,7 +138,7 @@ def build(
         report: receives how many encodings are done, of how many.
         should_stop: asked between images.
         masks: read the mask beside each image.
-        conditioning: encode the conditioning image beside each image too.
+        conditioning: show an inpainting model the conditioning image beside each image, whole.
         types: the kinds of concept that take part.
         cache_limit: GiB above which what was not used for longest leaves the cache; 0 for none.
 
@@ -143,12 +148,20 @@ def build(
             cannot work.
     """
     findings = Findings()
-    framing = Framing(resolution, quantum, bucketing, masks, conditioning)
+    inpainting = encoder.hint == "inpainting"
+    framing = Framing(
+        resolution,
+        quantum,
+        bucketing,
+        masks or inpainting,
+        conditioning and inpainting,
+        encoder.hint,
+    )
     planner, planned = plan(found.only(*types), framing, threads, should_stop, findings)
-    if conditioning:
+    if framing.conditioning:
         planned = _with_conditioning(planned, findings)
     for _ in range(ATTEMPTS):
-        fill = _Fill(encoder, cache_dir, planned, threads, findings, report, should_stop)
+        fill = _Fill(encoder, cache_dir, framing, planned, threads, findings, report, should_stop)
         fill.run()
         if should_stop():
             raise CachingStopped
@@ -169,6 +182,7 @@ class _Fill:
         self,
         encoder: Encoder,
         cache_dir: Path,
+        framing: Framing,
         planned: list[Planned],
         threads: int,
         findings: Findings,
@@ -176,8 +190,10 @@ class _Fill:
         should_stop: Callable[[], bool],
     ) -> None:
         self._encoder, self._planned, self._findings = encoder, planned, findings
+        self._framing = framing
         self._images = Space(cache_dir / f"image-{_short(encoder.image_identity)}")
         self._masks = Space(cache_dir / "mask")
+        self._hints = Space(cache_dir / f"hint-{_short(encoder.hint_identity)}")
         self._texts = None
         if encoder.text_identity is not None:
             self._texts = Space(cache_dir / f"text-{_short(encoder.text_identity)}")
@@ -187,11 +203,16 @@ class _Fill:
     def run(self) -> None:
         """Encode what is missing."""
         pictures, captions = sum(len(p.views) for p in self._pictures()), len(self._captions())
-        self._total = pictures + captions
+        hints = sum(len(shown.views) for shown in self._shown())
+        self._total = pictures + captions + hints
         if pictures:
             with self._images.writing(self._progress.should_stop):
                 # asked again: another process may have encoded them while this one waited
                 encode_pictures(self._pictures(), self._encoder, self._images, self._progress)
+        if hints:
+            with self._hints.writing(self._progress.should_stop):
+                hide = not self._framing.conditioning
+                encode_hints(self._shown(), self._encoder, self._hints, self._progress, hide)
         if captions and self._texts is not None:
             with self._texts.writing(self._progress.should_stop):
                 missing = self._captions().items()
@@ -204,7 +225,7 @@ class _Fill:
 
     def shards(self) -> set[Path]:
         """The files that hold what this run uses."""
-        spaces = [self._images, self._masks, self._texts]
+        spaces = [self._images, self._masks, self._hints, self._texts]
         return {path for space in spaces if space for path in space.loaded}
 
     def dataset(self, concepts: tuple[ConceptConfig, ...], planner: Planner) -> Dataset:
@@ -228,7 +249,7 @@ class _Fill:
             np.array([(view.top, view.left) for view in views], np.int32),
             Encodings(self._images, image_rows),
             self._optional(self._masks, [self._mask_keys(p) for p in usable], usable),
-            self._optional(self._images, [p.conditioning_keys() for p in usable], usable),
+            self._optional(self._hints, [self._hint_keys(p) for p in usable], usable),
             None
             if self._texts is None
             else Encodings(self._texts, [[self._texts[k] for k in p.text_keys()] for p in usable]),
@@ -244,21 +265,32 @@ class _Fill:
         """What to encode: a file is decoded once for all views of one size, a view encoded once."""
         seen: set[bytes] = set()
         for planned in self._planned:
-            item, digests = planned.item, planned.digests
-            places = [view.geometry() for view in planned.views]
-            hint, hints = item.conditioning or item.file, planned.conditioning_keys()
-            files = [
-                (item.name, digests.image, planned.image_keys(), planned.views),
-                (hint.name, digests.conditioning, hints, places),
-            ]
-            for name, digest, keys, views in files:
-                by_size: dict[Size, list[tuple[bytes, View]]] = {}
-                for key, view in zip(keys, views, strict=False):
-                    if key not in self._images and key not in seen:
-                        seen.add(key)
-                        by_size.setdefault(view.size, []).append((key, view))
-                for missing in by_size.values():
-                    yield Picture(item.source, name, digest, tuple(missing))
+            item = planned.item
+            views = zip(planned.image_keys(), planned.views, strict=True)
+            for missing in _by_size(views, self._images, seen):
+                yield Picture(item.source, item.name, planned.digests.image, missing)
+
+    def _shown(self) -> Iterator[Shown]:
+        """What to encode of hints: those that many images share once."""
+        seen: set[bytes] = set()
+        for planned in self._planned:
+            item = planned.item
+            picture, digest = planned.shown(self._framing.hint)
+            mask = item.mask if planned.digests.mask else None
+            seen_as = planned.views
+            if planned.digests.conditioning:  # its colours are its own
+                seen_as = tuple(view.geometry() for view in seen_as)
+            views = zip(self._hint_keys(planned), seen_as, planned.circles, strict=False)
+            for missing in _by_size(views, self._hints, seen):
+                yield Shown(
+                    item.source,
+                    picture and picture.name,
+                    digest,
+                    mask and mask.name,
+                    planned.digests.mask,
+                    (item.width, item.height),
+                    missing,
+                )
 
     def _captions(self) -> dict[bytes, str]:
         if self._texts is None:
@@ -279,6 +311,9 @@ class _Fill:
                         grids[view.size] = height, width
         return grids
 
+    def _hint_keys(self, planned: Planned) -> list[bytes]:
+        return planned.hint_keys(self._framing.hint)
+
     def _mask_keys(self, planned: Planned) -> list[bytes]:
         if not planned.digests.mask:
             return []
@@ -298,10 +333,12 @@ class _Fill:
 
     def _complete(self, planned: Planned) -> bool:
         """Whether all that belongs to an item was encoded; what was not is in the findings."""
-        keys = (*planned.image_keys(), *planned.conditioning_keys())
-        return all(key in self._images for key in keys) and all(
-            key in self._masks for key in self._mask_keys(planned)
-        )
+        spaces = {
+            self._images: planned.image_keys(),
+            self._masks: self._mask_keys(planned),
+            self._hints: self._hint_keys(planned),
+        }
+        return all(key in space for space, keys in spaces.items() for key in keys)
 
     def _optional(
         self, space: Space, keys: Iterable[Sequence[bytes]], usable: Sequence[Planned]
@@ -323,6 +360,22 @@ class _Fill:
                 message = "has several captions, of which one is cached and used."
                 fix = "Set text_variations of its concept to as many as shall be used."
                 self._findings.add("unused captions", planned.item.path, message, fix)
+
+
+def _by_size(
+    views: Iterable[AnyView], space: Space, seen: set[bytes]
+) -> Iterator[tuple[AnyView, ...]]:
+    """Views whose key neither the cache nor `seen` has, together where they are of one size.
+
+    So a file is decoded once for all of them.
+    """
+    by_size: dict[Size, list[AnyView]] = {}
+    for each in views:
+        key, view = each[0], each[1]
+        if key not in space and key not in seen:
+            seen.add(key)
+            by_size.setdefault(view.size, []).append(each)
+    return map(tuple, by_size.values())
 
 
 def _with_conditioning(planned: list[Planned], findings: Findings) -> list[Planned]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from modules.config.models import Hint
 from modules.data.ahead import CachingStopped, ahead, chunks
 from modules.data.buckets import Size
 from modules.data.cache import Shelf, Space
 from modules.data.findings import Findings
-from modules.data.images import Circle, View, decode, needed_edge, render, render_mask
+from modules.data.images import (
+    Circle,
+    View,
+    decode,
+    needed_edge,
+    render,
+    render_hint,
+    render_mask,
+)
 from modules.data.items import DAMAGE, reason
 from modules.data.sources import Source, read
 
@@ -26,6 +35,8 @@ PIXELS = 1 << 20
 """Pixels that are encoded at once: one picture of 1024 x 1024, or more smaller ones."""
 PICTURES = 16
 """Pictures that are encoded at once, however small; more are slower on a CPU, whose caches end."""
+HALF = 127
+"""Grey above which a mask is 1 for a denoiser, which knows nothing between 0 and 1."""
 CAPTIONS = 32
 """Captions that are encoded at once."""
 
@@ -37,12 +48,22 @@ class Encoder(Protocol):
     """Differs wherever the same picture is encoded otherwise."""
     text_identity: str | None
     """The same for captions; None if they are not to be encoded here."""
+    hint: Hint
+    """What the denoiser reads of the picture itself."""
+    hint_identity: str
+    """Differs wherever the same picture and mask make another hint."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU."""
 
     def encode_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> tensors by name, each [B, ...] on the CPU."""
+
+    def encode_hints(self, pixels: Tensor, mask: Tensor, hide: bool) -> dict[str, Tensor]:
+        """[B, 3, h, w] in [-1, 1] and mask [B, 1, h, w] -> tensors by name, each [B, ...].
+
+        `hide` says whether nothing of the picture is seen where the mask is 1.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +78,23 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture, a mask, and the views, all of one size, of which the cache lacks the hint."""
+
+    source: Source
+    name: str | None
+    """The picture's file; None if nothing of it is seen."""
+    digest: bytes
+    mask: str | None
+    """Its mask; None for everywhere."""
+    mask_digest: bytes
+    image_size: tuple[int, int]
+    """Width and height of the image that it belongs to."""
+    views: tuple[tuple[bytes, View, Circle | None], ...]
+    """With the key of each, and what counts of the mask."""
+
+
+@dataclass(frozen=True, slots=True)
 class Mask:
     """A mask file and its places that the cache lacks."""
 
@@ -67,6 +105,10 @@ class Mask:
     """Width and height of the image that it belongs to."""
     places: tuple[tuple[bytes, View, Circle | None, tuple[int, int]], ...]
     """Key, view, what counts of the mask, height and width of the latents."""
+
+
+Job = TypeVar("Job", Picture, Shown)
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -88,9 +130,6 @@ def encode_pictures(
     Raises:
         CachingStopped: if told to stop; what was encoded is kept.
     """
-    by_size: dict[Size, list[Picture]] = {}
-    for picture in pictures:
-        by_size.setdefault(picture.views[0][1].size, []).append(picture)
 
     def prepare(picture: Picture) -> list[tuple[bytes, NDArray[np.uint8]]]:
         edge = needed_edge(view for _, view in picture.views)
@@ -98,14 +137,42 @@ def encode_pictures(
         return [(key, render(image, view)) for key, view in picture.views] if image else []
 
     with _shelf(space) as shelf:
-        for size, group in by_size.items():
-            most = max(1, min(PICTURES, PIXELS // (size.height * size.width)))
-            ready = ahead(prepare, group, progress.threads, 2 * most, progress.should_stop)
-            for batch in chunks((view for views in ready for view in views), most):
-                pixels = torch.from_numpy(np.stack([pixels for _, pixels in batch]))
-                pixels = pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
-                shelf.add([key for key, _ in batch], {"latents": encoder.encode_images(pixels)})
-                progress.step(len(batch))
+        for batch in _batches(pictures, prepare, progress):
+            pixels = _pixels([image for _, image in batch])
+            shelf.add([key for key, _ in batch], {"latents": encoder.encode_images(pixels)})
+            progress.step(len(batch))
+
+
+def encode_hints(
+    hints: Iterable[Shown], encoder: Encoder, space: Space, progress: Progress, hide: bool
+) -> None:
+    """Encode what a denoiser reads of pictures; a file that fails is reported and left out.
+
+    Raises:
+        CachingStopped: if told to stop; what was encoded is kept.
+    """
+
+    def prepare(shown: Shown) -> list[tuple[bytes, NDArray[np.uint8], NDArray[np.uint8]]]:
+        image = mask = None
+        if shown.name:
+            edge = needed_edge(view for _, view, _ in shown.views)
+            image = _decoded(shown.source, shown.name, shown.digest, progress.findings, edge)
+        if shown.mask:
+            mask = _decoded(shown.source, shown.mask, shown.mask_digest, progress.findings)
+        if (shown.name and image is None) or (shown.mask and mask is None):
+            return []
+        return [
+            (key, *render_hint(image, mask, view, circle, shown.image_size))
+            for key, view, circle in shown.views
+        ]
+
+    with _shelf(space) as shelf:
+        for batch in _batches(hints, prepare, progress):
+            masks = torch.from_numpy(np.stack([mask for _, _, mask in batch]))[:, None]
+            pixels = _pixels([image for _, image, _ in batch])
+            rows = encoder.encode_hints(pixels, (masks > HALF).float(), hide)
+            shelf.add([key for key, _, _ in batch], rows)
+            progress.step(len(batch))
 
 
 def encode_masks(masks: Iterable[Mask], space: Space, progress: Progress) -> None:
@@ -164,6 +231,25 @@ def _decoded(
         message = f"cannot be decoded ({reason(error)}), and is left out."
         findings.add("unreadable image", source.path(name), message, "Mend or remove it.", True)
     return None
+
+
+def _batches(
+    jobs: Iterable[Job], prepare: Callable[[Job], list[Row]], progress: Progress
+) -> Iterator[list[Row]]:
+    """What jobs come to, size by size, in the numbers that are encoded at once."""
+    by_size: dict[Size, list[Job]] = {}
+    for job in jobs:
+        by_size.setdefault(job.views[0][1].size, []).append(job)
+    for size, group in by_size.items():
+        most = max(1, min(PICTURES, PIXELS // (size.height * size.width)))
+        ready = ahead(prepare, group, progress.threads, 2 * most, progress.should_stop)
+        yield from chunks((row for rows in ready for row in rows), most)
+
+
+def _pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Pictures [h, w, 3] -> [B, 3, h, w] in [-1, 1]."""
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return pixels.float().div_(127.5).sub_(1.0)
 
 
 @contextmanager

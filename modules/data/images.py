@@ -201,6 +201,28 @@ def render_mask(
     return np.asarray(_place(mask, view, mirror=False))
 
 
+def render_hint(
+    image: Image.Image | None,
+    mask: Image.Image | None,
+    view: View,
+    circle: Circle | None,
+    image_size: tuple[int, int],
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The view of a picture that a denoiser is shown, [h, w, 3], and of its mask, [h, w].
+
+    Args:
+        image: decoded; None for grey.
+        mask: decoded; None for one that is white everywhere.
+        view: of the image.
+        circle: the part of the mask that counts.
+        image_size: width and height of the upright image.
+    """
+    grey = np.full((*view.size, 3), 127, np.uint8)
+    white = np.full(view.size, 255, np.uint8)
+    shown = grey if image is None else render(image, view)
+    return shown, white if mask is None else render_mask(mask, view, circle, image_size)
+
+
 def fitted_mask(mask: Image.Image, image_size: tuple[int, int]) -> Image.Image:
     """A mask in grey, at the size of its image."""
     mask = mask.convert("L")

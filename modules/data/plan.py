@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from modules.config import ConceptConfig, ConfigError
+from modules.config.models import Hint
 from modules.config.problems import error
 from modules.data.ahead import ahead
 from modules.data.buckets import Target, targets
@@ -43,6 +44,8 @@ class Framing:
     """Train at several shapes; otherwise crop to squares."""
     masks: bool = False
     conditioning: bool = False
+    hint: Hint = "none"
+    """What the denoiser reads of the picture itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,30 @@ class Planned:
         """What the cache calls each view."""
         return [key_of("image", self.digests.image, view.changes()) for view in self.views]
 
-    def conditioning_keys(self) -> list[bytes]:
-        """What the cache calls the conditioning image in each view; none if there is none."""
-        if not self.digests.conditioning:
+    def hint_keys(self, hint: Hint) -> list[bytes]:
+        """What the cache calls what a denoiser reads of each view; none if it reads nothing."""
+        if hint == "none":
             return []
-        places = [view.geometry().changes() for view in self.views]
-        return [key_of("image", self.digests.conditioning, place) for place in places]
+        keys, files = [], self.digests
+        for view, circle in zip(self.views, self.circles, strict=True):
+            if hint == "depth":
+                keys.append(key_of("hint", files.image, view.changes()))
+            elif files.conditioning:
+                place = view.geometry().changes()
+                keys.append(key_of("hint", files.conditioning, files.mask, place, circle))
+            elif files.mask:
+                keys.append(key_of("hint", files.image, files.mask, view.changes(), circle))
+            else:  # nothing of the picture is seen
+                keys.append(key_of("hint", view.size))
+        return keys
+
+    def shown(self, hint: Hint) -> tuple[Entry | None, bytes]:
+        """The file that a hint is made from, and its digest; None if nothing of one is seen."""
+        if hint == "inpainting" and self.digests.conditioning:
+            return self.item.conditioning, self.digests.conditioning
+        if hint == "inpainting" and not self.digests.mask:
+            return None, b""
+        return self.item.file, self.digests.image
 
     def mask_keys(self, grids: Sequence[tuple[int, int]]) -> list[bytes]:
         """What the cache calls the mask in each view, for latents of each view's size."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.config import ConceptType, TrainConfig
+from modules.config.models import Hint
 from modules.config.paths import resolve
 from modules.data import Dataset, build, scan
 from modules.families.base import Condition, Family, Parts
@@ -33,6 +34,10 @@ class LiveEncoder:
     def __init__(self, family: Family, parts: Parts, cache_text: bool) -> None:
         self._family, self._parts = family, parts
         self.image_identity = fingerprint(parts.vae)
+        self.hint: Hint = family.hint
+        self.hint_identity = f"{self.image_identity}-{family.hint}"
+        if family.hint == "depth":
+            self.hint_identity = fingerprint(parts.module("depth_estimator"))
         self.text_identity: str | None = None
         if cache_text:
             encoders = [fingerprint(parts.module(name)) for name in family.text_encoders]
@@ -42,6 +47,13 @@ class LiveEncoder:
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU."""
         return self._family.encode_images(self._parts, pixels).cpu()
+
+    @torch.no_grad()
+    def encode_hints(self, pixels: Tensor, mask: Tensor, hide: bool) -> Condition:
+        """What the denoiser reads of pictures [B, 3, h, w] and masks [B, 1, h, w], on the CPU."""
+        device = self._parts.device
+        hints = self._family.encode_hints(self._parts, pixels.to(device), mask.to(device), hide)
+        return {name: tensor.cpu() for name, tensor in hints.items()}
 
     @torch.no_grad()
     def encode_text(self, captions: Sequence[str]) -> Condition:
@@ -89,6 +101,7 @@ def fill_cache(
         report=lambda done, total: emit(TaskProgress("caching", done, total)),
         should_stop=should_stop,
         masks=config.masked_training,
+        conditioning=config.custom_conditioning_image,
         types=types,
         cache_limit=config.ot.cache_limit,
     )

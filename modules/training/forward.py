@@ -40,6 +40,8 @@ class Draw:
     """Original size, crop and final size, [B, 6] pixels."""
     mask: Tensor | None = None
     """Where the pictures matter, [B, 1, H, W]; None for everywhere."""
+    hints: Condition | None = None
+    """What the denoiser reads of the pictures themselves; None for nothing."""
     prior: Tensor | None = None
     """Which images shall stay as the untrained model has them, [B], bool; None for none."""
 
@@ -81,6 +83,7 @@ class Forward:
         stored = getattr(config, family.denoiser).weight_dtype
         self._dtype = DTYPES.get(stored, self._compute or torch.float32)
         self._empty: Condition | None = None
+        self._blanks: dict[tuple[int, int], Condition] = {}
         self.configure(config)
 
     def configure(self, config: TrainConfig) -> None:
@@ -142,9 +145,9 @@ class Forward:
             captions, condition = self._without_some(captions, condition, generator)
         weight = batch.loss_weight.to(self._device, torch.float32, non_blocking=True)
         size = batch.size.to(self._device, non_blocking=True)
-        mask = self._mask(batch, generator, measured) if self._masking else None
+        mask, hints = self._masked(batch, None if measured else generator)
         prior = batch.prior.to(self._device) if batch.prior.any() and not measured else None
-        return Draw(latents, noise, timestep, captions, condition, weight, size, mask, prior)
+        return Draw(latents, noise, timestep, captions, condition, weight, size, mask, hints, prior)
 
     def loss(self, draw: Draw) -> Tensor:
         """Weighted error of each image, [B], float32, with its graph."""
@@ -173,6 +176,8 @@ class Forward:
             condition = draw.condition
             if condition is None:
                 condition = self._encode(draw.captions)
+            if draw.hints is not None:
+                condition = {**condition, **draw.hints}
             time = self._objective.time(draw.timestep)
             return self._family.predict(self._parts, noisy, time, condition, draw.size)
 
@@ -185,15 +190,46 @@ class Forward:
         with without_adapter(self._parts.modules().values()):
             return self._predict(noisy, draw)
 
-    def _mask(self, batch: Batch, generator: torch.Generator, measured: bool) -> Tensor | None:
-        """The batch's masks; with the chance that the settings give, one is everywhere 1."""
-        if batch.mask is None:
-            return None
-        mask = batch.mask.to(self._device, torch.float32, non_blocking=True)
-        if self._unmasked and not measured:
-            draws = torch.rand(len(mask), generator=generator, device=generator.device)
-            mask = torch.where((draws < self._unmasked).view(-1, 1, 1, 1), 1.0, mask)
-        return mask
+    def _masked(
+        self, batch: Batch, generator: torch.Generator | None
+    ) -> tuple[Tensor | None, Condition | None]:
+        """The batch's masks for the loss, and its hints; with the set chance, both of no mask.
+
+        Without a generator every mask stays.
+        """
+        mask = batch.mask if self._masking else None
+        if mask is not None:
+            mask = mask.to(self._device, torch.float32, non_blocking=True)
+        hints = batch.hints
+        if hints is not None:
+            hints = {
+                name: tensor.to(self._device, self._dtype, non_blocking=True)
+                for name, tensor in hints.items()
+            }
+        masked = mask is not None or (hints is not None and "mask" in hints)
+        if generator is None or not self._unmasked or not masked:
+            return mask, hints
+        draws = torch.rand(len(batch.latents), generator=generator, device=generator.device)
+        chosen = draws < self._unmasked
+        if mask is not None:
+            mask = torch.where(chosen.view(-1, 1, 1, 1), 1.0, mask)
+        if hints is not None and "mask" in hints:
+            blank = self._blank(batch)
+            rows = chosen.view(-1, 1, 1, 1)
+            hints = {name: torch.where(rows, blank[name], hints[name]) for name in hints}
+        return mask, hints
+
+    def _blank(self, batch: Batch) -> Condition:
+        """Hints of a picture of the batch's size of which all is to be painted, each [1, ...]."""
+        height, width = batch.size[0, 4:].tolist()
+        if (height, width) not in self._blanks:
+            mask = torch.ones(1, 1, height, width, device=self._device)
+            with torch.no_grad():
+                hints = self._family.encode_hints(self._parts, mask.expand(1, 3, -1, -1) * 0, mask)
+            self._blanks[height, width] = {
+                name: tensor.to(self._device, self._dtype) for name, tensor in hints.items()
+            }
+        return self._blanks[height, width]
 
     def _encode(self, captions: Sequence[str]) -> Condition:
         return self._family.encode_text(self._parts, captions)

@@ -13,13 +13,19 @@ from modules.data import build, scan
 class PoolingEncoder:
     """Latents are 8 x 8 means of the pixels, text is the caption's hash; both tell what went in."""
 
-    def __init__(self, image="vae", text="clip"):
+    def __init__(self, image="vae", text="clip", hint="none"):
         self.image_identity, self.text_identity = image, text
-        self.images, self.texts = 0, []
+        self.hint, self.hint_identity = hint, f"{image}-{hint}"
+        self.images, self.texts, self.hints = 0, [], 0
 
     def encode_images(self, pixels):
         self.images += len(pixels)
         return torch.nn.functional.avg_pool2d(pixels, 8)
+
+    def encode_hints(self, pixels, mask, hide):
+        self.hints += len(pixels)
+        kept = torch.nn.functional.avg_pool2d(pixels * (1 - mask) if hide else pixels, 8)
+        return {"kept": kept, "mask": mask[:, :, ::8, ::8]}
 
     def encode_text(self, captions):
         self.texts += captions

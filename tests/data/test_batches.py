@@ -6,7 +6,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from pictures import concept, picture, prepare
+from pictures import PoolingEncoder, concept, picture, prepare
+from PIL import Image
 
 from modules.config import ConfigError, Leftovers
 from modules.config.enums import ConceptType
@@ -259,18 +260,52 @@ def test_masks_follow_their_image(folder, encoder, tmp_path):
     assert next(Batches(without, 1, 1)).mask is None
 
 
-def test_conditioning_images_are_encoded_like_their_image(folder, encoder, tmp_path):
+def pixels_of(image):
+    content = np.asarray(image).astype(np.float32)
+    return torch.from_numpy(content).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+def test_an_inpainting_model_is_shown_what_its_mask_leaves(folder, tmp_path):
+    encoder = PoolingEncoder(hint="inpainting")
+    half = np.zeros((64, 64), np.uint8)
+    half[:, 32:] = 200
+    Image.fromarray(half).save(folder / "1-masklabel.png")
+    settings = {"image.enable_fixed_flip": True}
+    data = prepare(concept(folder, **settings), encoder, tmp_path / "cache")
+    for batch in epoch_of(Batches(data, 2, 1)):
+        for row, item in enumerate(batch.items):
+            mask, kept = batch.hints["mask"][row], batch.hints["kept"][row]
+            if item == 1:  # the mask turns with its image
+                assert mask[0].tolist() == [[1.0] * 4 + [0.0] * 4] * 8
+                assert torch.equal(kept[:, :, 4:], batch.latents[row, :, :, 4:])
+            assert (kept[:, mask[0] == 1].abs() < 0.01).all()
+            assert item == 1 or mask.all()
+    plain = prepare(concept(folder), PoolingEncoder(), tmp_path / "cache")
+    assert next(Batches(plain, 1, 1)).hints is None
+
+
+def test_conditioning_images_are_shown_whole(folder, tmp_path):
+    encoder = PoolingEncoder(hint="inpainting")
     for index in range(5):
         picture(100 + index).save(folder / f"{index}-condlabel.png")
-    data = prepare(concept(folder), encoder, tmp_path / "cache", conditioning=True)
+    picture(5, mode="L").save(folder / "1-masklabel.png")
+    colours = {"image.enable_fixed_hue": True, "image.random_hue_max_strength": 0.4}
+    data = prepare(concept(folder, **colours), encoder, tmp_path / "cache", conditioning=True)
     assert [item.name for item in data.items] == [f"{i}.png" for i in range(5)]
     (problem,) = data.problems
     assert "5.png" in str(problem)
     assert "-condlabel.png" in str(problem)
     for batch in epoch_of(Batches(data, 1, 1)):
-        content = np.asarray(picture(100 + batch.items[0])).astype(np.float32)
-        pixels = torch.from_numpy(content).permute(2, 0, 1)[None] / 127.5 - 1
-        assert torch.allclose(batch.conditioning, encoder.encode_images(pixels), atol=1e-5)
+        pixels = pixels_of(picture(100 + batch.items[0]))
+        assert torch.allclose(batch.hints["kept"], encoder.encode_images(pixels), atol=1e-5)
+        assert batch.hints["mask"].all() == (batch.items[0] != 1)
+
+
+def test_an_unreadable_mask_leaves_its_image_out(folder, tmp_path):
+    (folder / "2-masklabel.png").write_bytes(b"no picture")
+    data = prepare(concept(folder), PoolingEncoder(hint="inpainting"), tmp_path / "cache")
+    assert [item.name for item in data.items] == [f"{i}.png" for i in (0, 1, 3, 4, 5)]
+    assert any("2-masklabel.png" in str(problem) for problem in data.problems)
 
 
 def test_captions_vary_with_every_epoch_while_a_text_encoder_trains(folder, encoder, tmp_path):

@@ -185,6 +185,65 @@ def test_an_edit_costs_only_what_it_changes(folder, encoder, tmp_path, edit, ima
         assert torch.equal(one.condition["hidden"], other.condition["hidden"])
 
 
+def change_the_masked_image(folder, settings, encoder):
+    picture(77).save(folder / "1.png")
+
+
+def remove_the_mask(folder, settings, encoder):
+    (folder / "1-masklabel.png").unlink()
+
+
+def change_a_conditioning_image(folder, settings, encoder):
+    picture(79).save(folder / "0-condlabel.png")
+
+
+HINT_EDITS = [
+    # of six images one has a mask; all others show the model the same: nothing
+    (change_caption, "inpainting", 0),
+    (change_image, "inpainting", 0),
+    (change_the_masked_image, "inpainting", 1),
+    (rename, "inpainting", 0),
+    (add_a_mask, "inpainting", 1),
+    (change_a_mask, "inpainting", 1),
+    (remove_the_mask, "inpainting", 0),
+    (resolution, "inpainting", 2),
+    (another_vae, "inpainting", 2),
+    (layer_skip, "inpainting", 0),
+    (flip_all, "inpainting", 1),
+    (brighten, "inpainting", 1),
+    (change_a_conditioning_image, "conditioning", 1),
+    (change_a_mask, "conditioning", 1),
+    (change_image, "conditioning", 0),
+    (brighten, "conditioning", 0),
+    (flip_all, "conditioning", 6),
+    (change_image, "depth", 1),
+    (change_a_mask, "depth", 0),
+    (change_caption, "depth", 0),
+    (resolution, "depth", 6),
+]
+
+
+@pytest.mark.parametrize(("edit", "kind", "count"), HINT_EDITS)
+def test_an_edit_costs_only_the_hints_that_it_changes(folder, tmp_path, edit, kind, count):
+    conditioning = kind == "conditioning"
+    encoder = PoolingEncoder(hint="inpainting" if conditioning else kind)
+    picture(9, mode="L").save(folder / "1-masklabel.png")
+    for index in range(6):
+        picture(50 + index).save(folder / f"{index}-condlabel.png")
+    kept, settings = tmp_path / "cache", {"concept": {}, "conditioning": conditioning}
+    prepare(concept(folder), encoder, kept, conditioning=conditioning)
+    assert encoder.hints == {"inpainting": 2, "conditioning": 6, "depth": 6}[kind]
+    edit(folder, settings, encoder)
+    encoder.hint_identity = f"{encoder.image_identity}-{encoder.hint}"
+    concepts, encoder.hints = concept(folder, **settings.pop("concept")), 0
+    dirty = prepare(concepts, encoder, kept, **settings)
+    assert encoder.hints == count
+    clean = prepare(concepts, encoder, tmp_path / "clean", **settings)
+    for one, other in islice(zip(Batches(clean, 2, 1), Batches(dirty, 2, 1), strict=True), 4):
+        assert one.captions == other.captions
+        assert all(torch.equal(one.hints[name], other.hints[name]) for name in ("mask", "kept"))
+
+
 def test_going_back_costs_nothing(folder, encoder, tmp_path):
     kept = tmp_path / "cache"
     work(encoder, concept(folder), kept)
