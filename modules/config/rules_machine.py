@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from modules.config.case import Case, Rule, refuse, warn
-from modules.config.enums import DataType
+from modules.config.enums import DataType, TrainingMethod
 from modules.config.problems import Problem
 from modules.config.supported import HONOURED
 
@@ -46,4 +46,32 @@ def precision(case: Case) -> Iterator[Problem]:
             yield warn(field, f"{field} is BFLOAT_16, {lacks}.", "Use FLOAT_16 or FLOAT_32.")
 
 
-RULES: tuple[Rule, ...] = (device, precision)
+def offloading(case: Case) -> Iterator[Problem]:
+    """Layers or activations that shall wait in main memory, where they cannot or gain nothing."""
+    config, facts = case.config, case.facts
+    for part in (facts.denoiser, *facts.text_encoders):
+        section = config.get(part)
+        share, activations = f"{part}.offload_fraction", f"{part}.activation_offloading"
+        if section.offload_fraction and case.hardware.kind == "cpu":
+            message = f"{share} is {section.offload_fraction:g}, but train_device is cpu, "
+            yield warn(share, f"{message}where that saves nothing.", "Set it to 0.")
+        if not section.train:
+            continue
+        if section.offload_fraction and config.training_method is TrainingMethod.FINE_TUNE:
+            message = f"{share} is {section.offload_fraction:g} while the {part} itself trains, "
+            fix = "Set it to 0, or train a LoRA."
+            yield refuse(share, f"{message}which this engine cannot do.", fix)
+        for field, on in (
+            (share, section.offload_fraction),
+            (activations, section.activation_offloading),
+        ):
+            if on and not section.gradient_checkpointing:
+                message = f"{field} is set, but without {part}.gradient_checkpointing everything "
+                message += "stays on the device until the backward pass."
+                yield refuse(field, message, f"Turn {part}.gradient_checkpointing on.")
+        if section.activation_offloading and config.temp_device != "cpu":
+            message = f"{activations} is true, but temp_device is {config.temp_device}."
+            yield refuse(activations, message, "Set temp_device to cpu.")
+
+
+RULES: tuple[Rule, ...] = (device, precision, offloading)

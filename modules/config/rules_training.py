@@ -39,14 +39,6 @@ def fused_back_pass(case: Case) -> Iterator[Problem]:
     config, section, field = case.config, case.config.optimizer, "optimizer.fused_back_pass"
     name = section.optimizer
     if not section.fused_back_pass:
-        part = config.get(case.facts.denoiser)
-        if config.training_method is TrainingMethod.FINE_TUNE and part.offload_fraction > 0:
-            message = (
-                f"{case.facts.denoiser}.offload_fraction is {part.offload_fraction:g}, but layers "
-                "that train can only be offloaded if they are updated in the backward pass."
-            )
-            fix = f"Set {field} to true, or the fraction to 0."
-            yield refuse(f"{case.facts.denoiser}.offload_fraction", message, fix)
         return
     if "fused_back_pass" not in OPTIMIZER_DEFAULTS[name] or name is Optimizer.ADAGRAD_8BIT:
         message = f"{field} is true, which {name.value} cannot do."
@@ -239,6 +231,31 @@ def sample_sizes(case: Case) -> Iterator[Problem]:
                 yield refuse(field, message, f"Use {below or multiple} or {below + multiple}.")
 
 
+def sample_pictures(case: Case) -> Iterator[Problem]:
+    """Pictures to draw into, where the model cannot, or where they are not there."""
+    for number, sample in enumerate(case.config.samples or ()):
+        if not (sample.enabled and sample.sample_inpainting):
+            continue
+        field, title = f"samples.{number}.sample_inpainting", case.facts.title
+        if case.facts.hint == "none":
+            message = f"{field} is true, but {title} does not draw into pictures."
+            yield refuse(field, message, "Set it to false, or use an inpainting model_type.")
+            continue
+        names = ["base_image_path"]
+        if case.facts.hint == "inpainting":
+            names.append("mask_image_path")
+        elif sample.mask_image_path:
+            path = f"samples.{number}.mask_image_path"
+            message = f"{path} is {sample.mask_image_path}, but {title} reads no mask."
+            yield warn(path, message, "Set it to empty.")
+        for name in names:
+            path = sample.get(name)
+            if not _is_file(path):
+                message = f"samples.{number}.{name} is {path or 'empty'}, but no file is there."
+                fix = f"Name a picture, or set {field} to false."
+                yield refuse(f"samples.{number}.{name}", message, fix)
+
+
 def embeddings(case: Case) -> Iterator[Problem]:
     """Embeddings that cannot be told apart."""
     config = case.config
@@ -265,5 +282,6 @@ RULES: tuple[Rule, ...] = (
     concept_types,
     captions,
     sample_sizes,
+    sample_pictures,
     embeddings,
 )

@@ -84,6 +84,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "validate_after_unit": ANY,
         "samples_to_tensorboard": ANY,
         "train_device": ANY,
+        "temp_device": ANY,
+        "async_offloading": ANY,
         "ot.seed": ANY,
         "ot.leftovers": ANY,
         "ot.cache_limit": ANY,
@@ -158,6 +160,10 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "{denoiser}.learning_rate": ANY,
         "{denoiser}.weight_dtype": _STORED,
         "{denoiser}.gradient_checkpointing": ANY,
+        "{denoiser}.offload_fraction": ANY,
+        "{denoiser}.activation_offloading": ANY,
+        "{encoder}.offload_fraction": ANY,
+        "{encoder}.activation_offloading": ANY,
         "{encoder}.train": ANY,
         "{encoder}.learning_rate": ANY,
         "{encoder}.weight_dtype": _STORED,
@@ -223,9 +229,7 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "tensorboard_always_on": "TensorBoard is not started",
         "tensorboard_port": "TensorBoard is not started",
         "fallback_train_dtype": "",  # no part is computed in another type than it is stored in
-        "temp_device": "nothing is offloaded",
-        "{part}.offload_fraction": "nothing is offloaded: same result, in more memory",
-        "async_offloading": "nothing is offloaded",
+        "{part}.activation_offloading": "",  # of networks that do not train
         "compile": "the model runs uncompiled: same result, maybe slower",
         "attention_mechanism": "torch chooses the attention kernel: same result",
         "latent_caching": "latents are always cached; the cache notices every change",
@@ -260,6 +264,7 @@ BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType
         e.ModelType.IDEOGRAM_4: {
             "unconditional_transformer.weight_dtype": _STORED,
             "unconditional_transformer.model_name": ANY,
+            "unconditional_transformer.offload_fraction": ANY,
         },
         e.ModelType.QWEN: {"{encoder}.train": (False,)},
     }

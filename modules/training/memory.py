@@ -11,6 +11,13 @@ from torch import nn
 
 Result = TypeVar("Result")
 
+CHECKPOINTING = (
+    ("enable_gradient_checkpointing", "is_gradient_checkpointing"),
+    ("activation_checkpointing_enable", "is_activation_checkpointing"),
+    ("gradient_checkpointing_enable", "is_gradient_checkpointing"),
+)
+"""What turns checkpointing on and says that it is: of diffusers, of transformers, of its past."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has no memory left."""
@@ -82,10 +89,10 @@ def recompute(network: nn.Module) -> bool:
     Returns:
         Whether that is new; False where it was on before, or the network cannot.
     """
-    if getattr(network, "is_gradient_checkpointing", False):
-        return False
-    for name in ("enable_gradient_checkpointing", "gradient_checkpointing_enable"):
+    for name, state in CHECKPOINTING:
         if hasattr(network, name):
+            if getattr(network, state, False):
+                return False
             getattr(network, name)()
             return True
     return False

@@ -33,6 +33,7 @@ from modules.families import Family, Parts
 from modules.families.loading import DTYPES
 from modules.families.saving import save_model
 from modules.training.memory import recompute
+from modules.training.placement import gather, offload_activations
 
 
 class Method(Protocol):
@@ -83,8 +84,12 @@ def method_for(config: TrainConfig, family: Family, parts: Parts) -> Method:
     for name in method.trainable:
         network = parts.module(name)
         network.train()
-        if getattr(config, name).gradient_checkpointing:
+        gather(method.trainable[name], torch.device(config.train_device))
+        section = getattr(config, name)
+        if section.gradient_checkpointing:
             recompute(network)
+        if section.activation_offloading:
+            offload_activations(network, pinned=config.async_offloading)
     return method
 
 

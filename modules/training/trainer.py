@@ -55,6 +55,7 @@ from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
 from modules.training.noise import adapt_scheduler
 from modules.training.optimizers import build_optimizer, optimizer_problems
+from modules.training.placement import arrange
 from modules.training.places import Place, Workspace, config_metadata
 from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
@@ -168,8 +169,7 @@ class GenericTrainer:
         """Load the networks onto the device and make trainable what trains."""
         self.parts = self._family.load(self.config)
         adapt_scheduler(self.parts.pipeline, self.config)
-        for network in self.parts.modules().values():
-            network.to(self._device)
+        arrange(self.parts, self.config)
         self._method = method_for(self.config, self._family, self.parts)
 
     def _cache(self, *types: ConceptType) -> Dataset:

@@ -51,13 +51,16 @@ FLUX = {
     "train_dtype": "BFLOAT_16",
 }
 FULL = {"training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS"}
+INPAINTING = {
+    "model_type": "STABLE_DIFFUSION_15_INPAINTING",
+    "samples.0.sample_inpainting": True,
+}
 FILE = "output_model_destination"
 TAGS = "concepts.0.text.tag_dropout_special_tags"
 
 CASES = [
     # what the engine can do
     ({"multi_gpu": True}, "error multi_gpu: multi_gpu is true, which this engine cannot honour. Set it to false."),
-    ({"unet.offload_fraction": 0.5}, "warning unet.offload_fraction: unet.offload_fraction is 0.5, but nothing is offloaded: same result, in more memory. Set it to 0.0 to silence this."),
     ({"debug_mode": True}, "warning debug_mode: debug_mode is true, but nothing is dumped. Set it to false to silence this."),
     ({"model_type": "ANIMA", "output_model_format": "COMFY_LORA"}, "error model_type: model_type is ANIMA, which this engine cannot do. Use "),
     ({"samples.0.frames": 9}, "error samples.0.frames: samples.0.frames is 9, which this engine cannot do. Use 1."),
@@ -88,7 +91,6 @@ CASES = [
     ({"optimizer.fused_back_pass": True}, "optimizer.fused_back_pass is true, but so is optimizer.fused, which updates all at once. Set optimizer.fused to false."),
     ({"optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": True}, "gradient_accumulation_steps": 2}, "warning optimizer.fused_back_pass: optimizer.fused_back_pass is true, but gradients are accumulated, so no memory is saved. Set gradient_accumulation_steps to 1, or it to false."),
     ({"optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": True}, "multi_gpu": True, "fused_gradient_reduce": False}, "optimizer.fused_back_pass is true, but fused_gradient_reduce is false. Set fused_gradient_reduce to true."),
-    ({**FULL, "unet.offload_fraction": 0.5}, "error unet.offload_fraction: unet.offload_fraction is 0.5, but layers that train can only be offloaded if they are updated in the backward pass. Set optimizer.fused_back_pass to true, or the fraction to 0."),
     ({"optimizer.optimizer": "PRODIGY"}, "warning learning_rate: learning_rate is 0.0003, but PRODIGY finds its step size itself and multiplies it by that. Use 1.0."),
     ({"learning_rate": 1}, "warning learning_rate: learning_rate is 1, at which ADAMW diverges. Use 3e-4 for a LoRA, 1e-5 for a whole model."),
     ({"optimizer.optimizer": "SCHEDULE_FREE_ADAMW", "learning_rate_scheduler": "COSINE"}, "error learning_rate_scheduler: learning_rate_scheduler is COSINE, but SCHEDULE_FREE_ADAMW needs none. Use CONSTANT."),
@@ -113,6 +115,12 @@ CASES = [
     ({"samples.0.width": 500}, "error samples.0.width: samples.0.width is 500 px, but must be a multiple of 8 px. Use 496 or 504."),
     ({"training_method": "EMBEDDING", "output_model_format": "SAFETENSORS", "additional_embeddings": [{}]}, "error additional_embeddings: '<embedding>' stands for 2 embeddings. Give each a placeholder of its own."),
     ({"additional_embeddings": [{"placeholder": " "}]}, "An embedding has no placeholder. Give it a word of its own."),
+    ({"unmasked_probability": 0.3}, "warning unmasked_probability: unmasked_probability is 0.3, but no mask is read. Turn masked_training on, or set it to 0.1."),
+    ({"custom_conditioning_image": True}, "warning custom_conditioning_image: custom_conditioning_image is true, which has no effect on Stable Diffusion 1.5. Set it to false."),
+    ({"samples.0.sample_inpainting": True}, "error samples.0.sample_inpainting: samples.0.sample_inpainting is true, but Stable Diffusion 1.5 does not draw into pictures. Set it to false, or use an inpainting model_type."),
+    ({**INPAINTING, "samples.0.base_image_path": "images/a.png"}, "error samples.0.mask_image_path: samples.0.mask_image_path is empty, but no file is there. Name a picture, or set samples.0.sample_inpainting to false."),
+    ({**INPAINTING, "samples.0.base_image_path": "images/b.png"}, "error samples.0.base_image_path: samples.0.base_image_path is images/b.png, but no file is there."),
+    ({**INPAINTING, "model_type": "STABLE_DIFFUSION_20_DEPTH", "samples.0.mask_image_path": "images/a.png"}, "warning samples.0.mask_image_path: samples.0.mask_image_path is images/a.png, but Stable Diffusion 2.0 depth reads no mask. Set it to empty."),
     # files
     ({"base_model_name": " "}, "error base_model_name: base_model_name is empty, but every run starts from a model. Give a hub id, a diffusers folder or a file."),
     ({"base_model_name": "./no/model"}, "error base_model_name: base_model_name is ./no/model, but nothing is there. Check the path, or give a hub id."),
@@ -140,6 +148,10 @@ CASES = [
     ({"workspace_dir": "images/a.png/run"}, "error workspace_dir: workspace_dir is images/a.png/run, but "),
     # machine
     ({"train_device": "gpu"}, "error train_device: train_device is 'gpu', which is no device. Use cuda, cuda:1, mps or cpu."),
+    ({**FULL, "unet.offload_fraction": 0.5}, "error unet.offload_fraction: unet.offload_fraction is 0.5 while the unet itself trains, which this engine cannot do. Set it to 0, or train a LoRA."),
+    ({"unet.offload_fraction": 0.5, "unet.gradient_checkpointing": False}, "error unet.offload_fraction: unet.offload_fraction is set, but without unet.gradient_checkpointing everything stays on the device until the backward pass. Turn unet.gradient_checkpointing on."),
+    ({"unet.activation_offloading": True, "unet.gradient_checkpointing": False}, "error unet.activation_offloading: unet.activation_offloading is set, but without unet.gradient_checkpointing"),
+    ({"unet.activation_offloading": True, "temp_device": "cuda:1"}, "error unet.activation_offloading: unet.activation_offloading is true, but temp_device is cuda:1. Set temp_device to cpu."),
 ]  # fmt: skip
 
 
@@ -173,6 +185,14 @@ def test_bfloat16_on_a_gpu_without_it_points_to_the_presets_for_it(good):
     assert ("warning fallback_train_dtype: fallback_train_dtype is BFLOAT_16" in text) is counts
     safe = good.update(train_dtype="FLOAT_16", fallback_train_dtype="FLOAT_32")
     assert said(safe, T4) == ""
+
+
+def test_offloading_from_main_memory_to_itself_is_said_to_save_nothing(good):
+    config = good.update(train_device="cpu", train_dtype="FLOAT_32")
+    assert said(config.update(**{"unet.offload_fraction": 0.5}), Hardware("cpu", "cpu")) == (
+        "warning unet.offload_fraction: unet.offload_fraction is 0.5, but train_device is cpu, "
+        "where that saves nothing. Set it to 0."
+    )
 
 
 def test_a_gpu_that_is_not_there_is_refused(good):
