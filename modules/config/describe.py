@@ -13,6 +13,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from modules.config.enums import ModelType, TrainingMethod
+from modules.config.models import MODELS
 from modules.config.section import Section, Show
 
 
@@ -49,6 +50,13 @@ class Setting:
     """Other settings, by dotted name, and the values they must have for this one to count."""
     default_text: str
     """The default in words, where it differs between machines; else empty."""
+
+    offers: str
+    """The fact of the model type whose names are there to choose from; empty for none."""
+
+    def offered(self, config: Section) -> tuple[str, ...]:
+        """Names to choose from for the config's model type, where it may also hold others."""
+        return tuple(getattr(MODELS[config.get("model_type")], self.offers)) if self.offers else ()
 
     def applies_to(self, config: Section) -> bool:
         """Whether the setting counts for a config: its model type, method and other settings."""
@@ -118,6 +126,7 @@ def _described(defaults: Section, prefix: str, group: str, outer: Show) -> Itera
             methods=show.methods,
             when=show.when,
             default_text=show.default,
+            offers=show.offers,
         )
 
 

@@ -202,7 +202,7 @@ class AdapterSettings(Section):
     GROUP: ClassVar[str] = "Adapter"
 
     layer_filter_preset: Annotated[
-        str, Show(level="basic", methods=_LAYERS, families=_FILTERED)
+        str, Show(level="basic", methods=_LAYERS, families=_FILTERED, offers="filters")
     ] = "full"
     """Ready-made choice of layers of the model type; "custom" for the filter below."""
 

@@ -98,7 +98,7 @@ class QuantizationConfig(Section):
     layer_filter: Annotated[str, Show()] = ""
     """Comma-separated parts of layer paths to quantise; empty for all."""
 
-    layer_filter_preset: Annotated[str, Show()] = "full"
+    layer_filter_preset: Annotated[str, Show(offers="filters")] = "full"
     """Name of a ready-made filter of the model type, or "custom"."""
 
     layer_filter_regex: Annotated[bool, Show()] = False

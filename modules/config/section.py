@@ -68,6 +68,8 @@ class Show:
     """On a section: its fields that mean nothing here."""
     default: str = ""
     """The default in words, where it is not the same on every machine."""
+    offers: str = ""
+    """The fact of the model type (a field of `ModelFacts`) whose names are there to choose from."""
 
 
 class Section(BaseModel):

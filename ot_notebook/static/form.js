@@ -414,6 +414,7 @@ function renderForm(model, el, client) {
     leave: edits.leave,
     waits: edits.waits,
     describe: inspector.describe,
+    offered: (path) => model.get("head").offered[path],
     focused: () => root.ownerDocument.activeElement,
   };
   const goTo = (path) => {
@@ -472,13 +473,13 @@ export default () => {
   let views = 0;
   return {
     initialize({ model }) {
-      line = connect(model);
+      line = connect(model, 1000);
       return () => line.close();
     },
     render({ model, el }) {
       views += 1;
       const undraw = renderForm(model, el, `ot-${Math.random().toString(36).slice(2)}-${views}`);
-      const hidden = line.shown();
+      const hidden = line.shown(el);
       return () => {
         undraw();
         hidden();

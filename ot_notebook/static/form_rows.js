@@ -1,5 +1,16 @@
 // Rows of the settings form, joined in front of form.js by Python.
 
+/** Names to choose from while one types; any other text is still taken. */
+function suggest(input, names) {
+  const list = input.list ?? element("datalist");
+  if (list.dataset.names === names.join()) return;
+  list.dataset.names = names.join();
+  list.id = `${input.id}-names`;
+  list.replaceChildren(...names.map((value) => Object.assign(element("option"), { value })));
+  input.after(list);
+  input.setAttribute("list", list.id);
+}
+
 /** One setting: label, control, unit, badge, reset, and what is wrong with it. */
 function createRow(row, path, form) {
   const node = element("div", `ot-field ot-kind-${row.kind}`);
@@ -39,6 +50,8 @@ function createRow(row, path, form) {
     fill(value, there, wrong) {
       const busy = form.waits(path) || (control.typed && input === form.focused());
       if (!busy && control.read() !== value) control.write(value);
+      const names = form.offered(path);
+      if (names) suggest(input, names);
       const changed = there !== undefined;
       node.classList.toggle("ot-changed", changed);
       reset.classList.toggle("ot-away", !changed);

@@ -9,7 +9,8 @@ from typing import Any
 import ipywidgets as W
 
 from ot_notebook.widgets import markup
-from ot_notebook.widgets.form import Form, Group, Row
+from ot_notebook.widgets.form import Form
+from ot_notebook.widgets.form_rows import Group, Row
 
 FOUND_ROWS = 40
 """Rows that a search shows; each is made of several widgets."""

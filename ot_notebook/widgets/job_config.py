@@ -265,6 +265,7 @@ class JobConfig(AdaptiveView):
             "undo": undo,
             "redo": redo,
             "notice": self._notice,
+            "offered": self._form.offered(),
         }
 
     def _say(self, tone: str, text: str) -> None:

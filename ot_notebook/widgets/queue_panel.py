@@ -17,7 +17,7 @@ from ot_notebook.widgets.described import (
     core_button,
     row_of,
 )
-from ot_notebook.widgets.form import words
+from ot_notebook.widgets.form_rows import words
 from ot_notebook.widgets.live import Mode, esm
 from ot_notebook.widgets.view_state import Alert, Tone, percent
 

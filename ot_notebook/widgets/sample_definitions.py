@@ -19,7 +19,7 @@ from ot_notebook.widgets.described import (
     core_button,
     row_of,
 )
-from ot_notebook.widgets.form import Row, rows
+from ot_notebook.widgets.form_rows import Row, rows
 from ot_notebook.widgets.live import Mode, esm
 from ot_notebook.widgets.view_state import Alert
 

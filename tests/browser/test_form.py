@@ -6,6 +6,9 @@ import pytest
 from playwright.sync_api import expect
 from test_views import violations
 
+from modules.config.enums import ModelType
+from modules.config.models import MODELS
+
 SETUP = "import ot_notebook as ot\nprint(ot.JobConfig, ot.studio)"
 
 
@@ -60,6 +63,14 @@ def test_the_full_form_is_there_within_a_second(notebook, page):
     ]
     assert page.locator(".ot-form .ot-field").count() > 300
     assert min(milliseconds) < 1000
+
+
+def test_a_field_offers_the_names_that_the_model_type_has(form):
+    names = field(form, "Layer filter preset").evaluate(
+        "input => [...input.list.options].map((option) => option.value)"
+    )
+    assert names == list(MODELS[ModelType.STABLE_DIFFUSION_15].filters)
+    assert "attn-only" in names
 
 
 def test_an_error_appears_under_the_field_as_one_types(notebook, page, form):

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from modules.config import ConfigError, TrainConfig
 from modules.config.section import Show
-from ot_notebook.widgets.form import Form, Snapshot, words
+from ot_notebook.widgets.form import Form, Snapshot
+from ot_notebook.widgets.form_rows import words
 from ot_notebook.widgets.job_config import read
 
 
