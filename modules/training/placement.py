@@ -201,8 +201,20 @@ def offload_activations(network: nn.Module, pinned: bool = False) -> bool:
 
 
 def _saving_on_cpu(checkpoint: Callable[..., Any], pinned: bool) -> Callable[..., Any]:
+    # torch's own save_on_cpu gives every tensor back contiguous, and a recomputation that reads
+    # other strides may take other steps, which torch refuses.
+    def away(tensor: Tensor) -> tuple[torch.device, Tensor]:
+        kept = torch.empty_like(tensor, device="cpu", pin_memory=pinned and tensor.is_cuda)
+        if kept.stride() != tensor.stride():  # a small tensor that was expanded
+            return tensor.device, tensor
+        return tensor.device, kept.copy_(tensor, non_blocking=pinned)  # in the stream's order
+
+    def back(kept: tuple[torch.device, Tensor]) -> Tensor:
+        device, tensor = kept
+        return tensor.to(device, non_blocking=pinned)
+
     def save(*args: Any, **kwargs: Any) -> Any:
-        with torch.autograd.graph.save_on_cpu(pin_memory=pinned):
+        with torch.autograd.graph.saved_tensors_hooks(away, back):
             return checkpoint(*args, **kwargs)
 
     save.saves_on_cpu = True  # type: ignore[attr-defined]
