@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 _In = TypeVar("_In")
@@ -43,6 +43,30 @@ def ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def together(works: Sequence[Callable[[], None]], halt: Callable[[], None]) -> None:
+    """Do all at once, each in a thread of its own, and return when they have ended.
+
+    Args:
+        works: what to do.
+        halt: called when one fails, to let the others end early.
+
+    Raises:
+        Exception: what the first that failed raised.
+    """
+    with ThreadPoolExecutor(max(1, len(works))) as pool:
+        futures = [pool.submit(work) for work in works]
+        try:
+            ended, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:
+            halt()
+            raise
+        failed = next((future for future in ended if future.exception()), None)
+        if failed:
+            halt()
+    if failed:
+        failed.result()
 
 
 def chunks(values: Iterable[_In], size: int) -> Iterator[list[_In]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from modules.config import ConceptConfig
 from modules.config.enums import ConceptType
 from modules.config.problems import error
-from modules.data.ahead import CachingStopped
+from modules.data.ahead import CachingStopped, together
 from modules.data.buckets import Size
 from modules.data.cache import Row, Space, prune
 from modules.data.encode import (
@@ -37,6 +38,7 @@ from modules.data.plan import Framing, Planned, Planner, plan
 
 TRAINED = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
 NOWHERE: Row = (-1, -1)
+Places = NDArray[np.int32]
 ATTEMPTS = 3
 """How often a cache is filled that another process empties meanwhile."""
 GIB = 1 << 30
@@ -54,12 +56,12 @@ class Encodings:
     def __init__(self, space: Space, rows: Sequence[Sequence[Row]]) -> None:
         self.count: NDArray[np.int32] = np.fromiter(map(len, rows), np.int32, len(rows))
         """Variations of each item."""
-        self._first = np.cumsum(self.count, dtype=np.int64) - self.count
+        self._first: Places = np.cumsum(self.count, dtype=np.int32) - self.count
         flat = np.array([row for item in rows for row in item], np.int32).reshape(-1, 2)
         self._rows = flat
         self._shards = space.load([shard for shard in np.unique(flat[:, 0]).tolist() if shard >= 0])
 
-    def at(self, items: NDArray[np.int64], variations: NDArray[np.int64]) -> NDArray[np.int64]:
+    def at(self, items: Places, variations: Places) -> Places:
         """Flat position of an item's variation; counts on from the first after the last."""
         return self._first[items] + variations % self.count[items]
 
@@ -70,7 +72,7 @@ class Encodings:
             return None
         return {name: tensor[row] for name, tensor in self._shards[shard].items()}
 
-    def stack(self, places: NDArray[np.int64]) -> dict[str, Tensor]:
+    def stack(self, places: Places) -> dict[str, Tensor]:
         """The tensors at some flat positions, each [B, ...], where there surely are some."""
         rows = [(self._shards[shard], row) for shard, row in self._rows[places].tolist()]
         return {name: torch.stack([held[name][row] for held, row in rows]) for name in rows[0][0]}
@@ -198,25 +200,37 @@ class _Fill:
         if encoder.text_identity is not None:
             self._texts = Space(cache_dir / f"text-{_short(encoder.text_identity)}")
         self._done, self._total, self._report = 0, 0, report
-        self._progress = Progress(threads, findings, self._step, should_stop)
+        self._counting, self._halted = threading.Lock(), threading.Event()
+        stop = lambda: self._halted.is_set() or should_stop()  # noqa: E731
+        self._progress = Progress(threads, findings, self._step, stop)
 
     def run(self) -> None:
         """Encode what is missing."""
         pictures, captions = sum(len(p.views) for p in self._pictures()), len(self._captions())
         hints = sum(len(shown.views) for shown in self._shown())
         self._total = pictures + captions + hints
-        if pictures:
-            with self._images.writing(self._progress.should_stop):
-                # asked again: another process may have encoded them while this one waited
-                encode_pictures(self._pictures(), self._encoder, self._images, self._progress)
-        if hints:
-            with self._hints.writing(self._progress.should_stop):
-                hide = not self._framing.conditioning
-                encode_hints(self._shown(), self._encoder, self._hints, self._progress, hide)
-        if captions and self._texts is not None:
-            with self._texts.writing(self._progress.should_stop):
-                missing = self._captions().items()
-                encode_captions(missing, self._encoder, self._texts, self._progress)
+
+        def look() -> None:
+            if pictures:
+                with self._images.writing(self._progress.should_stop):
+                    # asked again: another process may have encoded them while this one waited
+                    encode_pictures(self._pictures(), self._encoder, self._images, self._progress)
+            if hints:
+                with self._hints.writing(self._progress.should_stop):
+                    hide = not self._framing.conditioning
+                    encode_hints(self._shown(), self._encoder, self._hints, self._progress, hide)
+
+        def listen() -> None:
+            if captions and self._texts is not None:
+                with self._texts.writing(self._progress.should_stop):
+                    missing = self._captions().items()
+                    encode_captions(missing, self._encoder, self._texts, self._progress)
+
+        if self._encoder.at_once and captions and (pictures or hints):
+            together([look, listen], self._halted.set)
+        else:
+            look()
+            listen()
         self._grids = self._latent_grids()
         if masks := list(self._missing_masks()):
             self._total = self._done + sum(len(mask.places) for mask in masks)
@@ -258,8 +272,9 @@ class _Fill:
         )
 
     def _step(self, count: int) -> None:
-        self._done += count
-        self._report(self._done, self._total)
+        with self._counting:
+            self._done += count
+            self._report(self._done, self._total)
 
     def _pictures(self) -> Iterator[Picture]:
         """What to encode: a file is decoded once for all views of one size, a view encoded once."""

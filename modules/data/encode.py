@@ -33,7 +33,7 @@ from modules.data.sources import Source, read
 
 PIXELS = 1 << 20
 """Pixels that are encoded at once: one picture of 1024 x 1024, or more smaller ones."""
-PICTURES = 16
+PICTURES = 8
 """Pictures that are encoded at once, however small; more are slower on a CPU, whose caches end."""
 HALF = 127
 """Grey above which a mask is 1 for a denoiser, which knows nothing between 0 and 1."""
@@ -52,6 +52,8 @@ class Encoder(Protocol):
     """What the denoiser reads of the picture itself."""
     hint_identity: str
     """Differs wherever the same picture and mask make another hint."""
+    at_once: bool
+    """Whether captions may be encoded while pictures are; a GPU's memory is for one of them."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU."""

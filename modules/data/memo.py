@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from filelock import FileLock, Timeout
+
 from modules.atomic import atomic_file
 from modules.data.sources import Entry, Source
 
 SETTLED = 2_000_000_000
 """Nanoseconds after which a change is sure to show in a file's time stamp."""
+PATIENCE = 5.0
+"""Seconds to wait for another process that writes too."""
 VERSION = 1
 
 
@@ -77,18 +81,27 @@ class Memo:
 
         A memo that cannot be written only costs time, so that is no error.
         """
-        settled = time.time_ns() - SETTLED
-        for root in self._changed if self._folder else ():
-            used = self._used[root].items()
-            files = {
-                name: (facts.size, facts.stamp, facts.digest, facts.header)
-                for name, facts in used
-                if facts.stamp < settled
-            }
-            with suppress(OSError), atomic_file(self._path(root)) as temporary:
-                content = {"version": VERSION, "root": root, "files": files}
-                temporary.write_text(json.dumps(content), encoding="ascii")
+        torn = list(self._folder.glob(".*.part")) if self._folder else []
+        if self._folder and (self._changed or torn):
+            with suppress(OSError, Timeout):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self._folder / ".lock", timeout=PATIENCE):
+                    for part in torn:  # of a process that was killed
+                        part.unlink(missing_ok=True)
+                    for root in self._changed:
+                        self._write(root)
         self._known, self._used, self._changed = {}, {}, set()
+
+    def _write(self, root: str) -> None:
+        settled = time.time_ns() - SETTLED
+        files = {
+            name: (facts.size, facts.stamp, facts.digest, facts.header)
+            for name, facts in self._used[root].items()
+            if facts.stamp < settled
+        }
+        with atomic_file(self._path(root)) as temporary:
+            content = {"version": VERSION, "root": root, "files": files}
+            temporary.write_text(json.dumps(content), encoding="ascii")
 
     def _recall(self, source: Source, entry: Entry) -> _Facts | None:
         known = self._known.get(source.root)

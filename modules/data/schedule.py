@@ -15,7 +15,9 @@ from modules.data.buckets import Size
 from modules.data.dataset import Dataset
 from modules.data.draws import permutation
 
-Indices = NDArray[np.int64]
+Indices = NDArray[np.int32]
+"""Half of numpy's usual: there is one for each image."""
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,11 @@ class Schedule:
     def __init__(self, dataset: Dataset, batch_size: int, seed: int, leftovers: Leftovers) -> None:
         self._data, self._size, self._seed, self._leftovers = dataset, batch_size, seed, leftovers
         concepts = np.array([item.concept for item in dataset.items])
-        self._members = [np.flatnonzero(concepts == c) for c in range(len(dataset.concepts))]
+        self._members = [
+            np.flatnonzero(concepts == c).astype(np.int32) for c in range(len(dataset.concepts))
+        ]
         self._counts = [self._looks_of(c) for c in range(len(dataset.concepts))]
-        self._sums: list[Indices] = [np.zeros(len(dataset.sizes), np.int64)]
+        self._sums: list[Counts] = [np.zeros(len(dataset.sizes), np.int64)]
         self._fixed = self._is_fixed()
         self._looks = lru_cache(maxsize=2)(self._draw_looks)
         self.epoch = lru_cache(maxsize=2)(self._epoch)
@@ -114,7 +118,9 @@ class Schedule:
 
     def _is_fixed(self) -> bool:
         """Whether every epoch has as many images of each size."""
-        first = self._data.images.at(np.arange(len(self._data)), np.zeros(1, np.int64))
+        first = self._data.images.at(
+            np.arange(len(self._data), dtype=np.int32), np.zeros(1, np.int32)
+        )
         alike = np.repeat(self._data.buckets[first], self._data.images.count)
         whole = all(
             count % len(members) == 0
@@ -139,15 +145,15 @@ class Schedule:
                     order = permutation(len(members), config.seed & 0xFFFFFFFF, int(cycle))
                     places[here] = order[places[here]]
             items.append(members[places])
-            variations.append(cycles)
+            variations.append(cycles.astype(np.int32))
         item, variation = np.concatenate(items), np.concatenate(variations)
         return _Looks(item, variation, self._data.buckets[self._data.images.at(item, variation)])
 
-    def _bucket_counts(self, epoch: int) -> Indices:
+    def _bucket_counts(self, epoch: int) -> Counts:
         looks = self._looks(0 if self._fixed else epoch)
         return np.bincount(looks.buckets, minlength=len(self._data.sizes))
 
-    def _before(self, epoch: int) -> Indices:
+    def _before(self, epoch: int) -> Counts:
         """Images of each size in all epochs before."""
         if self._fixed:
             return self._bucket_counts(0) * epoch
@@ -155,7 +161,7 @@ class Schedule:
             self._sums.append(self._sums[-1] + self._bucket_counts(len(self._sums) - 1))
         return self._sums[epoch]
 
-    def _batch_counts(self, epoch: int) -> Indices:
+    def _batch_counts(self, epoch: int) -> Counts:
         if self._leftovers is Leftovers.ROTATE:
             return self._before(epoch + 1) // self._size - self._before(epoch) // self._size
         counts = self._bucket_counts(epoch)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from modules.atomic import atomic_file
 from modules.data.cache import DAMAGED, SUFFIX, checksum, keys_of
 
-_NAME = re.compile(r"(image-[0-9a-f]{16}|text-[0-9a-f]{16}|mask)/[0-9a-f]{32}\.safetensors")
+_NAME = re.compile(r"((image|text|hint)-[0-9a-f]{16}|mask)/[0-9a-f]{32}\.safetensors")
 
 
 @dataclass(frozen=True)

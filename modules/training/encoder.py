@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from modules.config.paths import resolve
 from modules.data import Dataset, build, scan
 from modules.families.base import Condition, Family, Parts
 from modules.training.events import Event, TaskProgress, Warned
+from modules.training.method import Method
 
 SAMPLED = 4096
 """Numbers of each tensor that its fingerprint looks at: enough to tell weights apart, and quick."""
@@ -28,12 +29,13 @@ class LiveEncoder:
     Args:
         family: the architecture.
         parts: its networks.
-        cache_text: False while a text encoder trains, as its output then changes.
+        cache_text: False while what becomes of captions changes, as an encoder or a word trains.
     """
 
     def __init__(self, family: Family, parts: Parts, cache_text: bool) -> None:
         self._family, self._parts = family, parts
         self.image_identity = fingerprint(parts.vae)
+        self.at_once = parts.device.type == "cpu"
         self.hint: Hint = family.hint
         self.hint_identity = f"{self.image_identity}-{family.hint}"
         if family.hint == "depth":
@@ -66,7 +68,7 @@ def fill_cache(
     config: TrainConfig,
     family: Family,
     parts: Parts,
-    trained: Container[str],
+    method: Method,
     emit: Callable[[Event], None],
     should_stop: Callable[[], bool],
     types: Sequence[ConceptType] = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION),
@@ -77,7 +79,7 @@ def fill_cache(
         config: concepts, cache folder, resolution and text encoder settings.
         family: the architecture.
         parts: its networks.
-        trained: names of the networks that train; captions are not cached for a text encoder.
+        method: what trains; captions are not cached where that changes what becomes of them.
         emit: receives progress and warnings.
         should_stop: asked between images.
         types: the kinds of concept that take part.
@@ -90,9 +92,11 @@ def fill_cache(
     found = scan(config.concepts or [], cache_dir)
     for problem in found.problems:
         emit(Warned(str(problem)))
+    live = method.live_text or any(name in method.trainable for name in family.text_encoders)
+    encoder = LiveEncoder(family, parts, cache_text=not live)
     dataset = build(
         found,
-        LiveEncoder(family, parts, not any(name in trained for name in family.text_encoders)),
+        encoder,
         cache_dir,
         resolution=config.resolution,
         quantum=family.pixel_multiple,
