@@ -346,8 +346,8 @@ class TrainOptimizerConfig(Section):
     @classmethod
     def conditions(cls, name: str) -> Mapping[str, tuple[Any, ...]]:
         """The optimizers that take a parameter, as `Show.when` says it within this section."""
-        if name == "optimizer":
-            return {}
+        if name in ("optimizer", "stochastic_rounding"):
+            return {}  # the engine rounds, whatever the optimizer
         return {"optimizer": tuple(o for o, values in OPTIMIZER_DEFAULTS.items() if name in values)}
 
     @model_validator(mode="before")

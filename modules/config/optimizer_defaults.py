@@ -262,3 +262,19 @@ OPTIMIZER_DEFAULTS: Mapping[Optimizer, Mapping[str, Any]] = MappingProxyType(
 )
 # fmt: on
 """By optimizer: the parameters that it takes, and their usual values."""
+
+ONE_BY_ONE = frozenset(
+    {
+        Optimizer.ADAFACTOR,
+        Optimizer.ADAM,
+        Optimizer.ADAMUON_ADV,
+        Optimizer.ADAMW,
+        Optimizer.ADAMW_ADV,
+        Optimizer.ADOPT_ADV,
+        Optimizer.CAME,
+        Optimizer.LION_ADV,
+        Optimizer.MUON_ADV,
+        Optimizer.SIGNSGD_ADV,
+    }
+)
+"""Optimizers that can update each parameter by itself: no step looks at another's gradient."""

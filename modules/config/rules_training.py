@@ -11,13 +11,14 @@ from modules.config.concept_config import ConceptConfig
 from modules.config.enums import (
     BalancingStrategy,
     ConceptType,
+    DataType,
     LearningRateScheduler,
     Optimizer,
     PromptSource,
     SpecialTagsMode,
     TrainingMethod,
 )
-from modules.config.optimizer_defaults import OPTIMIZER_DEFAULTS
+from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.config.paths import resolve
 from modules.config.problems import ConfigError, Problem
 
@@ -40,7 +41,7 @@ def fused_back_pass(case: Case) -> Iterator[Problem]:
     name = section.optimizer
     if not section.fused_back_pass:
         return
-    if "fused_back_pass" not in OPTIMIZER_DEFAULTS[name] or name is Optimizer.ADAGRAD_8BIT:
+    if name not in ONE_BY_ONE:
         message = f"{field} is true, which {name.value} cannot do."
         yield refuse(field, message, "Set it to false, or use ADAFACTOR.")
     for other in ("fused", "foreach"):
@@ -53,6 +54,21 @@ def fused_back_pass(case: Case) -> Iterator[Problem]:
     if config.multi_gpu and not config.fused_gradient_reduce:
         message = f"{field} is true, but fused_gradient_reduce is false."
         yield refuse(field, message, "Set fused_gradient_reduce to true.")
+
+
+def rounding(case: Case) -> Iterator[Problem]:
+    """Weights of 16 bits whose small updates are rounded away."""
+    config, field = case.config, "optimizer.stochastic_rounding"
+    if config.training_method is not TrainingMethod.FINE_TUNE or config.get(field):
+        return
+    for part in (case.facts.denoiser, *case.facts.text_encoders):
+        section = config.get(part)
+        if section.train and section.weight_dtype is DataType.BFLOAT_16:
+            message = (
+                f"{part}.weight_dtype is BFLOAT_16 and {field} is false, so updates below a "
+                "five-hundredth of a weight get lost."
+            )
+            yield warn(field, message, f"Set {field} to true, or {part}.weight_dtype to FLOAT_32.")
 
 
 def learning_rate(case: Case) -> Iterator[Problem]:
@@ -273,6 +289,7 @@ def embeddings(case: Case) -> Iterator[Problem]:
 
 RULES: tuple[Rule, ...] = (
     fused_back_pass,
+    rounding,
     learning_rate,
     warmup,
     batches,

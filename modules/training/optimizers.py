@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from modules.config import ConfigError, Optimizer, Problem, TrainOptimizerConfig
+from modules.training.rounding import widened
 
 PIP = {
     "lion_pytorch": "lion-pytorch",
@@ -27,6 +29,9 @@ PIP = {
     "muon": "muon-optimizer",
 }
 """What to install for each optional package, by its import name."""
+
+BY_ENGINE = frozenset(("stochastic_rounding", "fused_back_pass"))
+"""Settings that `Update` does for every optimizer; libraries that know them too are told no."""
 
 TORCH_ADVANCED = {"decoupled_decay": "weight_decouple"}
 """Settings that pytorch_optimizer calls otherwise."""
@@ -187,7 +192,9 @@ def build_optimizer(
     if accepted["lr"].default is None and not settings.relative_step:
         arguments["lr"] = max(rates.values())  # refused if missing, though every group has its own
     try:
-        optimizer = kind(groups, **arguments)
+        # those that make their state at once give it the type that they will see in each step
+        with widened(_all(parameters)) if settings.stochastic_rounding else nullcontext():
+            optimizer = kind(groups, **arguments)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
             [
@@ -212,6 +219,7 @@ def optimizer_arguments(
         for name, value in chosen.items()
         if value is not None and name not in ("optimizer", "optim_bits")
     }
+    given |= dict.fromkeys(BY_ENGINE, False)
     numbers = [chosen[f"beta{place + 1}"] for place in range(len(recipe.betas))]
     given["betas"] = tuple(
         own if number is None else number for number, own in zip(numbers, recipe.betas, strict=True)
@@ -227,6 +235,10 @@ def optimizer_arguments(
     return {**arguments, **recipe.fixed}
 
 
+def _all(parameters: Mapping[str, Sequence[nn.Parameter]]) -> list[nn.Parameter]:
+    return [parameter for part in parameters.values() for parameter in part]
+
+
 def _class_of(recipe: Recipe) -> Any:
     module, _, name = recipe.source.rpartition(".")
     return getattr(importlib.import_module(module), name)
@@ -238,11 +250,32 @@ def _known_settings(recipe: Recipe) -> set[str]:
     names = {
         key for key in TrainOptimizerConfig.model_fields if recipe.names.get(key, key) in accepted
     }
+    names |= BY_ENGINE
     if "betas" in accepted:
         names |= {f"beta{place + 1}" for place in range(len(recipe.betas))}
     if "eps" in accepted and isinstance(accepted["eps"].default, tuple):
         names.add("eps2")
     return names
+
+
+def step_alone(optimizer: torch.optim.Optimizer, group: dict[str, Any], index: int) -> None:
+    """Update one parameter of a group, as a step of all would.
+
+    Args:
+        optimizer: one of those in `ONE_BY_ONE`.
+        group: its group, and...
+        index: ...place there.
+    """
+    parameter = group["params"][index]
+    if hasattr(optimizer, "step_parameter"):  # adv_optm
+        optimizer.step_parameter(parameter, group, index)
+        return
+    groups = optimizer.param_groups
+    optimizer.param_groups = [{**group, "params": [parameter]}]
+    try:
+        optimizer.step()
+    finally:
+        optimizer.param_groups = groups
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

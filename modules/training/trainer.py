@@ -20,6 +20,7 @@ from modules.config import (
     TrainConfig,
     validate,
 )
+from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.data import Batches, CachingStopped, Dataset
 from modules.families import Parts, family_for
 from modules.training.advice import advice_for
@@ -198,16 +199,19 @@ class GenericTrainer:
         if config.ema is not EMAMode.OFF:
             place = torch.device("cpu") if config.ema is EMAMode.CPU else None
             ema = Ema(parameters, config.ema_decay, config.ema_update_step_interval, place)
-        half = config.train_dtype is DataType.FLOAT_16
+        scaled = config.train_dtype is DataType.FLOAT_16
+        scaled &= all(p.dtype == torch.float32 for p in parameters)  # else gradients are not
         self._configure(config)
+        self._randomness = Randomness(self._device, config.ot.seed)
         self._update = Update(
             build_optimizer(config.optimizer, trainable, self._rates),
             parameters,
             config.clip_grad_norm,
-            torch.amp.GradScaler(self._device.type, enabled=half),
+            torch.amp.GradScaler(self._device.type, enabled=scaled),
             ema,
+            self._randomness.rounding if config.optimizer.stochastic_rounding else None,
+            config.optimizer.optimizer in ONE_BY_ONE,
         )
-        self._randomness = Randomness(self._device, config.ot.seed)
         self._reporter = Reporter(
             self._emit,
             self._device,
@@ -227,7 +231,7 @@ class GenericTrainer:
             self._update,
             {
                 "batches": self._batches,
-                "generator": self._randomness,
+                "random": self._randomness,
                 "meter": self._reporter.meter,
                 "due": self._due,
             },

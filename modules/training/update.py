@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modules.training.ema import Ema
-from modules.training.optimizers import load_optimizer_state
+from modules.training.optimizers import load_optimizer_state, step_alone
+from modules.training.rounding import widened
 
 
 class Update:
@@ -25,6 +26,9 @@ class Update:
         clip: largest norm of the gradient; None for any.
         scaler: scales the loss of half precision; disabled otherwise.
         ema: follows the weights, if there is one.
+        rounding: rounds weights of bfloat16 at random, on their device; None rounds to nearest.
+        separable: whether the optimizer can update one parameter at a time, which then needs the
+            least memory while weights are wide.
     """
 
     def __init__(
@@ -34,14 +38,19 @@ class Update:
         clip: float | None,
         scaler: torch.amp.GradScaler,
         ema: Ema | None = None,
+        rounding: torch.Generator | None = None,
+        separable: bool = False,
     ) -> None:
         self.optimizer, self.scaler, self.ema = optimizer, scaler, ema
         self.clip = clip
         self._parameters = list(parameters)
+        rounds = rounding and any(p.dtype == torch.bfloat16 for p in self._parameters)
+        self._rounding = rounding if rounds else None
+        self._separable = separable
         self._on_device = any(p.is_cuda for p in self._parameters) and all(
             group.get("fused") for group in optimizer.param_groups
         )
-        _mode(optimizer, "train")
+        self._enter("train")
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         """Set the learning rate of each part."""
@@ -57,18 +66,32 @@ class Update:
         self.scaler.unscale_(self.optimizer)
         # A limit nothing reaches would turn infinity into NaN, which counts as the same below.
         norm = nn.utils.clip_grad_norm_(self._parameters, self.clip or float("inf"))
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        elif self._on_device:
+        if self._on_device:
             self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-            self.optimizer.step()
+            self._step()
         elif norm.isfinite():
-            self.optimizer.step()
+            self._step()
+        self.scaler.update()
         self.drop_gradients()
         if self.ema is not None:
             self.ema.update(step)
         return norm
+
+    def _step(self) -> None:
+        if self._rounding is None:
+            self.optimizer.step()
+        elif not self._separable:
+            with self._widened(self._parameters):
+                self.optimizer.step()
+        else:
+            for group in self.optimizer.param_groups:
+                for index, parameter in enumerate(group["params"]):
+                    if parameter.grad is not None:
+                        with self._widened([parameter]):
+                            step_alone(self.optimizer, group, index)
+
+    def _widened(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
+        return widened(parameters, self._rounding) if self._rounding else nullcontext()
 
     def drop_gradients(self) -> None:
         """Forget what was added up so far."""
@@ -86,11 +109,11 @@ class Update:
                 yield
         elif hasattr(self.optimizer, "eval"):
             own = [p.detach().clone() for p in self._parameters]
-            _mode(self.optimizer, "eval")
+            self._enter("eval")
             try:
                 yield
             finally:
-                _mode(self.optimizer, "train")
+                self._enter("train")
                 with torch.no_grad():
                     for parameter, values in zip(self._parameters, own, strict=True):
                         parameter.copy_(values)
@@ -115,7 +138,9 @@ class Update:
         missing: list[str] = []
         kind = type(self.optimizer).__name__
         if state["kind"] == kind:
-            load_optimizer_state(self.optimizer, state["optimizer"])
+            # torch gives moments the type of their parameters, so these have to be wide
+            with widened(self._parameters) if self._rounding else nullcontext():
+                load_optimizer_state(self.optimizer, state["optimizer"])
         else:
             missing.append(
                 f"the optimizer is {kind}, in the backup {state['kind']}: it starts anew"
@@ -127,7 +152,8 @@ class Update:
             missing.append("the backup has no EMA: the average starts from its weights")
         return missing
 
-
-def _mode(optimizer: torch.optim.Optimizer, name: str) -> None:
-    if hasattr(optimizer, name):
-        getattr(optimizer, name)()
+    def _enter(self, mode: str) -> None:
+        """Tell an optimizer that keeps two points which of them the weights shall be."""
+        if hasattr(self.optimizer, mode):
+            with widened(self._parameters) if self._rounding else nullcontext():
+                getattr(self.optimizer, mode)()

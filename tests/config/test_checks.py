@@ -91,6 +91,7 @@ CASES = [
     ({"optimizer.fused_back_pass": True}, "optimizer.fused_back_pass is true, but so is optimizer.fused, which updates all at once. Set optimizer.fused to false."),
     ({"optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": True}, "gradient_accumulation_steps": 2}, "warning optimizer.fused_back_pass: optimizer.fused_back_pass is true, but gradients are accumulated, so no memory is saved. Set gradient_accumulation_steps to 1, or it to false."),
     ({"optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": True}, "multi_gpu": True, "fused_gradient_reduce": False}, "optimizer.fused_back_pass is true, but fused_gradient_reduce is false. Set fused_gradient_reduce to true."),
+    ({**FULL, "unet.weight_dtype": "BFLOAT_16"}, "warning optimizer.stochastic_rounding: unet.weight_dtype is BFLOAT_16 and optimizer.stochastic_rounding is false, so updates below a five-hundredth of a weight get lost. Set optimizer.stochastic_rounding to true, or unet.weight_dtype to FLOAT_32."),
     ({"optimizer.optimizer": "PRODIGY"}, "warning learning_rate: learning_rate is 0.0003, but PRODIGY finds its step size itself and multiplies it by that. Use 1.0."),
     ({"learning_rate": 1}, "warning learning_rate: learning_rate is 1, at which ADAMW diverges. Use 3e-4 for a LoRA, 1e-5 for a whole model."),
     ({"optimizer.optimizer": "SCHEDULE_FREE_ADAMW", "learning_rate_scheduler": "COSINE"}, "error learning_rate_scheduler: learning_rate_scheduler is COSINE, but SCHEDULE_FREE_ADAMW needs none. Use CONSTANT."),

@@ -48,6 +48,7 @@ def make_config(model_folder, pictures, cache_folder, tmp_path):
 
     def make(**changes):
         workspace = Path(changes.pop("workspace_dir", tmp_path / f"run-{next(numbers)}"))
+        folder = changes.get("output_model_format") == "DIFFUSERS"
         config, warnings = TrainConfig.load(
             {
                 "model_type": "STABLE_DIFFUSION_15",
@@ -55,7 +56,9 @@ def make_config(model_folder, pictures, cache_folder, tmp_path):
                 "base_model_name": str(model_folder),
                 "workspace_dir": str(workspace),
                 "cache_dir": str(cache_folder),
-                "output_model_destination": str(workspace / "lora.safetensors"),
+                "output_model_destination": str(
+                    workspace / ("model" if folder else "lora.safetensors")
+                ),
                 "output_model_format": "DIFFUSERS_LORA",
                 "train_device": "cpu",
                 "train_dtype": "FLOAT_32",

@@ -50,6 +50,12 @@ CASES = {
         "output_model_format": "DIFFUSERS",
         "layer_filter": "",
     },
+    "bfloat16": {
+        "training_method": "FINE_TUNE",
+        "output_model_format": "DIFFUSERS",
+        "optimizer.optimizer": "ADAFACTOR",  # rounds at random
+        "unet.weight_dtype": "BFLOAT_16",
+    },
 }
 
 
