@@ -90,28 +90,30 @@ def build_config_app(load: Load) -> typer.Typer:
             typer.echo(f"{target} cannot be written: {failure.strerror}.", err=True)
             raise typer.Exit(INVALID) from None
 
-    @app.command("schema")
-    def print_schema() -> None:
-        """Print the JSON schema of configs, for editors that complete and check."""
-        typer.echo(json.dumps(schema(TrainConfig), indent=2, allow_nan=False))
-
-    @app.command()
-    def options(
-        words: Annotated[
-            list[str] | None, typer.Argument(help="Only settings about all of these.")
-        ] = None,
-        markdown: Annotated[
-            bool, typer.Option("--markdown", help="As the page docs/options.md.")
-        ] = False,
-    ) -> None:
-        """Explain settings: what each does, its values, and when it counts."""
-        text = options_page() if markdown else options_text(TrainConfig, words or ())
-        if not text:
-            typer.echo(f"No setting is about {' '.join(words or ())}.", err=True)
-            raise typer.Exit(INVALID)
-        typer.echo(text, nl=not markdown)
-
+    app.command("schema")(print_schema)
+    app.command()(options)
     return app
+
+
+def print_schema() -> None:
+    """Print the JSON schema of configs, for editors that complete and check."""
+    typer.echo(json.dumps(schema(TrainConfig), indent=2, allow_nan=False))
+
+
+def options(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="Only settings about all of these.")
+    ] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="As the page docs/options.md.")
+    ] = False,
+) -> None:
+    """Explain settings: what each does, its values, and when it counts."""
+    text = options_page() if markdown else options_text(TrainConfig, words or ())
+    if not text:
+        typer.echo(f"No setting is about {' '.join(words or ())}.", err=True)
+        raise typer.Exit(INVALID)
+    typer.echo(text, nl=not markdown)
 
 
 def paths(config: TrainConfig) -> list[str]:
