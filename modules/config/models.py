@@ -360,3 +360,8 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
 def with_part(*names: str) -> frozenset[M]:
     """Model types that have any of the named parts."""
     return frozenset(kind for kind, facts in MODELS.items() if set(names) & set(facts.parts))
+
+
+def with_hint(*hints: Hint) -> frozenset[M]:
+    """Model types that read any of these of the picture itself."""
+    return frozenset(kind for kind, facts in MODELS.items() if facts.hint in hints)

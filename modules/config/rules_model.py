@@ -208,6 +208,16 @@ def without_effect(case: Case) -> Iterator[Problem]:
 
 
 RULES: tuple[Rule, ...] = (
+def unmasked(case: Case) -> Iterator[Problem]:
+    """A chance of leaving masks out where nothing reads them."""
+    config, field = case.config, "unmasked_probability"
+    if config.masked_training or case.facts.hint == "inpainting":
+        return
+    if config.unmasked_probability != type(config).model_fields[field].default:
+        message = f"{field} is {config.unmasked_probability:g}, but no mask is read."
+        yield warn(field, message, "Turn masked_training on, or set it to 0.1.")
+
+
     method,
     output_format,
     destination,
@@ -219,3 +229,4 @@ RULES: tuple[Rule, ...] = (
     weight_types,
     without_effect,
 )
+    unmasked,

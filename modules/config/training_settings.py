@@ -18,6 +18,7 @@ from modules.config.enums import (
     TimestepDistribution,
     TrainingMethod,
 )
+from modules.config.models import with_hint
 from modules.config.optimizer_config import TrainOptimizerConfig
 from modules.config.section import Fraction, NonNegative, Positive, Real, Section, Show
 
@@ -240,8 +241,8 @@ class MaskSettings(Section):
     masked_training: Annotated[bool, Show()] = False
     """Weigh the loss by the mask beside each image (`name-masklabel.png`)."""
 
-    unmasked_probability: Annotated[Fraction, Show(when=_MASKED)] = 0.1
-    """How often an inpainting model sees an image without its mask."""
+    unmasked_probability: Annotated[Fraction, Show()] = 0.1
+    """How often an image counts as if its mask were white everywhere."""
 
     unmasked_weight: Annotated[Fraction, Show(when=_MASKED)] = 0.1
     """Weight of the loss outside the mask."""
@@ -254,5 +255,5 @@ class MaskSettings(Section):
     )
     """Hold the model outside the mask to what it drew before."""
 
-    custom_conditioning_image: Annotated[bool, Show()] = False
-    """Read what an inpainting model is shown from `name-condlabel.png`."""
+    custom_conditioning_image: Annotated[bool, Show(families=with_hint("inpainting"))] = False
+    """Show the model `name-condlabel.png`, whole, in place of the image around its mask."""
