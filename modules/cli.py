@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import assert_never
 
+from modules.cli_cache import build_cache_app
 from modules.cli_config import build_config_app
 from modules.config import ConfigError, Problem, TrainConfig, validate
 from modules.config.secrets import Secrets
@@ -101,6 +102,7 @@ def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
         raise typer.Exit(INVALID if blocked else 0)
 
     app.add_typer(build_config_app(load), name="config")
+    app.add_typer(build_cache_app(), name="cache")
     return app
 
 
