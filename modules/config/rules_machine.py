@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from modules.config.case import Case, Rule, refuse, warn
-from modules.config.enums import DataType, TrainingMethod
+from modules.config.enums import AttentionMechanism, DataType, TrainingMethod
 from modules.config.problems import Problem
 from modules.config.supported import HONOURED
 
@@ -30,6 +30,10 @@ def precision(case: Case) -> Iterator[Problem]:
     if hardware.kind == "cpu" and config.train_dtype is DataType.FLOAT_16:
         message = "train_dtype is FLOAT_16, at which CPUs are slow."
         yield warn("train_dtype", message, "Use FLOAT_32 or BFLOAT_16.")
+    lacks_tf32 = hardware.kind != "cuda" or not hardware.bfloat16  # the same generation brought it
+    if config.train_dtype is DataType.TFLOAT_32 and lacks_tf32:
+        message = f"train_dtype is TFLOAT_32, which {hardware.name} has no units for: "
+        yield warn("train_dtype", f"{message}it computes in FLOAT_32.", "Use FLOAT_32.")
     if not hardware.present or hardware.bfloat16:
         return
     lacks = f"which {hardware.name} has no units for"
@@ -44,6 +48,15 @@ def precision(case: Case) -> Iterator[Problem]:
         if config.get(f"{part}.weight_dtype") is DataType.BFLOAT_16:
             field = f"{part}.weight_dtype"
             yield warn(field, f"{field} is BFLOAT_16, {lacks}.", "Use FLOAT_16 or FLOAT_32.")
+
+
+def attention(case: Case) -> Iterator[Problem]:
+    """An attention kernel of a GPU where there is none."""
+    chosen = case.config.attention_mechanism
+    if chosen is not AttentionMechanism.SDP and case.hardware.kind != "cuda":
+        message = f"attention_mechanism is {chosen.value}, but {case.hardware.name} "
+        fix = "Use SDP to silence this."
+        yield warn("attention_mechanism", f"{message}has one kernel: same result.", fix)
 
 
 def offloading(case: Case) -> Iterator[Problem]:
@@ -74,4 +87,4 @@ def offloading(case: Case) -> Iterator[Problem]:
             yield refuse(activations, message, "Set temp_device to cpu.")
 
 
-RULES: tuple[Rule, ...] = (device, precision, offloading)
+RULES: tuple[Rule, ...] = (device, precision, attention, offloading)

@@ -121,7 +121,18 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "batch_size": ANY,
         "gradient_accumulation_steps": ANY,
         "clip_grad_norm": ANY,
-        "train_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        "train_dtype": (
+            e.DataType.FLOAT_32,
+            e.DataType.FLOAT_16,
+            e.DataType.BFLOAT_16,
+            e.DataType.TFLOAT_32,
+        ),
+        "compile": ANY,
+        "attention_mechanism": (
+            e.AttentionMechanism.SDP,
+            e.AttentionMechanism.FLASH,
+            e.AttentionMechanism.CUDNN,
+        ),
         "ema": ANY,
         "ema_decay": ANY,
         "ema_update_step_interval": ANY,
@@ -235,8 +246,6 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "tensorboard_port": "TensorBoard is not started",
         "fallback_train_dtype": "",  # no part is computed in another type than it is stored in
         "{part}.activation_offloading": "",  # of networks that do not train
-        "compile": "the model runs uncompiled: same result, maybe slower",
-        "attention_mechanism": "torch chooses the attention kernel: same result",
         "latent_caching": "latents are always cached; the cache notices every change",
         "optimizer_defaults": "",
         "prevent_overwrites": "",

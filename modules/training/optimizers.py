@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from modules.config import ConfigError, Optimizer, Problem, TrainOptimizerConfig
+from modules.training.muon import MUON, aux_problems, group_settings
 from modules.training.rounding import widened
 
 PIP = {
@@ -26,7 +27,6 @@ PIP = {
     "adv_optm": "adv_optm",
     "pytorch_optimizer": "pytorch_optimizer",
     "bitsandbytes": "bitsandbytes",
-    "muon": "muon-optimizer",
 }
 """What to install for each optional package, by its import name."""
 
@@ -99,6 +99,12 @@ RECIPES: dict[Optimizer, Recipe] = {
         "adv_optm.Lion_adv", {"compile": "compiled_optimizer"}, betas=(0.9, 0.99)
     ),
     Optimizer.SIGNSGD_ADV: Recipe("adv_optm.SignSGD_adv", {"compile": "compiled_optimizer"}),
+    # Jordan's own package is one file without releases; this is the same, with Adam beside it.
+    Optimizer.MUON: Recipe("pytorch_optimizer.Muon", fixed={"nesterov": True}),
+    Optimizer.MUON_ADV: Recipe("adv_optm.Muon_adv", {"compile": "compiled_optimizer"}),
+    Optimizer.ADAMUON_ADV: Recipe(
+        "adv_optm.AdaMuon_adv", {"compile": "compiled_optimizer"}, betas=(0.95, 0.95)
+    ),
     Optimizer.ADABELIEF: Recipe("pytorch_optimizer.AdaBelief", TORCH_ADVANCED),
     Optimizer.TIGER: Recipe("pytorch_optimizer.Tiger", {**TORCH_ADVANCED, "beta1": "beta"}),
     Optimizer.AIDA: Recipe("pytorch_optimizer.Aida", TORCH_ADVANCED),
@@ -139,7 +145,9 @@ def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
     if not changed:
         return []
     known = _known_settings(recipe)
-    return [
+    if settings.optimizer in MUON:
+        known |= {key for key in chosen if key.lower().startswith("muon")}
+    return aux_problems(settings) + [
         Problem(
             f"optimizer.{key}",
             "error",
@@ -156,12 +164,12 @@ def build_optimizer(
     parameters: Mapping[str, Sequence[nn.Parameter]],
     rates: Mapping[str, float],
 ) -> torch.optim.Optimizer:
-    """An optimizer with one parameter group a part, named after it in the group's "name".
+    """An optimizer whose parameter groups have their names in "name".
 
     Args:
         settings: which optimizer, and its numbers; None means the library's own.
-        parameters: what trains, by part.
-        rates: base learning rate of each part.
+        parameters: what trains, by group: a part, or what Muon leaves to Adam of one.
+        rates: base learning rate of each group.
 
     Raises:
         ConfigError: if this engine has no such optimizer, its package is missing, or it refuses
@@ -184,8 +192,8 @@ def build_optimizer(
         )
     kind = _class_of(recipe)
     groups: list[dict[str, Any]] = [
-        {"name": part, "params": list(values), "lr": rates[part]}
-        for part, values in parameters.items()
+        {"name": name, "params": list(values), "lr": rates[name], **group_settings(settings, name)}
+        for name, values in parameters.items()
     ]
     accepted = inspect.signature(kind.__init__).parameters
     arguments = optimizer_arguments(settings, recipe, accepted)
@@ -294,8 +302,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
             f"the backup's optimizer trains {names}, this run {[g['name'] for g in current]}"
         )
     groups = state["param_groups"]
-    if type(optimizer).__name__ == "Lion_adv":
-        # adv_optm 2.5 reads a key on loading that this one class never writes.
+    if type(optimizer).__module__.startswith("adv_optm"):
+        # Version 2.5 reads a key on loading that Lion, and Adam beside Muon, never write.
         groups = [{"actual_state_precision": "auto", **group} for group in groups]
     optimizer.load_state_dict({**state, "param_groups": groups})
     for group, own in zip(optimizer.param_groups, current, strict=True):

@@ -54,6 +54,7 @@ from modules.training.events import (
 from modules.training.forward import Draw, Forward
 from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
+from modules.training.muon import group_rates, split_groups
 from modules.training.noise import adapt_scheduler
 from modules.training.optimizers import build_optimizer, optimizer_problems
 from modules.training.placement import arrange
@@ -62,6 +63,7 @@ from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
 from modules.training.samples import take_sample
 from modules.training.schedules import base_rates, learning_rates
+from modules.training.speed import compile_layers, kernels
 from modules.training.tensorboard import tensorboard_installed
 from modules.training.update import Update
 from modules.training.validation import Validation
@@ -172,6 +174,10 @@ class GenericTrainer:
         adapt_scheduler(self.parts.pipeline, self.config)
         arrange(self.parts, self.config)
         self._method = method_for(self.config, self._family, self.parts)
+        if self.config.compile and (why := compile_layers(self.parts.denoiser, self._device)):
+            self._voice.warn(
+                f"The model runs uncompiled, which is slower and gives the same: {why}."
+            )
 
     def _cache(self, *types: ConceptType) -> Dataset:
         trained, stop = self._method.trainable, lambda: self._commands.stop_requested
@@ -201,10 +207,11 @@ class GenericTrainer:
             ema = Ema(parameters, config.ema_decay, config.ema_update_step_interval, place)
         scaled = config.train_dtype is DataType.FLOAT_16
         scaled &= all(p.dtype == torch.float32 for p in parameters)  # else gradients are not
+        self._groups = split_groups(config.optimizer, trainable, self.parts.modules().values())
         self._configure(config)
         self._randomness = Randomness(self._device, config.ot.seed)
         self._update = Update(
-            build_optimizer(config.optimizer, trainable, self._rates),
+            build_optimizer(config.optimizer, self._groups, self._rates),
             parameters,
             config.clip_grad_norm,
             torch.amp.GradScaler(self._device.type, enabled=scaled),
@@ -243,7 +250,8 @@ class GenericTrainer:
     def _configure(self, config: TrainConfig) -> None:
         """Take up everything that may also change while the run goes on."""
         self._forward.configure(config)
-        self._rates = base_rates(config, self._method.trainable)
+        rates = base_rates(config, self._method.trainable)
+        self._rates = group_rates(config, rates, self._groups)
         self._due.configure(config)
         self.config = config
 
@@ -256,7 +264,7 @@ class GenericTrainer:
         accumulate = self.config.gradient_accumulation_steps
         self._voice.enter("training", "Training")
         self._serve(epoch_ended=False)
-        with self._randomness.isolated():
+        with self._randomness.isolated(), kernels(self.config):
             while self.step < self.max_step and not self._commands.stop_requested:
                 epoch = self._batches.epoch
                 rates = learning_rates(self.config, self._rates, self.step, self.max_step)

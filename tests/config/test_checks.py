@@ -15,6 +15,7 @@ from modules.config.supported import HONOURED
 
 H100 = Hardware("cuda", "NVIDIA H100", memory_gib=80)
 T4 = Hardware("cuda", "Tesla T4", bfloat16=False, memory_gib=15)
+CPU = Hardware("cpu", "cpu")
 
 
 @pytest.fixture

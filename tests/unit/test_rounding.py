@@ -8,6 +8,7 @@ from torch import nn
 
 from modules.config import Optimizer, TrainConfig
 from modules.config.optimizer_defaults import ONE_BY_ONE
+from modules.training.muon import split_groups
 from modules.training.optimizers import RECIPES, build_optimizer
 from modules.training.rounding import round_at_random, widened
 from modules.training.update import Update
@@ -18,9 +19,10 @@ INSTALLED = [k for k, r in RECIPES.items() if importlib.util.find_spec(r.package
 def make_update(kind, parameters, rounds=True, rate=1e-3, **numbers):
     settings = {"optimizer": kind.value, "stochastic_rounding": rounds, **numbers}
     settings = TrainConfig().update(optimizer=settings).optimizer
+    groups = split_groups(settings, {"unet": parameters}, [nn.ParameterList(parameters)])
     generator = torch.Generator().manual_seed(5) if rounds else None
     return Update(
-        build_optimizer(settings, {"unet": parameters}, {"unet": rate}),
+        build_optimizer(settings, groups, dict.fromkeys(groups, rate)),
         parameters,
         None,
         torch.amp.GradScaler("cpu", enabled=False),

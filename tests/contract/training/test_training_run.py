@@ -132,3 +132,19 @@ def test_a_filter_that_matches_nothing_is_refused(make_config, train):
 def test_settings_that_do_not_fit_the_model_are_refused(make_config, train, changes, word):
     with pytest.raises(ConfigError, match=word):
         train(make_config(**changes))
+
+
+def test_muon_and_the_adam_beside_it_train_and_are_reported(make_config, train):
+    run = train(
+        make_config(
+            training_method="FINE_TUNE",
+            output_model_format="DIFFUSERS",
+            layer_filter="",
+            epochs=1,
+            optimizer={"optimizer": "MUON", "muon_adam_lr": 1e-5},
+        )
+    )
+    assert all(
+        event.learning_rate == {"unet": 1e-3, "unet (Adam)": 1e-5} for event in run.of(e.LossUpdate)
+    )
+    assert run.states[-1] == "finished"
