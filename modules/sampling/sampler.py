@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +15,14 @@ from torch import Tensor, nn
 
 from modules.config import NoiseScheduler, SampleConfig
 from modules.families.base import Family, Parts
+from modules.sampling.preview import Previewer, denoised
+from modules.sampling.start import (
+    Start,
+    beside,
+    picture_pipeline,
+    start_arguments,
+    vae_as_it_is,
+)
 
 SCHEDULERS: dict[NoiseScheduler, tuple[str, dict[str, Any]]] = {
     NoiseScheduler.DDIM: ("DDIMScheduler", {}),
@@ -43,74 +53,166 @@ def sample(
     report: Callable[[int, int], None] = lambda _done, _total: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Image | None:
-    """One picture from the live networks; None if it was stopped.
+    """One picture from the live networks; None if it was stopped. See `sample_batch`."""
+    pictures = sample_batch(
+        family, parts, definition, [definition.seed], report=report, should_stop=should_stop
+    )
+    return pictures[0] if pictures else None
+
+
+def sample_batch(
+    family: Family,
+    parts: Parts,
+    definition: SampleConfig,
+    seeds: Sequence[int],
+    *,
+    start: Start | None = None,
+    encoded: Mapping[str, Any] = MappingProxyType({}),
+    report: Callable[[int, int], None] = lambda _done, _total: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    preview: Callable[[Image, int], None] | None = None,
+) -> list[Image] | None:
+    """One picture for each seed, drawn side by side; None if it was stopped.
 
     Modes, gradients, the model's scheduler and every random generator are afterwards as before.
-    The picture equals that of a plain diffusers pipeline with the same weights, seed and settings.
+    Pictures equal those of a plain diffusers pipeline with the same weights, seeds and settings.
 
     Args:
         family: the architecture.
         parts: its live networks.
-        definition: prompt, size, seed, steps, guidance and scheduler.
+        definition: prompt, size, steps, guidance and scheduler.
+        seeds: of the pictures.
+        start: the picture to begin with.
+        encoded: encoded prompts in place of the family's, by argument of the pipeline.
         report: called after each denoising step with (done, total).
         should_stop: asked after each denoising step.
+        preview: called after each denoising step with a small picture of the first, and the step.
+
+    Raises:
+        ValueError: for a start that the family cannot begin with.
     """
-    pipeline = parts.pipeline
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator("cpu").manual_seed(definition.seed)  # the same on every device
-
-    steps = 0
-    latents = torch.empty(0)
-
-    def after_step(result: Tensor) -> None:
-        nonlocal steps, latents
-        steps, latents = steps + 1, result
-        report(steps, definition.diffusion_steps)
-        if should_stop():
-            raise _Stopped
-
+    pipeline = _pipeline(family, parts, start)
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]  # alike on any device
+    total = taken(definition.diffusion_steps, start)
+    run = _Steps(family, parts, definition, total, report, should_stop, preview)
     name = None if family.objective(parts) == "flow" else definition.noise_scheduler
     with undisturbed(parts), _scheduler(pipeline, name), torch.no_grad():
+        arguments = {
+            **family.sample_arguments(parts, definition),
+            **encoded,
+            "num_inference_steps": definition.diffusion_steps,
+            "generator": generators if len(seeds) > 1 else generators[0],
+        }
+        arguments = {key: _times(key, value, len(seeds)) for key, value in arguments.items()}
         try:
-            with _watched(pipeline.scheduler, after_step):
-                pipeline(
-                    **family.sample_arguments(parts, definition),
-                    num_inference_steps=definition.diffusion_steps,
-                    generator=generator,
-                    output_type="latent",
-                )
+            with run.watching(pipeline.scheduler):
+                if start is not None:
+                    size = (definition.width, definition.height)
+                    arguments = start_arguments(pipeline, arguments, start, size)
+                    with vae_as_it_is(parts.vae):
+                        drawn: list[Image] = pipeline(**arguments, output_type="pil").images
+                    return drawn
+                pipeline(**arguments, output_type="latent")
         except _Stopped:
             return None
-        latents = family.spatial(latents, definition.height, definition.width)
-        pixels = family.decode(parts, latents).float()
-        processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
-        picture: Image = processor.postprocess(pixels, output_type="pil")[0]
-        return picture
+        return _decoded(family, parts, run.latents, definition)
+
+
+def taken(steps: int, start: Start | None) -> int:
+    """Of so many steps those that are taken."""
+    return steps if start is None else min(int(steps * start.strength), steps)
+
+
+def _times(name: str, value: Any, count: int) -> Any:
+    """An argument of one picture as several side by side take it: what is of the prompt, for each.
+
+    Some pipelines forget to repeat masks and pooled texts when they are asked for several.
+    """
+    if count == 1 or "prompt" not in name or value is None:
+        return value
+    if isinstance(value, Tensor):
+        return value.repeat_interleave(count, 0)
+    return (value if isinstance(value, list) else [value]) * count
+
+
+def _pipeline(family: Family, parts: Parts, start: Start | None) -> Any:
+    pipeline = parts.pipeline
+    if start is not None:
+        name = picture_pipeline(family, start.mask is not None)
+        if name is None:
+            raise ValueError(f"{family.architecture} draws from text alone.")
+        pipeline = beside(parts, name)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _decoded(
+    family: Family, parts: Parts, latents: Tensor, definition: SampleConfig
+) -> list[Image]:
+    """The pictures of latents, one after the other: decoding takes the most memory."""
+    pipeline = parts.pipeline
+    processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+    pictures = []
+    for one in family.spatial(latents, definition.height, definition.width):
+        pixels = family.decode(parts, one[None]).float()
+        pictures.append(processor.postprocess(pixels, output_type="pil")[0])
+    return pictures
 
 
 class _Stopped(Exception):  # noqa: N818 - nothing is wrong
     """Ends a pipeline's call early."""
 
 
-@contextmanager
-def _watched(scheduler: Any, after_step: Callable[[Tensor], None]) -> Iterator[None]:
-    """Inside the block `after_step` gets the latents after each step.
+@dataclass
+class _Steps:
+    """Follows the steps of a picture.
 
-    Not every pipeline has a callback, and what they return as latents differs; all call this.
+    Not every pipeline has a callback, and what they return as latents differs; all call the
+    scheduler's `step`.
     """
-    step = scheduler.step
 
-    @functools.wraps(step)  # pipelines pass the generator only to a step whose signature has it
-    def stepping(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        after_step(result[0])
-        return result
+    family: Family
+    parts: Parts
+    definition: SampleConfig
+    total: int
+    report: Callable[[int, int], None]
+    should_stop: Callable[[], bool]
+    preview: Callable[[Image, int], None] | None
+    done: int = 0
+    latents: Tensor = field(default_factory=lambda: torch.empty(0))
+    """What the last step gave."""
+    _previewer: Previewer | None = None
 
-    scheduler.step = stepping
-    try:
-        yield
-    finally:
-        del scheduler.step
+    @contextmanager
+    def watching(self, scheduler: Any) -> Iterator[None]:
+        """Follow the steps that are taken inside the block."""
+        step = scheduler.step
+
+        @functools.wraps(step)  # pipelines pass the generator only to a step whose signature has it
+        def stepping(output: Tensor, timestep: Any, latents: Tensor, *args: Any, **kw: Any) -> Any:
+            clean = latents
+            if self.preview is not None:
+                clean = denoised(scheduler, output, timestep, latents)
+            result = step(output, timestep, latents, *args, **kw)
+            self._after(result[0], clean)
+            return result
+
+        scheduler.step = stepping
+        try:
+            yield
+        finally:
+            del scheduler.step
+
+    def _after(self, latents: Tensor, clean: Tensor) -> None:
+        self.done, self.latents = self.done + 1, latents
+        self.report(self.done, self.total)
+        if self.preview is not None:
+            if self._previewer is None:
+                self._previewer = Previewer(self.family, self.parts)
+            size = self.definition.height, self.definition.width
+            self.preview(self._previewer.picture(self.family.spatial(clean, *size)), self.done)
+        if self.should_stop():
+            raise _Stopped
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import threading
@@ -19,7 +20,7 @@ from ot_notebook.services.inference_recipe import Recipe, read_recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-INDEX = "index.jsonl"
+INDEX, SOURCES = "index.jsonl", "sources"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,19 @@ class InferenceGallery:
         line = json.dumps({"file": name, **recipe.to_dict()})
         with self._lock, (self.folder / INDEX).open("a", encoding="utf-8") as index:
             index.write(f"{line}\n")
+        return path
+
+    def source(self, image: Image) -> Path:
+        """Keep a picture to begin with, once for each content, and give its file.
+
+        So that the recipe of what came of it stays whole, whatever becomes of the original.
+        """
+        kept = image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB")
+        content = hashlib.sha256(repr((kept.mode, kept.size)).encode() + kept.tobytes())
+        path = self.folder / SOURCES / f"{content.hexdigest()[:20]}.png"
+        if not path.is_file():
+            with atomic_file(path) as temporary:
+                kept.save(temporary, "PNG")
         return path
 
     def pictures(self) -> list[Picture]:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.atomic import atomic_file
-from ot_notebook.services.inference_model import SETTINGS, Stack, refused
+from ot_notebook.services.inference_model import Stack
+from ot_notebook.services.inference_request import SETTINGS, refused
 
 if TYPE_CHECKING:
     import pandas as pd

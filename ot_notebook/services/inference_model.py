@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import gc
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from modules.config import ConfigError, DataType, ModelType, Problem, SampleConfig, TrainConfig
+from modules.config import DataType, ModelType, TrainConfig
 from modules.config.models import MODELS
 from modules.config.paths import resolve
 from modules.training.events import ENDED
+from ot_notebook.services import inference_weights as weights
 from ot_notebook.services.inference_recipe import Recipe
+from ot_notebook.services.inference_request import PictureRules, Request, refused
 from ot_notebook.services.inference_source import find_source
 from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.trainer_service import TrainerService
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from modules.adapters.stack import LoadedAdapter
     from modules.families import Family, Parts
 
@@ -29,24 +33,6 @@ Loras = Sequence[tuple[str | Path, float]]
 """Adapter files, each with its strength: 1 is as it was trained."""
 Stack = tuple[tuple[Path, float], ...]
 """The same, checked."""
-
-MAX_PROMPT = 20_000
-"""Longest prompt, in characters; models read some 75 to 512 words of it."""
-
-MAX_EDGE = 16_384
-NAMES = {"diffusion_steps": "steps", "noise_scheduler": "scheduler"}
-"""What a sample definition calls otherwise than `generate`."""
-
-SETTINGS = ("negative_prompt", "seed", "width", "height", "steps", "cfg_scale", "scheduler")
-"""What decides a picture, besides the prompt."""
-
-ONE_PROMPT = {
-    ModelType.FLUX_DEV_1,
-    ModelType.FLUX_FILL_DEV_1,
-    ModelType.HUNYUAN_VIDEO,
-    ModelType.IDEOGRAM_4,
-}
-"""Models that read no negative prompt: their guidance was distilled into them."""
 
 
 class InferenceModel:
@@ -67,16 +53,15 @@ class InferenceModel:
         owner: tuple[Family, Parts] | TrainerService,
     ) -> None:
         self.source, self.name, self.model_type = source, name, config.model_type
-        self.title = MODELS[config.model_type].title
-        self.own_scheduler = MODELS[config.model_type].objective == "flow"
-        """Whether it samples by a scheduler of its own alone."""
+        self.hint = MODELS[config.model_type].hint
+        """What it reads of a picture itself."""
         self._owner = owner
         self._adapters: dict[Path, LoadedAdapter] = {}
-        parts = None if isinstance(owner, TrainerService) else owner[1]
-        self.defaults = _defaults(config, parts)
-        """What a picture is like where nothing else is asked for."""
-        self.multiple = _multiple(config.model_type, parts)
-        """Edges of pictures are multiples of this many pixels."""
+        rules = self.use(lambda *networks: PictureRules(config, *networks), _never)
+        if rules is None:
+            raise CommandRefused("The run ended before its model could be used.")
+        self.rules = rules
+        """What its pictures can be like."""
 
     # ---------------------------------------------------------------- networks
 
@@ -111,6 +96,56 @@ class InferenceModel:
                 'model with dtype="BFLOAT_16", or end what else uses the device.'
             ) from error
 
+    def draw(
+        self,
+        family: Family,
+        parts: Parts,
+        request: Request,
+        stack: Stack,
+        count: int,
+        **watch: Any,
+    ) -> list[Image] | None:
+        """Pictures of one seed after the other, side by side; None if they were stopped.
+
+        Args:
+            family: as `use` gives it.
+            parts: the same.
+            request: the first of them.
+            stack: adapters to lay over the networks.
+            count: how many.
+            watch: report, should_stop and preview, as for `sample_batch`.
+        """
+        from modules.adapters.stack import applied
+        from modules.sampling.sampler import sample_batch
+
+        seeds = [request.definition.seed + number for number in range(count)]
+        adapters = [(self.adapter(path, family, parts), at) for path, at in stack]
+        with applied(family, parts, adapters), self._skipping(family, parts, request):
+            encoded = weights.encoded(family, parts, request.definition)
+            start = request.start()
+            return sample_batch(
+                family, parts, request.definition, seeds, start=start, encoded=encoded, **watch
+            )
+
+    def draws_together(self, request: Request) -> bool:
+        """Whether several of such pictures are drawn side by side.
+
+        Where pictures are read as well, pipelines draw their noise from one generator for all.
+        """
+        return request.image is None and self.hint == "none"
+
+    @contextmanager
+    def _skipping(self, family: Family, parts: Parts, request: Request) -> Iterator[None]:
+        """Inside the block text is encoded without so many of its encoders' last layers."""
+        own = parts.text
+        if request.clip_skip != self.rules.clip_skip:
+            skips = dict.fromkeys(family.skipping_encoders, request.clip_skip)
+            parts.text = replace(own, layer_skip=skips)
+        try:
+            yield
+        finally:
+            parts.text = own
+
     # ---------------------------------------------------------------- adapters
 
     def fit(self, loras: Loras) -> Stack:
@@ -141,86 +176,40 @@ class InferenceModel:
 
     # ---------------------------------------------------------------- settings
 
-    def definition(self, prompt: str = "", **settings: Any) -> SampleConfig:
-        """The settings of a picture, checked, with the model's own habits for what is missing.
-
-        Raises:
-            ConfigError: for a setting that no picture, or none of this model, can have.
-        """
-        ours = {value: key for key, value in NAMES.items()}
-        if odd := sorted(settings.keys() - set(SETTINGS)):
-            raise refused(odd[0], f"{odd[0]} is no setting.", f"Use one of {', '.join(SETTINGS)}.")
-        if settings.get("seed") is None:
-            settings["seed"] = random_seed()
-        if settings.get("scheduler") and self.own_scheduler:
-            raise refused(
-                "scheduler",
-                f"scheduler is {settings['scheduler']!r}, but {self.title} has its own.",
-                "Leave it out.",
-            )
-        given = {ours.get(key, key): value for key, value in settings.items() if value is not None}
-        self._check_prompts(prompt, given.get("negative_prompt", ""))
-        self._check_size(given)
-        try:
-            return self.defaults.update(prompt=prompt, **given)
-        except ConfigError as error:
-            raise ConfigError([_renamed(problem) for problem in error.problems]) from error
-
-    def recipe(self, definition: SampleConfig, stack: Stack) -> Recipe:
+    def recipe(self, request: Request, stack: Stack) -> Recipe:
         """Everything that decides a picture of this model."""
+        begun = {} if request.image is None else {"strength": request.strength}
         return Recipe.of(
-            definition,
+            request.definition,
             model=self.source,
             model_type=self.model_type.value,
             loras=tuple((str(path), strength) for path, strength in stack),
-            own_scheduler=self.own_scheduler,
+            own_scheduler=self.rules.own_scheduler,
+            clip_skip=request.clip_skip,
+            image=str(request.image or ""),
+            mask=str(request.mask or ""),
+            **begun,
         )
 
-    def notes(self, definition: SampleConfig, stack: Stack) -> Iterator[str]:
+    def notes(self, request: Request, stack: Stack) -> Iterator[str]:
         """What of a request had no effect, in words."""
+        definition = request.definition
         for path, _ in stack:
             if lost := self._adapters[path].unplaced:
                 yield f"{path.name}: {len(lost)} keys have no place here, such as {lost[0]}."
         if isinstance(self._owner, TrainerService):
             return
         family, parts = self._owner
+        if weights.written(definition.prompt):
+            if not weights.readable(family):
+                yield f"{self.rules.title} reads the weights in the prompt as words."
+            return
         tokenizer = getattr(parts.pipeline, "tokenizer", None)
         most = getattr(tokenizer, "model_max_length", 0)
         if tokenizer is not None and family.denoiser == "unet" and 0 < most < 1000:
             count = len(tokenizer(definition.prompt, verbose=False).input_ids)
             if count > most:
                 yield f"The prompt has {count} tokens; the model has read the first {most}."
-
-    def _check_prompts(self, prompt: object, negative: object) -> None:
-        for name, text in (("prompt", prompt), ("negative_prompt", negative)):
-            if isinstance(text, str) and len(text) > MAX_PROMPT:
-                raise refused(
-                    name,
-                    f"{name} has {len(text):,} characters, but at most {MAX_PROMPT:,} are taken.",
-                    "Shorten it: models read only its beginning.",
-                )
-        if negative and self.model_type in ONE_PROMPT:
-            raise refused(
-                "negative_prompt",
-                f"negative_prompt is given, but {self.title} reads none.",
-                "Leave it out.",
-            )
-
-    def _check_size(self, given: Mapping[str, Any]) -> None:
-        multiple = self.multiple
-        most = MAX_EDGE // multiple * multiple
-        for name in ("width", "height"):
-            edge = given.get(name)
-            if isinstance(edge, bool) or not isinstance(edge, int):
-                continue  # missing, or for the definition to refuse
-            if edge % multiple or not 0 < edge <= MAX_EDGE:
-                nearest = min(most, max(multiple, round(edge / multiple) * multiple))
-                raise refused(
-                    name,
-                    f"{name} is {edge}, but {self.title} draws multiples of {multiple} px, "
-                    f"{multiple} to {most}.",
-                    f"The nearest is {nearest}.",
-                )
 
 
 def open_model(
@@ -262,19 +251,9 @@ def live_model(service: TrainerService) -> InferenceModel:
         CommandRefused: if no run is taking steps.
     """
     service.flush()
-    service.use_model(lambda _family, _parts: None)
+    service.use_model(lambda _family, _parts: None)  # refuses where no run takes steps
     run = service.run
     return InferenceModel("live", f"live, {run.id}", run.config, service)
-
-
-def random_seed() -> int:
-    """Another one each time, whatever the global generators were seeded with."""
-    return random.SystemRandom().randrange(2**31)
-
-
-def refused(name: str, message: str, fix: str) -> ConfigError:
-    """What is wrong with one setting."""
-    return ConfigError([Problem(name, "error", message, fix)])
 
 
 def _between_steps(
@@ -310,29 +289,6 @@ def _never() -> bool:
     return False
 
 
-def _defaults(config: TrainConfig, parts: Parts | None) -> SampleConfig:
-    """What pictures of a model are like: as a run samples them, or as its family does.
-
-    A UNet tells the size that it was trained at.
-    """
-    if config.samples:
-        return config.samples[0].update(prompt="", random_seed=False)
-    usual = SampleConfig.for_model(config.model_type)
-    side = getattr(parts.denoiser.config, "sample_size", None) if parts else None
-    if parts is not None and parts.denoiser_name == "unet" and isinstance(side, int):
-        edge = side * parts.pipeline.vae_scale_factor
-        usual = usual.update(width=edge, height=edge)
-    return usual
-
-
-def _multiple(model_type: ModelType, parts: Parts | None) -> int:
-    """Its pipeline tells; training's buckets are coarser for some models."""
-    processor = getattr(parts.pipeline, "image_processor", None) if parts else None
-    if processor is not None:
-        return int(processor.config.vae_scale_factor)
-    return MODELS[model_type].pixel_multiple
-
-
 def _pair(given: tuple[str | Path, float]) -> tuple[Path, float]:
     try:
         path, strength = given
@@ -348,9 +304,3 @@ def _pair(given: tuple[str | Path, float]) -> tuple[Path, float]:
             "1 is as it was trained.",
         )
     return Path(resolve(str(path))).absolute(), number
-
-
-def _renamed(problem: Problem) -> Problem:
-    """A problem of a sample definition in the words of `generate`."""
-    name = NAMES.get(problem.field, problem.field)
-    return replace(problem, field=name, message=problem.message.replace(problem.field, name))

@@ -35,6 +35,18 @@ SAMPLERS = {
 }
 """What the web UI calls each scheduler; "Karras" stands apart there, as the schedule type."""
 
+PLAIN = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "width",
+    "height",
+    "steps",
+    "cfg_scale",
+    "clip_skip",
+)
+"""Settings that every recipe has."""
+
 LORA_TAG = re.compile(r"\s*<lora:([^:<>]+):(-?[\d.]+)>")
 PAIR = re.compile(r'\s*([\w /]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
@@ -57,6 +69,14 @@ class Recipe:
     model_type: str
     loras: tuple[tuple[str, float], ...] = ()
     """Files and strengths."""
+    clip_skip: int = 0
+    """Last layers of the text encoders that were left out."""
+    image: str = ""
+    """The picture that it began with, as the gallery keeps it."""
+    mask: str = ""
+    """Where in it was painted."""
+    strength: float = 1.0
+    """How much of the picture was to go."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -64,9 +84,15 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """What `generate` takes, but for the LoRAs."""
-        names = ("prompt", "negative_prompt", "seed", "width", "height", "steps", "cfg_scale")
-        chosen = {name: getattr(self, name) for name in names}
-        return {**chosen, "scheduler": self.scheduler} if self.scheduler else chosen
+        chosen = {name: getattr(self, name) for name in PLAIN}
+        if self.scheduler:
+            chosen["scheduler"] = self.scheduler
+        return {
+            **chosen,
+            "image": self.image or None,
+            "mask": self.mask or None,
+            "strength": self.strength if self.image else None,
+        }
 
     @classmethod
     def from_dict(cls, data: object) -> Recipe:
@@ -88,6 +114,7 @@ class Recipe:
                     "diffusion_steps": data["steps"],
                     "cfg_scale": data["cfg_scale"],
                     "noise_scheduler": data.get("scheduler") or NoiseScheduler.DDIM,
+                    "text_encoder_1_layer_skip": data.get("clip_skip", 0),
                 }
             )
             kind = data.get("model_type", "")
@@ -98,6 +125,10 @@ class Recipe:
                 model_type=ModelType(kind).value if kind else "",
                 loras=loras,
                 own_scheduler=not data.get("scheduler"),
+                clip_skip=definition.text_encoder_1_layer_skip,
+                image=str(data.get("image", "")),
+                mask=str(data.get("mask", "")),
+                strength=float(data.get("strength", 1.0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"these are no settings of a picture: {error}") from error
@@ -111,6 +142,10 @@ class Recipe:
         model_type: str,
         loras: tuple[tuple[str, float], ...],
         own_scheduler: bool,
+        clip_skip: int = 0,
+        image: str = "",
+        mask: str = "",
+        strength: float = 1.0,
     ) -> Recipe:
         """The recipe of a picture that a sample definition describes."""
         return cls(
@@ -125,6 +160,10 @@ class Recipe:
             model=model,
             model_type=model_type,
             loras=loras,
+            clip_skip=clip_skip,
+            image=image,
+            mask=mask,
+            strength=strength,
         )
 
     def as_web_ui(self) -> str:
@@ -143,6 +182,8 @@ class Recipe:
             "Seed": self.seed,
             "Size": f"{self.width}x{self.height}",
             "Model": _quoted(Path(self.model).stem),
+            **({"Denoising strength": f"{self.strength:g}"} if self.image else {}),
+            **({"Clip skip": self.clip_skip + 1} if self.clip_skip else {}),  # it counts from 1
             "Version": "ot_notebook",
         }
         return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in pairs.items())])
@@ -210,6 +251,7 @@ def from_web_ui(text: str) -> Recipe:
             "scheduler": _scheduler(pairs),
             "model": pairs.get("Model", ""),
             "loras": LORA_TAG.findall(prompt),
+            "clip_skip": int(_number({"Clip skip": "1", **pairs}, "Clip skip", int)) - 1,
         }
     )
 

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import gc
+import queue
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from modules.config import DataType, ModelType, SampleConfig
+from modules.config import DataType, ModelType
 from ot_notebook.services.inference_gallery import InferenceGallery
+from ot_notebook.services.inference_line import Line
 from ot_notebook.services.inference_model import (
     InferenceModel,
     Loras,
     Stack,
     live_model,
     open_model,
-    random_seed,
 )
 from ot_notebook.services.inference_recipe import Recipe
+from ot_notebook.services.inference_request import Request, random_seed, read_picture, refused
+from ot_notebook.services.inference_result import Cancelled as Cancelled
+from ot_notebook.services.inference_result import NoModelError as NoModelError
+from ot_notebook.services.inference_result import Preview, Status, blank
+from ot_notebook.services.inference_result import Result as Result
 from ot_notebook.services.trainer_service import TrainerService, trainer
 
 if TYPE_CHECKING:
@@ -32,52 +36,8 @@ if TYPE_CHECKING:
     from modules.families import Family, Parts
     from ot_notebook.services.inference_grid import Axis, Grid
 
-State = Literal["empty", "loading", "ready", "drawing"]
-
-
-class NoModelError(RuntimeError):
-    """Something was asked of a service that has no model; the text says how to load one."""
-
-
-class Cancelled(RuntimeError):  # noqa: N818 - an answer, not a defect
-    """The picture was cancelled before it was done."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """A picture and everything that decided it."""
-
-    image: Image = field(repr=False)
-    recipe: Recipe
-    path: Path | None
-    """Where the gallery keeps it."""
-    seconds: float
-    """Time that it took, without waiting."""
-    notes: tuple[str, ...] = ()
-    """What the user should know, such as a prompt that was cut off."""
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """Its settings, as its PNG holds them."""
-        return self.recipe.to_dict()
-
-    def _repr_png_(self) -> bytes | None:
-        return self.image._repr_png_()
-
-
-@dataclass(frozen=True)
-class Status:
-    """What the service does, at one moment."""
-
-    state: State = "empty"
-    model: str = ""
-    """Name of the model, for people."""
-    model_type: ModelType | None = None
-    done: int = 0
-    """Steps of the picture, or pictures of a grid, that are done."""
-    total: int = 0
-    words: str = ""
-    """What `done` counts."""
+MAX_BATCH = 64
+"""Pictures of one batch; a grid or a loop draws more."""
 
 
 class InferenceService:
@@ -105,7 +65,7 @@ class InferenceService:
         self._trainer = service
         self._model: InferenceModel | None = None
         self._loras: Stack = ()
-        self._line = _Line()
+        self._line = Line()
         self._cancel = threading.Event()
         self._listeners: tuple[Callable[[], None], ...] = ()
 
@@ -176,9 +136,14 @@ class InferenceService:
         Raises:
             NoModelError: if no model is loaded.
         """
-        model = self._need()
-        recipe = model.recipe(model.defaults, ())
-        return {name: value for name, value in recipe.settings().items() if name != "seed"}
+        rules = self._need().rules
+        usual = rules.request().definition
+        names = {name: name for name in ("prompt", "negative_prompt", "width", "height")}
+        names |= {"steps": "diffusion_steps", "cfg_scale": "cfg_scale"}
+        found = {name: getattr(usual, field) for name, field in names.items()}
+        if not rules.own_scheduler:
+            found["scheduler"] = usual.noise_scheduler.value
+        return found | ({"clip_skip": rules.clip_skip} if rules.deepest_skip else {})
 
     def unload(self) -> None:
         """Let go of the model and give its memory back; waits for requests before it."""
@@ -188,16 +153,26 @@ class InferenceService:
 
     # ---------------------------------------------------------------- pictures
 
-    def generate(self, prompt: str = "", *, loras: Loras | None = None, **settings: Any) -> Result:
+    def generate(
+        self,
+        prompt: str = "",
+        *,
+        loras: Loras | None = None,
+        preview: Callable[[Preview], None] | None = None,
+        **settings: Any,
+    ) -> Result:
         """Draw one picture, and keep it in the gallery.
 
         The same settings give the same picture as diffusers' own pipeline.
 
         Args:
-            prompt: what to draw.
+            prompt: what to draw; Stable Diffusion and SDXL read weights, such as (red fox:1.3).
             loras: adapters and strengths for this picture alone.
+            preview: called on the drawing thread with what there is after each step.
             settings: negative_prompt, seed (random where it is missing or None), width, height,
-                steps, cfg_scale, scheduler; see `defaults`.
+                steps, cfg_scale, scheduler, clip_skip (text layers to leave out); see `defaults`.
+                image (a file, a picture, or a result) to begin with, mask (white where to paint)
+                and strength (0 to 1, how much of the image goes).
 
         Raises:
             NoModelError: if no model is loaded.
@@ -205,15 +180,90 @@ class InferenceService:
             AdapterError: if a LoRA does not fit.
             Cancelled: if `cancel` was called, or the run whose model it is stops.
         """
+        return self.batch(prompt, 1, loras=loras, preview=preview, **settings)[0]
+
+    def batch(
+        self,
+        prompt: str = "",
+        n: int = 4,
+        *,
+        loras: Loras | None = None,
+        preview: Callable[[Preview], None] | None = None,
+        **settings: Any,
+    ) -> list[Result]:
+        """Draw several pictures at once, of one seed after the other; see `generate`.
+
+        Each is what `generate` draws with its seed, but for what a wider matrix rounds otherwise.
+
+        Args:
+            prompt: what to draw.
+            n: how many; side by side where the model draws from text alone.
+            loras: as for `generate`.
+            preview: called with what there is of the first.
+            settings: as for `generate`.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_BATCH:
+            raise refused("n", f"n is {n!r}, but must lie between 1 and {MAX_BATCH}.", "Use 4.")
         with self._line.turn():
             self._cancel.clear()
             model = self._need()
-            definition = model.definition(prompt, **settings)
+            request = self._request(model, prompt, settings)
             stack = self._loras if loras is None else model.fit(loras)
+            together = n if model.draws_together(request) else 1
+            results: list[Result] = []
             try:
-                return self._draw(model, definition, stack)
+                for first in range(0, n, together):
+                    words = f"Picture {first + 1} of {n}" if 1 == together < n else ""
+                    drawn = request.with_seed(request.definition.seed + first)
+                    results += self._draw(model, drawn, stack, words, together, preview)
+            except Cancelled:
+                if not results:
+                    raise
             finally:
                 self._rest()
+            return results
+
+    def stream(
+        self, prompt: str = "", *, every: int = 1, **settings: Any
+    ) -> Iterator[Preview | Result]:
+        """Draw one picture, and give what there is of it on the way; its `Result` comes last.
+
+        Leaving the loop cancels the picture.
+
+        Args:
+            prompt: what to draw.
+            every: steps from one preview to the next.
+            settings: as for `generate`.
+
+        Example:
+            >>> for shown in ot.inference().stream("a red apple", every=2):
+            ...     display(shown.image)
+        """
+        found: queue.SimpleQueue[Preview | Result | BaseException] = queue.SimpleQueue()
+        shown: Preview | Result | BaseException | None = None
+
+        def seen(preview: Preview) -> None:
+            if preview.step % every == 0:
+                found.put(preview)
+
+        def draw() -> None:
+            try:
+                found.put(self.generate(prompt, preview=seen, **settings))
+            except BaseException as error:  # noqa: BLE001 - raised where the loop is
+                found.put(error)
+
+        worker = threading.Thread(target=draw, name="ot-inference-stream", daemon=True)
+        worker.start()
+        try:
+            while isinstance(shown := found.get(), Preview):
+                yield shown
+            if isinstance(shown, BaseException):
+                raise shown
+            yield shown
+        finally:
+            if worker.is_alive() and not isinstance(shown, Result):
+                self.cancel()
+            worker.join()
 
     def grid(self, prompt: str = "", *, x: Axis, y: Axis | None = None, **settings: Any) -> Grid:
         """Draw every combination of the values of one or two settings, all else alike.
@@ -237,13 +287,14 @@ class InferenceService:
             model = self._need()
             cells = plan(prompt, x, y, {"seed": random_seed(), **settings}, self._loras)
             checked = [
-                (cell, model.definition(**cell.settings), model.fit(cell.loras)) for cell in cells
+                (cell, self._request(model, **_split(cell.settings)), model.fit(cell.loras))
+                for cell in cells
             ]  # all of them, before the first is drawn
             results = []
             try:
-                for number, (cell, definition, stack) in enumerate(checked):
+                for number, (cell, request, stack) in enumerate(checked):
                     count = f"Picture {number + 1} of {len(checked)}"
-                    results.append((cell, self._draw(model, definition, stack, count)))
+                    results.append((cell, self._draw(model, request, stack, count)[0]))
             except Cancelled:
                 if not results:
                     raise
@@ -262,7 +313,7 @@ class InferenceService:
             NoModelError: if no model is loaded.
             ConfigError: for a setting that no picture, or none of this model, can have.
         """
-        self._need().definition(prompt, **settings)
+        self._request(self._need(), prompt, settings)
 
     def as_python(self, recipe: Recipe) -> str:
         """Plain diffusers code that draws the picture of a recipe."""
@@ -281,36 +332,66 @@ class InferenceService:
 
     # ---------------------------------------------------------------- inside
 
+    def _request(self, model: InferenceModel, prompt: str, settings: dict[str, Any]) -> Request:
+        """The picture that is asked for, checked; pictures to begin with are kept."""
+        kept = dict(settings)
+        for name in ("image", "mask"):
+            given = kept.get(name)
+            if given is None:
+                continue
+            if isinstance(given, Result):
+                given = given.image
+            if isinstance(given, str | Path):
+                given = read_picture(name, Path(given).expanduser())
+            if not callable(getattr(given, "tobytes", None)) or not hasattr(given, "mode"):
+                kind = type(given).__name__
+                raise refused(name, f"{name} is a {kind}.", "Give a file, a picture or a result.")
+            kept[name] = self.gallery.source(given)
+        return model.rules.request(prompt, **kept)
+
     def _draw(
-        self, model: InferenceModel, definition: SampleConfig, stack: Stack, words: str = ""
-    ) -> Result:
-        """One picture; the caller has its turn."""
+        self,
+        model: InferenceModel,
+        request: Request,
+        stack: Stack,
+        words: str = "",
+        count: int = 1,
+        preview: Callable[[Preview], None] | None = None,
+    ) -> list[Result]:
+        """Pictures side by side, of one seed after the other; the caller has its turn."""
         begun = 0.0
+        steps = request.steps
 
-        def draw(family: Family, parts: Parts) -> Image | None:
-            from modules.adapters.stack import applied
-            from modules.sampling.sampler import sample
+        def show(image: Image, step: int) -> None:
+            if preview is not None:
+                preview(Preview(image, step, steps))
 
+        def draw(family: Family, parts: Parts) -> list[Image] | None:
             nonlocal begun
             begun = time.monotonic()
-            adapters = [(model.adapter(path, family, parts), at) for path, at in stack]
-            with applied(family, parts, adapters):
-                return sample(
-                    family,
-                    parts,
-                    definition,
-                    report=lambda done, total: self._say(done=done, total=total),
-                    should_stop=self._stopped,
-                )
+            return model.draw(
+                family,
+                parts,
+                request,
+                stack,
+                count,
+                report=lambda done, total: self._say(done=done, total=total),
+                should_stop=self._stopped,
+                preview=show if preview is not None else None,
+            )
 
-        self._say(state="drawing", done=0, total=definition.diffusion_steps, words=words)
-        image = None if self._stopped() else model.use(draw, self._stopped)
-        if image is None:
+        self._say(state="drawing", done=0, total=steps, words=words)
+        images = None if self._stopped() else model.use(draw, self._stopped)
+        if images is None:
             raise Cancelled("The picture was cancelled before it was done.")
-        seconds = time.monotonic() - begun
-        recipe = model.recipe(definition, stack)
-        path = self.gallery.keep(image, recipe)
-        return Result(image, recipe, path, seconds, tuple(model.notes(definition, stack)))
+        seconds = (time.monotonic() - begun) / len(images)
+        notes = tuple(model.notes(request, stack))
+        results = []
+        for number, image in enumerate(images):
+            recipe = model.recipe(request.with_seed(request.definition.seed + number), stack)
+            path = self.gallery.keep(image, recipe)
+            results.append(Result(image, recipe, path, seconds, (*notes, *blank(image))))
+        return results
 
     def _stopped(self) -> bool:
         return self._cancel.is_set() or (self._model is not None and self._model.stopping())
@@ -347,27 +428,11 @@ class InferenceService:
             listener()
 
 
-class _Line:
-    """Whoever came first is served first."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for one's turn; it ends with the block."""
-        ticket = object()
-        with self._changed:
-            self._waiting.append(ticket)
-        try:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting[0] is ticket)
-            yield
-        finally:
-            with self._changed:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()
+def _split(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a grid's cell as `_request` takes them."""
+    return {"prompt": settings["prompt"], "settings": {
+        name: value for name, value in settings.items() if name != "prompt"
+    }}  # fmt: skip
 
 
 if "_service" not in globals():  # `%autoreload` runs this file again; the model must survive it

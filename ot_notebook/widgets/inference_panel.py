@@ -14,7 +14,7 @@ import traitlets as t
 
 from modules.config import NoiseScheduler
 from modules.training.events import Event
-from ot_notebook.services.inference_model import ONE_PROMPT
+from ot_notebook.services.inference_request import ONE_PROMPT
 from ot_notebook.services.inference_service import (
     Cancelled,
     InferenceService,
