@@ -5,7 +5,14 @@
 
 from __future__ import annotations
 
-from modules.config import rules_engine, rules_files, rules_machine, rules_model, rules_training
+from modules.config import (
+    rules_embeddings,
+    rules_engine,
+    rules_files,
+    rules_machine,
+    rules_model,
+    rules_training,
+)
 from modules.config.case import Case, DataFacts, Rule
 from modules.config.hardware import Hardware, detect
 from modules.config.models import MODELS
@@ -16,6 +23,7 @@ RULES: tuple[Rule, ...] = (
     *rules_engine.RULES,
     *rules_model.RULES,
     *rules_training.RULES,
+    *rules_embeddings.RULES,
     *rules_files.RULES,
     *rules_machine.RULES,
 )

@@ -25,6 +25,8 @@ from modules.config.section import Count, Int, NonNegative, Positive, Section, S
 
 _LORA = frozenset({TrainingMethod.LORA})
 _EMBEDDING = frozenset({TrainingMethod.EMBEDDING})
+_READS = frozenset(TrainingMethod) - {TrainingMethod.FINE_TUNE_VAE}
+"""Methods in which captions take part."""
 _LAYERS = frozenset({TrainingMethod.LORA, TrainingMethod.FINE_TUNE})
 _WITH_EMBEDDINGS = frozenset(
     kind for kind, facts in MODELS.items() if TrainingMethod.EMBEDDING in facts.methods
@@ -296,17 +298,21 @@ class EmbeddingSettings(Section):
     """The embedding that training method EMBEDDING trains."""
 
     embedding_learning_rate: Annotated[
-        NonNegative | None, Show(families=_WITH_EMBEDDINGS, applies="now")
+        NonNegative | None, Show(methods=_READS, families=_WITH_EMBEDDINGS, applies="now")
     ] = None
     """Learning rate of embeddings; empty for the global one."""
 
-    preserve_embedding_norm: Annotated[bool, Show(families=_WITH_EMBEDDINGS)] = False
+    preserve_embedding_norm: Annotated[bool, Show(methods=_READS, families=_WITH_EMBEDDINGS)] = (
+        False
+    )
     """Hold embeddings to the usual length of the encoder's own."""
 
-    embedding_weight_dtype: Annotated[DataType, Show(families=_WITH_EMBEDDINGS)] = DataType.FLOAT_32
+    embedding_weight_dtype: Annotated[DataType, Show(methods=_READS, families=_WITH_EMBEDDINGS)] = (
+        DataType.FLOAT_32
+    )
     """How embeddings are stored during training."""
 
     additional_embeddings: Annotated[
-        tuple[TrainEmbeddingConfig, ...], Show(families=_WITH_EMBEDDINGS)
+        tuple[TrainEmbeddingConfig, ...], Show(methods=_READS, families=_WITH_EMBEDDINGS)
     ] = ()
     """Embeddings that train together with the model or its adapter."""

@@ -37,6 +37,11 @@ _MASKED = frozenset(
     }
 )
 """Model types that can be told which text tokens are padding."""
+_READS = frozenset(TrainingMethod) - {TrainingMethod.FINE_TUNE_VAE}
+_LEARNS = frozenset(
+    kind for kind, facts in MODELS.items() if TrainingMethod.EMBEDDING in facts.methods
+)
+"""Model types whose text encoders can learn words."""
 _DROPPED = frozenset(kind for kind, facts in MODELS.items() if facts.caption_dropout)
 _TRAINS = {"train": (True,)}
 _STOPS = {
@@ -73,7 +78,7 @@ class TrainModelPartConfig(Section):
     dropout_probability: Annotated[Fraction, Show(applies="now", families=_DROPPED)] = 0.0
     """Share of captions that this text encoder does not see, so that the model learns both."""
 
-    train_embedding: Annotated[bool, Show()] = True
+    train_embedding: Annotated[bool, Show(methods=_READS, families=_LEARNS)] = True
     """Whether embeddings may be trained in this text encoder."""
 
     attention_mask: Annotated[bool, Show(families=_MASKED)] = False
@@ -144,7 +149,7 @@ class TrainEmbeddingConfig(Section):
     """What `stop_training_after` counts; NEVER trains to the end."""
 
     token_count: Annotated[Positive | None, Show(unit="tokens", level="basic")] = 1
-    """Length of the embedding; empty for that of the initial text."""
+    """Length of the embedding; empty for that of the initial text. A file has its own."""
 
     initial_embedding_text: Annotated[str, Show(level="basic")] = "*"
     """Words whose embedding it begins from."""

@@ -148,9 +148,10 @@ def _filter(case: Case, prefix: str, name: str, text: str) -> Iterator[Problem]:
 def something_trains(case: Case) -> Iterator[Problem]:
     """A run in which nothing would change."""
     config = case.config
-    if config.learning_rate == 0 and not any(
-        config.get(f"{part}.learning_rate") for part in case.facts.parts
-    ):
+    rates = [config.get(f"{part}.learning_rate") for part in case.facts.parts]
+    if config.embeddings_in_use:
+        rates.append(config.embedding_learning_rate)
+    if config.learning_rate == 0 and not any(rates):
         message = "learning_rate is 0, so nothing would be learned."
         yield refuse("learning_rate", message, "Use 3e-4 for a LoRA, 1e-5 for a whole model.")
     trainable = (case.facts.denoiser, *case.facts.text_encoders)
@@ -207,7 +208,6 @@ def without_effect(case: Case) -> Iterator[Problem]:
         yield warn(setting.path, message, f"Set it to {shown(setting.default)}.")
 
 
-RULES: tuple[Rule, ...] = (
 def unmasked(case: Case) -> Iterator[Problem]:
     """A chance of leaving masks out where nothing reads them."""
     config, field = case.config, "unmasked_probability"
@@ -218,6 +218,7 @@ def unmasked(case: Case) -> Iterator[Problem]:
         yield warn(field, message, "Turn masked_training on, or set it to 0.1.")
 
 
+RULES: tuple[Rule, ...] = (
     method,
     output_format,
     destination,
@@ -228,5 +229,5 @@ def unmasked(case: Case) -> Iterator[Problem]:
     something_trains,
     weight_types,
     without_effect,
-)
     unmasked,
+)

@@ -272,21 +272,6 @@ def sample_pictures(case: Case) -> Iterator[Problem]:
                 yield refuse(f"samples.{number}.{name}", message, fix)
 
 
-def embeddings(case: Case) -> Iterator[Problem]:
-    """Embeddings that cannot be told apart."""
-    config = case.config
-    words = [each.placeholder for each in config.additional_embeddings]
-    if config.training_method is TrainingMethod.EMBEDDING:
-        words.append(config.embedding.placeholder)
-    for word in dict.fromkeys(words):
-        field = "additional_embeddings" if config.additional_embeddings else "embedding.placeholder"
-        if not word.strip():
-            yield refuse(field, "An embedding has no placeholder.", "Give it a word of its own.")
-        elif words.count(word) > 1:
-            message = f"{word!r} stands for {words.count(word)} embeddings."
-            yield refuse(field, message, "Give each a placeholder of its own.")
-
-
 RULES: tuple[Rule, ...] = (
     fused_back_pass,
     rounding,
@@ -300,5 +285,4 @@ RULES: tuple[Rule, ...] = (
     captions,
     sample_sizes,
     sample_pictures,
-    embeddings,
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 from modules.config import enums as e
 from modules.config.optimizer_config import TrainOptimizerConfig
+from modules.config.part_config import TrainEmbeddingConfig
 
 ANY: tuple[Any, ...] = ()
 """Every value that the setting can take."""
@@ -34,22 +35,22 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         # what is trained
         "model_type": (
             e.ModelType.STABLE_DIFFUSION_15,
-            e.ModelType.STABLE_DIFFUSION_20,
             e.ModelType.STABLE_DIFFUSION_15_INPAINTING,
+            e.ModelType.STABLE_DIFFUSION_20,
             e.ModelType.STABLE_DIFFUSION_20_BASE,
-            e.ModelType.STABLE_DIFFUSION_21,
             e.ModelType.STABLE_DIFFUSION_20_INPAINTING,
             e.ModelType.STABLE_DIFFUSION_20_DEPTH,
+            e.ModelType.STABLE_DIFFUSION_21,
             e.ModelType.STABLE_DIFFUSION_21_BASE,
             e.ModelType.STABLE_DIFFUSION_3,
             e.ModelType.STABLE_DIFFUSION_35,
             e.ModelType.STABLE_DIFFUSION_XL_10_BASE,
-            e.ModelType.PIXART_ALPHA,
             e.ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING,
+            e.ModelType.PIXART_ALPHA,
             e.ModelType.PIXART_SIGMA,
             e.ModelType.FLUX_DEV_1,
-            e.ModelType.FLUX_2,
             e.ModelType.FLUX_FILL_DEV_1,
+            e.ModelType.FLUX_2,
             e.ModelType.SANA,
             e.ModelType.HUNYUAN_VIDEO,
             e.ModelType.HI_DREAM_FULL,
@@ -62,7 +63,12 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelType.LUMINA_2,
             e.ModelType.AURA_FLOW,
         ),
-        "training_method": (e.TrainingMethod.LORA, e.TrainingMethod.FINE_TUNE),
+        "training_method": (
+            e.TrainingMethod.LORA,
+            e.TrainingMethod.FINE_TUNE,
+            e.TrainingMethod.EMBEDDING,
+            e.TrainingMethod.FINE_TUNE_VAE,
+        ),
         "base_model_name": ANY,
         "output_model_destination": ANY,
         "output_model_format": (
@@ -75,6 +81,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelFormat.ORIGINAL_SINGLE_FILE,
             e.ModelFormat.ORIGINAL_TRANSFORMER,
             e.ModelFormat.COMFY_TRANSFORMER,
+            e.ModelFormat.SAFETENSORS,
         ),
         "output_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
         # run and files
@@ -152,6 +159,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "max_noising_strength": ANY,
         "timestep_distribution": ANY,
         "masked_training": ANY,
+        "custom_conditioning_image": ANY,
         "unmasked_probability": ANY,
         "unmasked_weight": ANY,
         "normalize_masked_area_loss": ANY,
@@ -159,7 +167,6 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "noising_weight": ANY,
         "noising_bias": ANY,
         "timestep_shift": ANY,
-        "custom_conditioning_image": ANY,
         "dynamic_timestep_shifting": ANY,
         "offset_noise_weight": ANY,
         "generalized_offset_noise": ANY,
@@ -216,6 +223,14 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "lora_rank": ANY,
         "lora_alpha": ANY,
         "dropout_probability": ANY,
+        # embeddings
+        **{f"embedding.{name}": ANY for name in TrainEmbeddingConfig.model_fields},
+        "additional_embeddings": ANY,
+        "bundle_additional_embeddings": ANY,
+        "embedding_learning_rate": ANY,
+        "embedding_weight_dtype": (e.DataType.FLOAT_32, e.DataType.BFLOAT_16),
+        "preserve_embedding_norm": ANY,
+        "{encoder}.train_embedding": ANY,
         # samples, backups, saves
         "sample_definition_file_name": ANY,
         "samples": ANY,

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modules.config.cloud_config import CloudConfig
-from modules.config.enums import Leftovers, ModelType
+from modules.config.enums import Leftovers, ModelType, TrainingMethod
 from modules.config.model_settings import (
     AdapterSettings,
     EmbeddingSettings,
@@ -19,6 +19,7 @@ from modules.config.model_settings import (
     PartSettings,
 )
 from modules.config.models import MODELS
+from modules.config.part_config import TrainEmbeddingConfig
 from modules.config.problems import Problem
 from modules.config.run_settings import BackupSettings, GeneralSettings, SamplingSettings
 from modules.config.section import Int, NonNegative, Section, Show
@@ -137,6 +138,22 @@ class TrainConfig(
 
         changed = super().update(**changes)
         return follow(self, changed, changes)
+
+    @property
+    def embeddings_in_use(self) -> dict[str, TrainEmbeddingConfig]:
+        """The embeddings that texts of the run may hold, by the path of their settings."""
+        found: dict[str, TrainEmbeddingConfig] = {}
+        methods = MODELS[self.model_type].methods
+        if (
+            self.training_method is TrainingMethod.FINE_TUNE_VAE
+            or TrainingMethod.EMBEDDING not in methods
+        ):
+            return found
+        if self.training_method is TrainingMethod.EMBEDDING:
+            found["embedding"] = self.embedding
+        for number, each in enumerate(self.additional_embeddings):
+            found[f"additional_embeddings.{number}"] = each
+        return found
 
     @property
     def denoiser(self) -> str:

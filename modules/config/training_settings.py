@@ -42,6 +42,7 @@ _SHIFTED = frozenset(
 )
 _FULL = frozenset({TrainingMethod.FINE_TUNE})
 _LORA = frozenset({TrainingMethod.LORA})
+_NOISED = frozenset(TrainingMethod) - {TrainingMethod.FINE_TUNE_VAE}
 _EMA = {"ema": (EMAMode.GPU, EMAMode.CPU)}
 _CUSTOM = {"learning_rate_scheduler": (LearningRateScheduler.CUSTOM,)}
 _MASKED = {"masked_training": (True,)}
@@ -182,27 +183,35 @@ class LossSettings(Section):
     ] = 1.0
     """Share of the variational bound, for models that predict their variance."""
 
-    loss_weight_fn: Annotated[LossWeight, Show(level="basic", applies="now")] = LossWeight.CONSTANT
+    loss_weight_fn: Annotated[LossWeight, Show(methods=_NOISED, level="basic", applies="now")] = (
+        LossWeight.CONSTANT
+    )
     """How the loss of a timestep is weighted."""
 
     loss_weight_strength: Annotated[
-        NonNegative, Show(when={"loss_weight_fn": (LossWeight.MIN_SNR_GAMMA, LossWeight.P2)})
+        NonNegative,
+        Show(
+            methods=_NOISED,
+            when={"loss_weight_fn": (LossWeight.MIN_SNR_GAMMA, LossWeight.P2)},
+        ),
     ] = 5.0
     """Gamma of the loss weight."""
 
     loss_scaler: Annotated[LossScaler, Show()] = LossScaler.NONE
     """Multiply the loss by this batch size."""
 
-    offset_noise_weight: Annotated[NonNegative, Show(applies="now")] = 0.0
+    offset_noise_weight: Annotated[NonNegative, Show(methods=_NOISED, applies="now")] = 0.0
     """Noise added to whole channels, which teaches very dark and bright pictures."""
 
-    generalized_offset_noise: Annotated[bool, Show(families=_SD)] = False
+    generalized_offset_noise: Annotated[bool, Show(methods=_NOISED, families=_SD)] = False
     """Scale offset noise with the timestep."""
 
-    perturbation_noise_weight: Annotated[NonNegative, Show(applies="now")] = 0.0
+    perturbation_noise_weight: Annotated[NonNegative, Show(methods=_NOISED, applies="now")] = 0.0
     """Noise that the model is not asked to predict."""
 
-    rescale_noise_scheduler_to_zero_terminal_snr: Annotated[bool, Show(families=_SD)] = False
+    rescale_noise_scheduler_to_zero_terminal_snr: Annotated[
+        bool, Show(methods=_NOISED, families=_SD)
+    ] = False
     """Let the last timestep be pure noise; the model then predicts velocity."""
 
     force_v_prediction: Annotated[bool, Show(families=_SD, methods=_FULL)] = False
@@ -211,22 +220,24 @@ class LossSettings(Section):
     force_epsilon_prediction: Annotated[bool, Show(families=_SD, methods=_FULL)] = False
     """Train the model to predict noise, whatever it did."""
 
-    min_noising_strength: Annotated[Fraction, Show()] = 0.0
+    min_noising_strength: Annotated[Fraction, Show(methods=_NOISED)] = 0.0
     """Least noise, as a share of the schedule."""
 
-    max_noising_strength: Annotated[Fraction, Show()] = 1.0
+    max_noising_strength: Annotated[Fraction, Show(methods=_NOISED)] = 1.0
     """Most noise, as a share of the schedule."""
 
-    timestep_distribution: Annotated[TimestepDistribution, Show()] = TimestepDistribution.UNIFORM
+    timestep_distribution: Annotated[TimestepDistribution, Show(methods=_NOISED)] = (
+        TimestepDistribution.UNIFORM
+    )
     """How often each amount of noise is drawn."""
 
-    noising_weight: Annotated[Real, Show()] = 0.0
+    noising_weight: Annotated[Real, Show(methods=_NOISED)] = 0.0
     """First parameter of the distribution: its width or steepness."""
 
-    noising_bias: Annotated[Real, Show()] = 0.0
+    noising_bias: Annotated[Real, Show(methods=_NOISED)] = 0.0
     """Second parameter of the distribution: its centre."""
 
-    timestep_shift: Annotated[Annotated[Real, Field(gt=0)], Show()] = 1.0
+    timestep_shift: Annotated[Annotated[Real, Field(gt=0)], Show(methods=_NOISED)] = 1.0
     """Above 1, more noise is drawn."""
 
     dynamic_timestep_shifting: Annotated[bool, Show(families=_SHIFTED)] = False

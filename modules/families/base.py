@@ -52,6 +52,16 @@ class TextOptions:
         return "-".join([*skips, *lengths])
 
 
+@dataclass(frozen=True)
+class WordTable:
+    """How a text encoder takes words that a user trained."""
+
+    key: str
+    """Name of its vectors in an embedding file."""
+    layer: int | None = None
+    """Which hidden state the model reads of it, -1 for the last; None where only the pooled one."""
+
+
 @dataclass
 class Parts:
     """The loaded networks of one model: a diffusers pipeline and the name of its denoiser.
@@ -132,6 +142,8 @@ class Family(Protocol):
     """Those of them that can train."""
     optional_encoders: tuple[str, ...] = ()
     """Those of them that can be left out."""
+    words: Mapping[str, WordTable] = {}
+    """Those of them that can learn new words, each with a tokenizer of the same number."""
     guides: tuple[str, ...] = ()
     """Further networks of the pipeline, which samples need."""
     skipping_encoders: tuple[str, ...] = ()

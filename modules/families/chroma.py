@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.adapters.key_map import Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig, TrainConfig
 from modules.families import latents as space
-from modules.families.base import Condition, Family, Parts, TextOptions
+from modules.families.base import Condition, Family, Parts, TextOptions, WordTable
 from modules.families.flux import FUSED, RULES, SCALES, patch_positions
 
 TOKENS = 512
@@ -37,6 +37,7 @@ class Chroma(Family):
     architecture = "Chroma1"
     pipeline = "ChromaPipeline"
     trainable_encoders = ("text_encoder",)
+    words = {"text_encoder": WordTable("t5", -1)}  # noqa: RUF012 - read only
     lora_formats = lora_formats(
         "transformer",
         Native(

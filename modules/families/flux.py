@@ -19,7 +19,7 @@ from torch import Tensor
 from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
 from modules.families import latents as space
-from modules.families.base import Condition, Family, Parts, TextOptions
+from modules.families.base import Condition, Family, Parts, TextOptions, WordTable
 from modules.families.inpainting import inpainting_hints, pictures
 
 TOKENS = 512
@@ -85,6 +85,10 @@ class Flux(Family):
 
     text_encoders = ("text_encoder", "text_encoder_2")
     trainable_encoders = text_encoders
+    words = {  # noqa: RUF012 - read only
+        "text_encoder": WordTable("clip_l"),
+        "text_encoder_2": WordTable("t5", -1),
+    }
     lora_formats = lora_formats(
         "transformer",
         NATIVE,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modules.adapters.key_map import Native, lora_formats
 from modules.config import ModelType, SampleConfig
-from modules.families.base import Condition, Family, Parts
+from modules.families.base import Condition, Family, Parts, WordTable
 
 TOKENS = 128
 
@@ -31,6 +31,12 @@ class HiDream(Family):
     pipeline = "HiDreamImagePipeline"
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
     trainable_encoders = text_encoders
+    words = {  # noqa: RUF012 - read only
+        "text_encoder": WordTable("clip_l"),
+        "text_encoder_2": WordTable("clip_g"),
+        "text_encoder_3": WordTable("t5", -1),
+        "text_encoder_4": WordTable("llama"),
+    }
     lora_formats = lora_formats(
         "transformer",
         Native(str),

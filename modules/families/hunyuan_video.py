@@ -14,7 +14,7 @@ from torch import Tensor
 from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
 from modules.families import latents as space
-from modules.families.base import Condition, Family, Parts
+from modules.families.base import Condition, Family, Parts, WordTable
 
 TOKENS = 256
 DOUBLE, SINGLE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
@@ -90,6 +90,10 @@ class HunyuanVideo(Family):
     pipeline = "HunyuanVideoPipeline"
     text_encoders = ("text_encoder", "text_encoder_2")
     trainable_encoders = text_encoders
+    words = {  # noqa: RUF012 - read only
+        "text_encoder": WordTable("llama", -3),
+        "text_encoder_2": WordTable("clip_l"),
+    }
     lora_formats = lora_formats(
         "transformer",
         NATIVE,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
-from modules.families.base import Condition, Family, Objective, Parts
+from modules.families.base import Condition, Family, Objective, Parts, WordTable
 
 BLOCK = "transformer_blocks.{i}"
 NATIVE = Native(
@@ -63,6 +63,7 @@ class PixArt(Family):
     """Length of its captions."""
 
     trainable_encoders = ("text_encoder",)
+    words = {"text_encoder": WordTable("t5", -1)}  # noqa: RUF012 - read only
     lora_formats = lora_formats(
         "transformer",
         NATIVE,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig
-from modules.families.base import Condition, Family, Parts
+from modules.families.base import Condition, Family, Parts, WordTable
 
 TOKENS = 300
 """Length of its captions."""
@@ -26,6 +26,7 @@ class Sana(Family):
     architecture = "sana"
     pipeline = "SanaPipeline"
     trainable_encoders = ("text_encoder",)
+    words = {"text_encoder": WordTable("gemma", -1)}  # noqa: RUF012 - read only
     lora_formats = lora_formats(
         "transformer",
         None,

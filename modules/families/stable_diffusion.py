@@ -19,7 +19,7 @@ from torch import Tensor
 
 from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig, TrainConfig
-from modules.families.base import Condition, Family, Objective, Parts
+from modules.families.base import Condition, Family, Objective, Parts, WordTable
 from modules.families.inpainting import inpainting_hints, pictures, with_hints
 from modules.families.unet_names import unet_native
 
@@ -36,6 +36,7 @@ class StableDiffusion(Family):
     denoiser = "unet"
     trainable_encoders = ("text_encoder",)
     skipping_encoders = ("text_encoder",)
+    words = {"text_encoder": WordTable("emp_params", -1)}  # noqa: RUF012 - read only
 
     def __post_init__(self) -> None:
         self.lora_formats = lora_formats(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
-from modules.families.base import Condition, Family, Parts
+from modules.families.base import Condition, Family, Parts, WordTable
 
 CLIP_TOKENS = 77
 CLIP_WIDTHS = {"text_encoder": 768, "text_encoder_2": 1280}
@@ -88,6 +88,11 @@ class StableDiffusion3(Family):
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
     trainable_encoders = text_encoders
     optional_encoders = text_encoders
+    words = {  # noqa: RUF012 - read only
+        "text_encoder": WordTable("clip_l", -2),
+        "text_encoder_2": WordTable("clip_g", -2),
+        "text_encoder_3": WordTable("t5", -1),
+    }
     skipping_encoders = ("text_encoder", "text_encoder_2")
     lora_formats = lora_formats(
         "transformer",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig
-from modules.families.base import Condition, Family, Objective, Parts
+from modules.families.base import Condition, Family, Objective, Parts, WordTable
 from modules.families.inpainting import inpainting_hints, pictures, with_hints
 from modules.families.unet_names import unet_native
 
@@ -32,6 +32,10 @@ class StableDiffusionXL(Family):
     text_encoders = ("text_encoder", "text_encoder_2")
     trainable_encoders = text_encoders
     skipping_encoders = text_encoders
+    words = {  # noqa: RUF012 - read only
+        "text_encoder": WordTable("clip_l", -2),
+        "text_encoder_2": WordTable("clip_g", -2),
+    }
     lora_formats = lora_formats(
         "unet",
         unet_native(0, 1),

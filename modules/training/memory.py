@@ -94,5 +94,10 @@ def recompute(network: nn.Module) -> bool:
             if getattr(network, state, False):
                 return False
             getattr(network, name)()
+            for layer in network.modules():
+                if getattr(layer, "gradient_checkpointing", False):
+                    # transformers looks at the mode, which stays as it is for what is inside: of
+                    # a network that does not train but lets gradients through, dropout stays off
+                    layer.training = True
             return True
     return False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from modules.adapters.embedding_files import unbundled
 from modules.adapters.files import (
     ALPHA,
     DOWN,
@@ -29,9 +31,11 @@ from modules.config import (
     TrainingMethod,
 )
 from modules.config.paths import resolve
+from modules.data import Dataset
 from modules.families import Family, Parts
 from modules.families.loading import DTYPES
 from modules.families.saving import save_model
+from modules.training.embeddings import Embeddings
 from modules.training.memory import recompute
 from modules.training.placement import gather, offload_activations
 
@@ -40,7 +44,23 @@ class Method(Protocol):
     """Prepares networks for training and knows the files of what was trained."""
 
     trainable: dict[str, list[nn.Parameter]]
-    """What trains, by part ("unet", "text_encoder")."""
+    """What trains, by the path of its settings ("unet", "additional_embeddings.0")."""
+    networks: dict[str, nn.Module]
+    """What its gradients come through, by part."""
+    live_text: bool = False
+    """Whether captions must be encoded anew in each step though no text encoder trains."""
+
+    def check(self, dataset: Dataset) -> None:  # noqa: ARG002
+        """Refuse a training set that what trains cannot learn from.
+
+        Raises:
+            ConfigError: says what it lacks.
+        """
+        return
+
+    def after_step(self) -> None:
+        """Do to the weights what belongs to every optimizer step."""
+        return
 
     def write_backup(self, folder: Path) -> None:
         """Write the trained weights into a backup folder, every bit."""
@@ -61,30 +81,23 @@ def method_for(config: TrainConfig, family: Family, parts: Parts) -> Method:
     """Make what the config trains trainable, and everything else fixed.
 
     Raises:
-        ConfigError: if the engine does not know the method, or nothing would train.
+        ConfigError: if nothing would train, or a file to go on from does not fit.
     """
-    plain = config.peft_type is PeftType.LORA and not config.lora_decompose
-    kinds: dict[TrainingMethod, type[Lora] | type[OtherAdapter] | type[FineTune]] = {
-        TrainingMethod.LORA: Lora if plain else OtherAdapter,
-        TrainingMethod.FINE_TUNE: FineTune,
-    }
-    if config.training_method not in kinds:
-        raise _error(
-            "training_method",
-            f"training_method is {config.training_method.value}, which this engine cannot do.",
-            "Use LORA or FINE_TUNE.",
-        )
     for network in parts.modules().values():
         network.requires_grad_(False)
         network.eval()
-    method: Method = kinds[config.training_method](config, family, parts)
+    method = _method(config, family, parts)
     if not any(method.trainable.values()):
+        if config.training_method is TrainingMethod.EMBEDDING:
+            fix = "Turn embedding.train on, and train_embedding of a text encoder."
+            raise _error("embedding.train", "Nothing trains.", fix)
         names = " and ".join(f"{name}.train" for name in _trained(family))
         raise _error(f"{family.denoiser}.train", "Nothing trains.", f"Turn {names} on.")
-    for name in method.trainable:
-        network = parts.module(name)
-        network.train()
-        gather(method.trainable[name], torch.device(config.train_device))
+    for parameters in method.trainable.values():
+        gather(parameters, torch.device(config.train_device))
+    for name, network in method.networks.items():
+        if name in method.trainable:
+            network.train()
         section = getattr(config, name)
         if section.gradient_checkpointing:
             recompute(network)
@@ -93,8 +106,23 @@ def method_for(config: TrainConfig, family: Family, parts: Parts) -> Method:
     return method
 
 
-class Lora:
+def _method(config: TrainConfig, family: Family, parts: Parts) -> Method:
+    trained: Lora | OtherAdapter | FineTune | None = None
+    if config.training_method is TrainingMethod.LORA:
+        plain = config.peft_type is PeftType.LORA and not config.lora_decompose
+        trained = (Lora if plain else OtherAdapter)(config, family, parts)
+    elif config.training_method is not TrainingMethod.EMBEDDING:
+        trained = FineTune(config, family, parts)
+    if trained is None or config.embeddings_in_use:
+        return WithEmbeddings(config, family, parts, trained)
+    return trained
+
+
+class Lora(Method):
     """An adapter on the layers of each part; the model itself stays as it is."""
+
+    brought: Mapping[str, Mapping[str, torch.Tensor]] = MappingProxyType({})
+    """Embeddings in the adapter file that it goes on from, by their placeholders."""
 
     def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
         self._family = family
@@ -112,7 +140,7 @@ class Lora:
                 dropout=config.dropout_probability,
                 seed=config.ot.seed,
             )
-        self._networks = {name: parts.module(name) for name in self.trainable}
+        self.networks = {name: parts.module(name) for name in self.trainable}
         if config.lora_model_name:
             self._start_from(config)
 
@@ -128,13 +156,13 @@ class Lora:
 
         name = config.lora_model_name
         try:
-            tensors = load_file(resolve(name))
+            tensors, self.brought = unbundled(load_file(resolve(name)))
         except (OSError, SafetensorError) as error:
             raise _error("lora_model_name", f"{name} cannot be read: {error}.", _START) from error
-        found = read_adapter(tensors, self._family, self._networks)
+        found = read_adapter(tensors, self._family, self.networks)
         live = {
             f"{layer.part}.{self._family.adapter_name(layer.part, layer.path)}": layer
-            for layer in lora_layers(self._networks)
+            for layer in lora_layers(self.networks)
         }
         if odd := [*found.unplaced, *sorted(found.layers - live.keys())]:
             what = f"{name} holds {odd[0]}, which this run does not train ({len(odd)} such)."
@@ -153,7 +181,7 @@ class Lora:
     def write_backup(self, folder: Path) -> None:
         """`lora/lora.safetensors`, with OneTrainer's own keys."""
         (folder / "lora").mkdir()
-        tensors = to_canonical(lora_layers(self._networks), self._family)
+        tensors = to_canonical(lora_layers(self.networks), self._family)
         save_tensors(tensors, folder / "lora" / "lora.safetensors", torch.float32)
 
     def read_backup(self, folder: Path) -> None:
@@ -161,18 +189,25 @@ class Lora:
         from safetensors.torch import load_file
 
         tensors = load_file(folder / "lora" / "lora.safetensors")
-        load_canonical(tensors, lora_layers(self._networks), self._family)
+        load_canonical(tensors, lora_layers(self.networks), self._family)
 
-    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
-        """One safetensors file of adapter weights."""
-        layers = list(lora_layers(self._networks))
+    def write(
+        self,
+        path: Path,
+        config: TrainConfig,
+        metadata: Mapping[str, str],
+        beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
+        """One safetensors file of adapter weights, and of what else belongs in it."""
+        layers = list(lora_layers(self.networks))
         tensors = to_format(layers, self._family, config.output_model_format)
-        verify(tensors, layers, self._family, self._networks)
+        verify(tensors, layers, self._family, self.networks)
         architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
-        save_tensors(tensors, path, DTYPES[config.output_dtype], {**architecture, **metadata})
+        whole = {**tensors, **beside}
+        save_tensors(whole, path, DTYPES[config.output_dtype], {**architecture, **metadata})
 
 
-class OtherAdapter:
+class OtherAdapter(Method):
     """DoRA, LoHa, LoKr or OFT on the layers of each part."""
 
     def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
@@ -184,7 +219,7 @@ class OtherAdapter:
                 chosen = config.layer_filter if name == family.denoiser else ""
                 layers = matching_layers(network, chosen, config.layer_filter_regex)
                 self.trainable[name] = add_adapter(network, layers, config)
-        self._networks = {name: parts.module(name) for name in self.trainable}
+        self.networks = {name: parts.module(name) for name in self.trainable}
         if config.lora_model_name:
             what = "lora_model_name goes on from an adapter file, which only plain LoRA can here."
             raise _error("lora_model_name", what, "Leave it empty, or set peft_type to LORA.")
@@ -192,7 +227,7 @@ class OtherAdapter:
     def write_backup(self, folder: Path) -> None:
         """`lora/lora.safetensors`, with OneTrainer's own keys."""
         (folder / "lora").mkdir()
-        tensors = canonical(adapter_layers(self._networks), self._family)
+        tensors = canonical(adapter_layers(self.networks), self._family)
         save_tensors(tensors, folder / "lora" / "lora.safetensors", torch.float32)
 
     @torch.no_grad()
@@ -201,38 +236,56 @@ class OtherAdapter:
         from safetensors.torch import load_file
 
         found = load_file(folder / "lora" / "lora.safetensors")
-        live = canonical(adapter_layers(self._networks), self._family)
+        live = canonical(adapter_layers(self.networks), self._family)
         if odd := sorted(found.keys() ^ live.keys()):
             raise ValueError(f"the backup and this run do not both have {odd[0]}")
         for key, tensor in live.items():
             tensor.copy_(found[key])
 
-    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
-        """One safetensors file of adapter weights."""
-        layers = adapter_layers(self._networks)
+    def write(
+        self,
+        path: Path,
+        config: TrainConfig,
+        metadata: Mapping[str, str],
+        beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
+        """One safetensors file of adapter weights, and of what else belongs in it."""
+        layers = adapter_layers(self.networks)
         tensors = in_format(layers, self._family, config.output_model_format)
         architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
-        save_tensors(tensors, path, DTYPES[config.output_dtype], {**architecture, **metadata})
+        whole = {**tensors, **beside}
+        save_tensors(whole, path, DTYPES[config.output_dtype], {**architecture, **metadata})
 
 
-class FineTune:
-    """The networks themselves; `layer_filter` narrows the denoiser's layers."""
+class FineTune(Method):
+    """Networks themselves: denoiser and text encoders, or what decodes pictures in the VAE.
+
+    `layer_filter` narrows the denoiser's layers.
+    """
 
     def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
         self._family, self._parts = family, parts
-        self.trainable: dict[str, list[nn.Parameter]] = {}
-        for name in _trained(family):
-            if not getattr(config, name).train:
-                continue
-            network = parts.module(name)
-            if name == family.denoiser and config.layer_filter:
-                for path in matching_layers(
-                    network, config.layer_filter, config.layer_filter_regex
-                ):
-                    network.get_submodule(path).requires_grad_(True)
-            else:
-                network.requires_grad_(True)
-            self.trainable[name] = [p for p in network.parameters() if p.requires_grad]
+        if config.training_method is TrainingMethod.FINE_TUNE_VAE:
+            # As latents of all other models keep their meaning only while the encoder stays.
+            parts.vae.decoder.requires_grad_(True)
+            names = ["vae"]
+        else:
+            names = [name for name in _trained(family) if getattr(config, name).train]
+            for name in names:
+                self._choose(name, config)
+        self.networks = {name: parts.module(name) for name in names}
+        self.trainable = {
+            name: [p for p in network.parameters() if p.requires_grad]
+            for name, network in self.networks.items()
+        }
+
+    def _choose(self, name: str, config: TrainConfig) -> None:
+        network = self._parts.module(name)
+        if name != self._family.denoiser or not config.layer_filter:
+            network.requires_grad_(True)
+            return
+        for path in matching_layers(network, config.layer_filter, config.layer_filter_regex):
+            network.get_submodule(path).requires_grad_(True)
 
     def write_backup(self, folder: Path) -> None:
         """The trained networks, each in a folder as diffusers lays a model out."""
@@ -268,6 +321,68 @@ class FineTune:
             DTYPES[config.output_dtype],
             metadata,
         )
+
+
+class WithEmbeddings(Method):
+    """Words that the text encoders learn, alone or beside a model or its adapter.
+
+    Args:
+        config: which embeddings there are.
+        family: the architecture.
+        parts: its networks.
+        beside: what else trains, if anything does.
+    """
+
+    live_text = True
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        family: Family,
+        parts: Parts,
+        beside: Lora | OtherAdapter | FineTune | None,
+    ) -> None:
+        self._beside = beside
+        brought = beside.brought if isinstance(beside, Lora) else {}
+        self._embeddings = Embeddings(config, family, parts, brought)
+        self.trainable = {**(beside.trainable if beside else {}), **self._embeddings.trainable}
+        self.networks = {
+            family.denoiser: parts.denoiser,
+            **self._embeddings.networks,
+            **(beside.networks if beside else {}),
+        }
+
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a training set without one of the words."""
+        self._embeddings.check(dataset)
+
+    def after_step(self) -> None:
+        """Hold the words to their usual length, if the config says so."""
+        self._embeddings.hold_lengths()
+
+    def write_backup(self, folder: Path) -> None:
+        """The files of what else trains, and `embeddings/<uuid>.safetensors`."""
+        if self._beside is not None:
+            self._beside.write_backup(folder)
+        self._embeddings.write_backup(folder)
+
+    def read_backup(self, folder: Path) -> None:
+        """Take all of a backup."""
+        if self._beside is not None:
+            self._beside.read_backup(folder)
+        self._embeddings.read_backup(folder)
+
+    def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
+        """Inside the adapter's file where the config says so; else in files of their own."""
+        with self._embeddings.put_aside():
+            if isinstance(self._beside, FineTune):
+                self._beside.write(path, config, metadata)
+            elif self._beside is not None:
+                inside = self._embeddings.bundle() if config.bundle_additional_embeddings else {}
+                self._beside.write(path, config, metadata, inside)
+                if inside:
+                    return
+            self._embeddings.write(path, config, metadata)
 
 
 _START = "Give the path of a .safetensors file, or leave it empty to begin anew."

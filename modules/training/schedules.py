@@ -71,9 +71,18 @@ def batch_scale(scaler: LearningRateScaler | LossScaler, config: TrainConfig) ->
 
 
 def base_rates(config: TrainConfig, parts: Iterable[str]) -> dict[str, float]:
-    """Learning rate of each part before any schedule: its own, or the global one."""
+    """Learning rate of each part before any schedule: its own, or the global one.
+
+    A part is what has a rate of its own: a network, or an embedding by the path of its settings.
+    """
     factor = batch_scale(config.learning_rate_scaler, config) ** 0.5
-    own = {name: getattr(config, name).learning_rate for name in parts}
+    embeddings = config.embeddings_in_use
+    own = {
+        name: config.embedding_learning_rate
+        if name in embeddings
+        else getattr(config, name).learning_rate
+        for name in parts
+    }
     return {
         name: factor * (config.learning_rate if rate is None else rate)
         for name, rate in own.items()

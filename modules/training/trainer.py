@@ -152,6 +152,7 @@ class GenericTrainer:
         self._voice.enter("caching", "Reading the training set")
         try:
             self._dataset = self._cache(ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
+            self._method.check(self._dataset)
             self._measured = None
             if self.config.validation:
                 self._measured = self._cache(ConceptType.VALIDATION)
@@ -180,8 +181,8 @@ class GenericTrainer:
             )
 
     def _cache(self, *types: ConceptType) -> Dataset:
-        trained, stop = self._method.trainable, lambda: self._commands.stop_requested
-        return fill_cache(self.config, self._family, self.parts, trained, self._emit, stop, types)
+        method, stop = self._method, lambda: self._commands.stop_requested
+        return fill_cache(self.config, self._family, self.parts, method, self._emit, stop, types)
 
     def _prepare(self) -> None:
         """Build what the loop needs: batches, forward pass, optimizer, generators, triggers."""
@@ -218,6 +219,7 @@ class GenericTrainer:
             ema,
             self._randomness.rounding if config.optimizer.stochastic_rounding else None,
             config.optimizer.optimizer in ONE_BY_ONE,
+            self._method.after_step,
         )
         self._reporter = Reporter(
             self._emit,
@@ -227,11 +229,7 @@ class GenericTrainer:
             config.batch_size * config.gradient_accumulation_steps,
             self._batches.batches_in,
         )
-        self._memory = MemoryLadder(
-            {name: self.parts.module(name) for name in trainable},
-            config.batch_size,
-            self._voice.warn,
-        )
+        self._memory = MemoryLadder(self._method.networks, config.batch_size, self._voice.warn)
         self._backups = Backups(
             self._workspace,
             self._method,

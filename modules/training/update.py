@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -29,6 +29,7 @@ class Update:
         rounding: rounds weights of bfloat16 at random, on their device; None rounds to nearest.
         separable: whether the optimizer can update one parameter at a time, which then needs the
             least memory while weights are wide.
+        then: called after each step, before the average takes in the weights.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Update:
         ema: Ema | None = None,
         rounding: torch.Generator | None = None,
         separable: bool = False,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
         self.optimizer, self.scaler, self.ema = optimizer, scaler, ema
         self.clip = clip
@@ -47,6 +49,7 @@ class Update:
         rounds = rounding and any(p.dtype == torch.bfloat16 for p in self._parameters)
         self._rounding = rounding if rounds else None
         self._separable = separable
+        self._then = then
         self._on_device = any(p.is_cuda for p in self._parameters) and all(
             group.get("fused") for group in optimizer.param_groups
         )
@@ -73,6 +76,7 @@ class Update:
             self._step()
         self.scaler.update()
         self.drop_gradients()
+        self._then()
         if self.ema is not None:
             self.ema.update(step)
         return norm

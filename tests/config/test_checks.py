@@ -52,6 +52,7 @@ FLUX = {
     "train_dtype": "BFLOAT_16",
 }
 FULL = {"training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS"}
+EMBEDDING = {"training_method": "EMBEDDING", "output_model_format": "SAFETENSORS"}
 INPAINTING = {
     "model_type": "STABLE_DIFFUSION_15_INPAINTING",
     "samples.0.sample_inpainting": True,
@@ -115,8 +116,14 @@ CASES = [
     ({"concepts.0.text.caps_randomize_enable": True, "concepts.0.text.caps_randomize_mode": "title, shout"}, "concepts.0.text.caps_randomize_mode has 'shout', which is no way to write capitals. Use any of capslock, first, random, title."),
     ({"concepts.0.balancing": 0}, "warning concepts.0.balancing: concepts.0.balancing is 0, so no image of the concept is seen. Raise it, or disable the concept."),
     ({"samples.0.width": 500}, "error samples.0.width: samples.0.width is 500 px, but must be a multiple of 8 px. Use 496 or 504."),
-    ({"training_method": "EMBEDDING", "output_model_format": "SAFETENSORS", "additional_embeddings": [{}]}, "error additional_embeddings: '<embedding>' stands for 2 embeddings. Give each a placeholder of its own."),
-    ({"additional_embeddings": [{"placeholder": " "}]}, "An embedding has no placeholder. Give it a word of its own."),
+    ({**EMBEDDING, "additional_embeddings": [{"placeholder": "<Embedding>"}]}, "error additional_embeddings.0.placeholder: additional_embeddings.0.placeholder is '<Embedding>', but so is embedding.placeholder. Give each a word of its own."),
+    ({**EMBEDDING, "embedding.uuid": "a", "additional_embeddings": [{"placeholder": "b", "uuid": "a"}]}, "error additional_embeddings.0.uuid: additional_embeddings.0.uuid is a, but so is embedding.uuid: backups name files by it. Change one letter of it."),
+    ({"additional_embeddings": [{"placeholder": " "}]}, "error additional_embeddings.0.placeholder: additional_embeddings.0.placeholder is empty. Give it a word of its own."),
+    ({**EMBEDDING, "embedding.train": False}, "error embedding.train: No embedding trains. Set embedding.train to true."),
+    ({**EMBEDDING, "text_encoder.train_embedding": False}, "error text_encoder.train_embedding: No text encoder's embeddings train. Set text_encoder.train_embedding to true."),
+    ({**EMBEDDING, "embedding.is_output_embedding": True, "text_encoder_layer_skip": 1}, "error embedding.is_output_embedding: embedding.is_output_embedding is true, but with text_encoder_layer_skip the model norms what is behind the encoder. Set it to false, or text_encoder_layer_skip to 0."),
+    ({"output_model_format": "ORIGINAL_LORA", "additional_embeddings": [{}]}, "error bundle_additional_embeddings: bundle_additional_embeddings is true, but ORIGINAL_LORA has no place for them. Set it to false, or use another output_model_format."),
+    ({**EMBEDDING, "embedding_weight_dtype": "FLOAT_16"}, "error embedding_weight_dtype: embedding_weight_dtype is FLOAT_16, which this engine cannot do. Use one of FLOAT_32, BFLOAT_16."),
     ({"unmasked_probability": 0.3}, "warning unmasked_probability: unmasked_probability is 0.3, but no mask is read. Turn masked_training on, or set it to 0.1."),
     ({"custom_conditioning_image": True}, "warning custom_conditioning_image: custom_conditioning_image is true, which has no effect on Stable Diffusion 1.5. Set it to false."),
     ({"samples.0.sample_inpainting": True}, "error samples.0.sample_inpainting: samples.0.sample_inpainting is true, but Stable Diffusion 1.5 does not draw into pictures. Set it to false, or use an inpainting model_type."),
@@ -150,6 +157,7 @@ CASES = [
     ({"workspace_dir": "images/a.png/run"}, "error workspace_dir: workspace_dir is images/a.png/run, but "),
     # machine
     ({"train_device": "gpu"}, "error train_device: train_device is 'gpu', which is no device. Use cuda, cuda:1, mps or cpu."),
+    ({"attention_mechanism": "FLEX"}, "error attention_mechanism: attention_mechanism is FLEX, which this engine cannot do. Use one of SDP, FLASH, CUDNN."),
     ({**FULL, "unet.offload_fraction": 0.5}, "error unet.offload_fraction: unet.offload_fraction is 0.5 while the unet itself trains, which this engine cannot do. Set it to 0, or train a LoRA."),
     ({"unet.offload_fraction": 0.5, "unet.gradient_checkpointing": False}, "error unet.offload_fraction: unet.offload_fraction is set, but without unet.gradient_checkpointing everything stays on the device until the backward pass. Turn unet.gradient_checkpointing on."),
     ({"unet.activation_offloading": True, "unet.gradient_checkpointing": False}, "error unet.activation_offloading: unet.activation_offloading is set, but without unet.gradient_checkpointing"),
@@ -168,6 +176,7 @@ def test_every_rule_is_among_the_cases(good, tmp_path):
     situations = [(good.update(**changes), H100, None) for changes, _ in CASES]
     situations.append((good.update(batch_size=4), T4, DataFacts(2)))
     situations.append((good.update(train_dtype="BFLOAT_16"), T4, None))
+    situations.append((good.update(attention_mechanism="FLASH"), CPU, None))
     for config, hardware, data in situations:
         case = Case(config, MODELS[config.model_type], hardware, data)
         silent -= {rule for rule in silent if any(True for _ in rule(case))}
@@ -189,9 +198,21 @@ def test_bfloat16_on_a_gpu_without_it_points_to_the_presets_for_it(good):
     assert said(safe, T4) == ""
 
 
+def test_kernels_that_the_device_lacks_are_said_to_change_nothing(good):
+    config = good.update(train_dtype="TFLOAT_32", attention_mechanism="CUDNN")
+    tf32 = "warning train_dtype: train_dtype is TFLOAT_32, which {} has no units for: it computes"
+    assert said(config, H100) == ""
+    assert said(config, T4) == f"{tf32.format('Tesla T4')} in FLOAT_32. Use FLOAT_32."
+    assert said(config, CPU) == (
+        f"{tf32.format('cpu')} in FLOAT_32. Use FLOAT_32.\n"
+        "warning attention_mechanism: attention_mechanism is CUDNN, but cpu has one kernel: "
+        "same result. Use SDP to silence this."
+    )
+
+
 def test_offloading_from_main_memory_to_itself_is_said_to_save_nothing(good):
     config = good.update(train_device="cpu", train_dtype="FLOAT_32")
-    assert said(config.update(**{"unet.offload_fraction": 0.5}), Hardware("cpu", "cpu")) == (
+    assert said(config.update(**{"unet.offload_fraction": 0.5}), CPU) == (
         "warning unet.offload_fraction: unet.offload_fraction is 0.5, but train_device is cpu, "
         "where that saves nothing. Set it to 0."
     )
