@@ -12,7 +12,7 @@ from modules.config import ConceptConfig, ConfigError
 from modules.config.models import Hint
 from modules.config.problems import error
 from modules.data.ahead import ahead
-from modules.data.buckets import Target, targets
+from modules.data.buckets import Size, Target, targets
 from modules.data.captions import CaptionRules
 from modules.data.draws import stream
 from modules.data.findings import Findings
@@ -187,10 +187,21 @@ class Planner:
         width, height = item.width, item.height
         if frame:
             width, height = frame.right - frame.left, frame.bottom - frame.top
+        size = self._size(concept, width, height, names)
+        return draw_view(concept.image, width, height, size, *names, frame=frame), circle
+
+    def size(self, item: Item, digest: bytes, variation: int) -> Size:
+        """The size that an item is trained at in a variation, where no mask decides the crop."""
+        concept = self._concepts[item.concept]
+        names = (concept.seed, digest.hex(), variation)
+        return self._size(concept, item.width, item.height, names)
+
+    def _size(
+        self, concept: ConceptConfig, width: int, height: int, names: tuple[object, ...]
+    ) -> Size:
         allowed = self._targets[id(concept)]
         target = allowed[0] if len(allowed) == 1 else stream("size", *names).choice(allowed)
-        size = target.nearest(width, height)
-        return draw_view(concept.image, width, height, size, *names, frame=frame), circle
+        return target.nearest(width, height)
 
     def caption(self, item: Item, digest: bytes, variation: int) -> str:
         """What is said about an item in a variation."""

@@ -133,7 +133,12 @@ def report(
         tuple((*size, count) for size, count in sizes.most_common()),
         tuple(_buckets(found, framing)),
         _tokens(found.items, tokens, limit) if tokens else None,
-        tuple(_alike(found.items, threads, should_stop)) if duplicates else (),
+        tuple(
+            tuple(found.items[index].path for index in group)
+            for group in alike(found.items, threads, should_stop)
+        )
+        if duplicates
+        else (),
         found.problems,
     )
 
@@ -186,11 +191,27 @@ def _tokens(
     return TokenReport(limit, max(counts), float(np.mean(counts)), tuple(over))
 
 
-def _alike(
-    items: Sequence[Item], threads: int, should_stop: Callable[[], bool]
-) -> list[tuple[str, ...]]:
-    """Groups of images whose hashes nearly agree."""
-    hashes = list(ahead(_look, items, threads, 64, should_stop))
+def alike(
+    items: Sequence[Item],
+    threads: int = 2,
+    should_stop: Callable[[], bool] = lambda: False,
+    step: Callable[[], None] = lambda: None,
+) -> list[list[int]]:
+    """Groups of images that look the same, as indices into `items`: their hashes nearly agree.
+
+    Args:
+        items: what is compared; each is decoded.
+        threads: how many decode.
+        should_stop: asked between images.
+        step: called after each image.
+
+    Raises:
+        CachingStopped: if told to stop.
+    """
+    hashes = []
+    for value in ahead(_look, items, threads, 64, should_stop):
+        hashes.append(value)
+        step()
     leader = list(range(len(items)))
 
     def root(index: int) -> int:
@@ -208,10 +229,10 @@ def _alike(
                 if ((hashes[other] or 0) ^ value).bit_count() <= ALIKE:
                     leader[root(index)] = root(other)
             near.append(index)
-    groups: dict[int, list[str]] = defaultdict(list)
-    for index, item in enumerate(items):
-        groups[root(index)].append(item.path)
-    return [tuple(group) for group in groups.values() if len(group) > 1]
+    groups: dict[int, list[int]] = defaultdict(list)
+    for index in range(len(items)):
+        groups[root(index)].append(index)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _look(item: Item) -> int | None:

@@ -5,19 +5,56 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from modules.config import ConceptConfig
 from modules.config.enums import BalancingStrategy, Leftovers
 from modules.config.problems import error
 from modules.data.buckets import Size
-from modules.data.dataset import Dataset
 from modules.data.draws import permutation
+from modules.data.items import Item
 
 Indices = NDArray[np.int32]
 """Half of numpy's usual: there is one for each image."""
 Counts = NDArray[np.int64]
+
+
+class Variations(Protocol):
+    """Variations of each item, one after the other."""
+
+    @property
+    def count(self) -> Indices:
+        """Of each item."""
+
+    def at(self, items: Indices, variations: Indices) -> Indices:
+        """Flat position of an item's variation; counts on from the first after the last."""
+
+
+class TrainingSet(Protocol):
+    """What of a `Dataset` decides the order."""
+
+    @property
+    def concepts(self) -> Sequence[ConceptConfig]:
+        """Their shares, by balancing."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """The images."""
+
+    @property
+    def sizes(self) -> Sequence[Size]:
+        """The buckets."""
+
+    @property
+    def buckets(self) -> NDArray[np.int16]:
+        """Bucket of each variation, an index into `sizes`, by flat position."""
+
+    @property
+    def images(self) -> Variations:
+        """Where the variations are."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +103,9 @@ class Schedule:
         ConfigError: if no epoch would have a batch.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, leftovers: Leftovers) -> None:
+    def __init__(
+        self, dataset: TrainingSet, batch_size: int, seed: int, leftovers: Leftovers
+    ) -> None:
         self._data, self._size, self._seed, self._leftovers = dataset, batch_size, seed, leftovers
         concepts = np.array([item.concept for item in dataset.items])
         self._members = [
@@ -119,7 +158,7 @@ class Schedule:
     def _is_fixed(self) -> bool:
         """Whether every epoch has as many images of each size."""
         first = self._data.images.at(
-            np.arange(len(self._data), dtype=np.int32), np.zeros(1, np.int32)
+            np.arange(len(self._data.items), dtype=np.int32), np.zeros(1, np.int32)
         )
         alike = np.repeat(self._data.buckets[first], self._data.images.count)
         whole = all(
