@@ -176,16 +176,21 @@ def weight_types(case: Case) -> Iterator[Problem]:
         if value not in COMPUTED:
             message = f"{field} is {value.value}, in which nothing can be computed."
             yield refuse(field, message, "Use FLOAT_32, FLOAT_16, BFLOAT_16 or TFLOAT_32.")
-    if config.training_method is not TrainingMethod.FINE_TUNE:
-        return
-    for part in (case.facts.denoiser, *case.facts.text_encoders):
+    trained = {
+        TrainingMethod.FINE_TUNE: (case.facts.denoiser, *case.facts.text_encoders),
+        TrainingMethod.FINE_TUNE_VAE: ("vae",),
+    }
+    for part in trained.get(config.training_method, ()):
         section, field = config.get(part), f"{part}.weight_dtype"
-        if not section.train:
+        if not section.train and part != "vae":
             continue
         if section.weight_dtype not in WHOLE_NUMBERS:
             message = f"{field} is {section.weight_dtype.value}, which cannot be trained itself."
             fix = f"Use BFLOAT_16 or FLOAT_32, train a LoRA, or set {part}.train to false."
             yield refuse(field, message, fix)
+        elif section.weight_dtype is config.train_dtype is DataType.FLOAT_16:
+            message = f"{field} is FLOAT_16 and so is train_dtype, whose gradients are scaled."
+            yield refuse(field, message, f"Set {field} to FLOAT_32, or train_dtype to BFLOAT_16.")
         elif section.weight_dtype is DataType.FLOAT_16:
             message = f"{field} is FLOAT_16, in which small updates of the weights get lost."
             yield warn(field, message, "Use FLOAT_32, or BFLOAT_16 with stochastic rounding.")

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.config import ConceptType, TrainConfig
+from modules.config import ConceptType, TrainConfig, TrainingMethod
 from modules.config.models import Hint
 from modules.config.paths import resolve
 from modules.data import Dataset, build, scan
 from modules.families.base import Condition, Family, Parts
+from modules.training.decoding import together
 from modules.training.events import Event, TaskProgress, Warned
 from modules.training.method import Method
 
@@ -30,11 +31,15 @@ class LiveEncoder:
         family: the architecture.
         parts: its networks.
         cache_text: False while what becomes of captions changes, as an encoder or a word trains.
+        keep_pictures: whether pictures are kept beside their latents, to learn decoding from.
     """
 
-    def __init__(self, family: Family, parts: Parts, cache_text: bool) -> None:
+    def __init__(
+        self, family: Family, parts: Parts, cache_text: bool, keep_pictures: bool = False
+    ) -> None:
         self._family, self._parts = family, parts
-        self.image_identity = fingerprint(parts.vae)
+        self._keep_pictures = keep_pictures
+        self.image_identity = fingerprint(parts.vae) + ("-pictures" if keep_pictures else "")
         self.at_once = parts.device.type == "cpu"
         self.hint: Hint = family.hint
         self.hint_identity = f"{self.image_identity}-{family.hint}"
@@ -47,8 +52,9 @@ class LiveEncoder:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU."""
-        return self._family.encode_images(self._parts, pixels).cpu()
+        """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU, and what else is kept."""
+        latents = self._family.encode_images(self._parts, pixels).cpu()
+        return together(latents, pixels) if self._keep_pictures else latents
 
     @torch.no_grad()
     def encode_hints(self, pixels: Tensor, mask: Tensor, hide: bool) -> Condition:
@@ -93,7 +99,8 @@ def fill_cache(
     for problem in found.problems:
         emit(Warned(str(problem)))
     live = method.live_text or any(name in method.trainable for name in family.text_encoders)
-    encoder = LiveEncoder(family, parts, cache_text=not live)
+    decodes = config.training_method is TrainingMethod.FINE_TUNE_VAE
+    encoder = LiveEncoder(family, parts, not live and not decodes, decodes)
     dataset = build(
         found,
         encoder,

@@ -37,6 +37,7 @@ from modules.training.commands import (
     TrainCommands,
     UseModel,
 )
+from modules.training.decoding import forward_for
 from modules.training.due import Schedule, freeze_finished
 from modules.training.ema import Ema
 from modules.training.encoder import fill_cache
@@ -51,7 +52,7 @@ from modules.training.events import (
     ValidationLoss,
     Warned,
 )
-from modules.training.forward import Draw, Forward
+from modules.training.forward import Draw
 from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
 from modules.training.muon import group_rates, split_groups
@@ -197,7 +198,7 @@ class GenericTrainer:
         )
         forwards = sum(self._batches.batches_in(epoch) for epoch in range(config.epochs))
         self.max_step = max(1, forwards // config.gradient_accumulation_steps)
-        self._forward = Forward(config, self._family, self.parts, self._device)
+        self._forward = forward_for(config, self._family, self.parts, self._device)
         if self._measured is not None:
             self._validation = Validation(self._measured, self._forward, self.parts, self._device)
         self._due = Schedule()

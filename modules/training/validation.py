@@ -13,6 +13,7 @@ import torch
 from modules.data import Batch, Batches, Dataset
 from modules.families import Parts
 from modules.sampling.sampler import undisturbed
+from modules.training.decoding import Decoding
 from modules.training.forward import Forward
 
 TIMES = 8
@@ -30,7 +31,7 @@ class Validation:
     """
 
     def __init__(
-        self, dataset: Dataset, forward: Forward, parts: Parts, device: torch.device
+        self, dataset: Dataset, forward: Forward | Decoding, parts: Parts, device: torch.device
     ) -> None:
         self._dataset, self._forward, self._parts = dataset, forward, parts
         self._device = device

@@ -58,6 +58,10 @@ INPAINTING = {
     "samples.0.sample_inpainting": True,
 }
 FILE = "output_model_destination"
+CUSTOM = {
+    "learning_rate_scheduler": "CUSTOM",
+    "custom_learning_rate_scheduler": "torch.optim.lr_scheduler.ExponentialLR",
+}
 TAGS = "concepts.0.text.tag_dropout_special_tags"
 
 CASES = [
@@ -86,7 +90,9 @@ CASES = [
     ({"lora_alpha": 0}, "error lora_alpha: lora_alpha is 0, which scales the adapter to nothing. Use the rank, or 1."),
     ({"train_dtype": "INT_8"}, "error train_dtype: train_dtype is INT_8, in which nothing can be computed. Use FLOAT_32, FLOAT_16, BFLOAT_16 or TFLOAT_32."),
     ({**FULL, "unet.weight_dtype": "FLOAT_8"}, "error unet.weight_dtype: unet.weight_dtype is FLOAT_8, which cannot be trained itself. Use BFLOAT_16 or FLOAT_32, train a LoRA, or set unet.train to false."),
-    ({**FULL, "unet.weight_dtype": "FLOAT_16"}, "warning unet.weight_dtype: unet.weight_dtype is FLOAT_16, in which small updates of the weights get lost. Use FLOAT_32, or BFLOAT_16 with stochastic rounding."),
+    ({**FULL, "unet.weight_dtype": "FLOAT_16"}, "error unet.weight_dtype: unet.weight_dtype is FLOAT_16 and so is train_dtype, whose gradients are scaled. Set unet.weight_dtype to FLOAT_32, or train_dtype to BFLOAT_16."),
+    ({"training_method": "FINE_TUNE_VAE", "output_model_format": "DIFFUSERS", "vae.weight_dtype": "FLOAT_16", "train_dtype": "FLOAT_32"}, "warning vae.weight_dtype: vae.weight_dtype is FLOAT_16, in which small updates of the weights get lost."),
+    ({**FULL, "unet.weight_dtype": "FLOAT_16", "train_dtype": "FLOAT_32"}, "warning unet.weight_dtype: unet.weight_dtype is FLOAT_16, in which small updates of the weights get lost. Use FLOAT_32, or BFLOAT_16 with stochastic rounding."),
     ({**FLUX, "generalized_offset_noise": True}, "warning generalized_offset_noise: generalized_offset_noise is true, which has no effect on Flux.1. Set it to false."),
     # training
     ({"optimizer": {"optimizer": "SGD", "fused_back_pass": True}}, "error optimizer.fused_back_pass: optimizer.fused_back_pass is true, which SGD cannot do. Set it to false, or use ADAFACTOR."),
@@ -99,6 +105,10 @@ CASES = [
     ({"optimizer.optimizer": "SCHEDULE_FREE_ADAMW", "learning_rate_scheduler": "COSINE"}, "error learning_rate_scheduler: learning_rate_scheduler is COSINE, but SCHEDULE_FREE_ADAMW needs none. Use CONSTANT."),
     ({"learning_rate_scheduler": "ADAFACTOR"}, "learning_rate_scheduler is ADAFACTOR, but the optimizer is ADAMW. Use CONSTANT, or that optimizer."),
     ({"learning_rate_scheduler": "CUSTOM", "custom_learning_rate_scheduler": "Cosine"}, "error custom_learning_rate_scheduler: custom_learning_rate_scheduler is Cosine, but must name a class as module.Class. Give one, or use another learning_rate_scheduler."),
+    ({**CUSTOM, "scheduler_params": [{"key": "gamma", "value": "half"}]}, "error scheduler_params: scheduler_params: gamma is half, which is no Python literal. Write a number, True, None, a list, or text in quotes."),
+    ({**CUSTOM, "scheduler_params": [{"key": "gamma", "value": "%STEPS%"}]}, "scheduler_params: gamma is %STEPS%. Use one of %LR%, %EPOCHS%, %STEPS_PER_EPOCH%, %TOTAL_STEPS%, %SCHEDULER_STEPS%."),
+    ({**CUSTOM, "scheduler_params": [{"key": "last_epoch", "value": "3"}]}, "scheduler_params: last_epoch is set by the run. Take it out."),
+    ({**CUSTOM, "learning_rate_min_factor": 0.1}, "warning learning_rate_min_factor: learning_rate_min_factor is 0.1, but a CUSTOM scheduler has its own lowest rate. Set it to 0."),
     ({"learning_rate_warmup_steps": 1}, "warning learning_rate_warmup_steps: learning_rate_warmup_steps is 1, a share of the run: its whole length. Use a smaller share, such as 0.1, or more than 1 for steps."),
     ({"min_noising_strength": 0.8, "max_noising_strength": 0.5}, "error min_noising_strength: min_noising_strength is 0.8, but max_noising_strength is 0.5. Let the first be below the second."),
     ({**FULL, "force_v_prediction": True, "force_epsilon_prediction": True}, "error force_v_prediction: force_v_prediction and force_epsilon_prediction are both true. Set one of them to false."),
