@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -16,6 +15,7 @@ from modules.config.models import MODELS
 from modules.config.paths import resolve
 from modules.training.events import ENDED
 from ot_notebook.services import inference_weights as weights
+from ot_notebook.services.inference_memory import MemoryLadder
 from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_request import PictureRules, Request, refused
 from ot_notebook.services.inference_source import find_source
@@ -57,6 +57,8 @@ class InferenceModel:
         """What it reads of a picture itself."""
         self._owner = owner
         self._adapters: dict[Path, LoadedAdapter] = {}
+        self.memory = MemoryLadder(owned=not isinstance(owner, TrainerService))
+        """What was given up for want of memory."""
         rules = self.use(lambda *networks: PictureRules(config, *networks), _never)
         if rules is None:
             raise CommandRefused("The run ended before its model could be used.")
@@ -82,19 +84,19 @@ class InferenceModel:
             CommandRefused: if the networks are those of a run that takes no steps.
             MemoryError: if the device has not enough of it.
         """
-        import torch
+        if isinstance(self._owner, TrainerService):
+            return _between_steps(self._owner, self._fitting(action), stopped)
+        return self._fitting(action)(*self._owner)
 
-        try:
-            if isinstance(self._owner, TrainerService):
-                return _between_steps(self._owner, action, stopped)
-            return action(*self._owner)
-        except torch.OutOfMemoryError as error:
-            gc.collect()
-            torch.cuda.empty_cache()
-            raise MemoryError(
-                "The picture does not fit into the device's memory. Draw it smaller, load the "
-                'model with dtype="BFLOAT_16", or end what else uses the device.'
-            ) from error
+    def _fitting(
+        self, action: Callable[[Family, Parts], Answer]
+    ) -> Callable[[Family, Parts], Answer]:
+        """The same with less memory where it does not fit."""
+
+        def fit(family: Family, parts: Parts) -> Answer:
+            return self.memory.attempt(parts, lambda: action(family, parts))
+
+        return fit
 
     def draw(
         self,
@@ -194,6 +196,8 @@ class InferenceModel:
     def notes(self, request: Request, stack: Stack) -> Iterator[str]:
         """What of a request had no effect, in words."""
         definition = request.definition
+        if self.memory.taken:
+            yield f"For want of memory {' and '.join(self.memory.taken)}: this is slower."
         for path, _ in stack:
             if lost := self._adapters[path].unplaced:
                 yield f"{path.name}: {len(lost)} keys have no place here, such as {lost[0]}."
@@ -217,6 +221,7 @@ def open_model(
     model_type: ModelType | str | None,
     dtype: DataType | str | None,
     device: str | None,
+    offload: bool,
 ) -> tuple[InferenceModel, Path | None]:
     """Load networks of our own; with them the adapter that a run has trained on top of them.
 
@@ -241,7 +246,10 @@ def open_model(
         network.requires_grad_(False)
         network.eval()
     name = source.config.base_model_name
-    return InferenceModel(name, source.name, source.config, (family, parts)), source.adapter
+    opened = InferenceModel(name, source.name, source.config, (family, parts))
+    if offload:
+        opened.memory.offload(parts)
+    return opened, source.adapter
 
 
 def live_model(service: TrainerService) -> InferenceModel:

@@ -79,6 +79,7 @@ class InferenceService:
         loras: Loras = (),
         dtype: DataType | str | None = None,
         device: str | None = None,
+        offload: bool = False,
     ) -> InferenceService:
         """Take up a model, in place of the one before; gives the service itself.
 
@@ -89,6 +90,8 @@ class InferenceService:
             loras: adapter files and their strengths.
             dtype: in which weights are kept; by default what suits the device.
             device: such as "cuda"; by default the fastest there is.
+            offload: keep layers in main memory until they are used: far less of the device's, but
+                slower. It is done by itself where a picture does not fit.
 
         Raises:
             ConfigError: if there is no such model, or it cannot be loaded.
@@ -103,7 +106,7 @@ class InferenceService:
                     service = model if isinstance(model, TrainerService) else self._trainer
                     self._model = live_model(service or trainer())
                 else:
-                    self._model, trained = open_model(model, model_type, dtype, device)
+                    self._model, trained = open_model(model, model_type, dtype, device, offload)
                     loras = [*([(trained, 1.0)] if trained else []), *loras]
                 self._loras = self._need().fit(loras)
             except BaseException:
