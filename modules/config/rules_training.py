@@ -21,6 +21,7 @@ from modules.config.enums import (
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.config.paths import resolve
 from modules.config.problems import ConfigError, Problem
+from modules.config.scheduler_params import PLACEHOLDERS, scheduler_arguments
 
 OWN_RATE = frozenset(word for word in Optimizer if word.value.startswith(("DADAPT_", "PRODIGY")))
 """Optimizers that find the step size themselves and multiply it by learning_rate."""
@@ -90,13 +91,28 @@ def learning_rate(case: Case) -> Iterator[Problem]:
     if schedule is LearningRateScheduler.ADAFACTOR and name is not Optimizer.ADAFACTOR:
         message = f"learning_rate_scheduler is ADAFACTOR, but the optimizer is {name.value}."
         yield refuse("learning_rate_scheduler", message, "Use CONSTANT, or that optimizer.")
-    if schedule is LearningRateScheduler.CUSTOM and not re.fullmatch(
-        r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", config.custom_learning_rate_scheduler or ""
-    ):
-        field = "custom_learning_rate_scheduler"
-        shown = config.custom_learning_rate_scheduler or "empty"
-        message = f"{field} is {shown}, but must name a class as module.Class."
+
+
+def custom_schedule(case: Case) -> Iterator[Problem]:
+    """A scheduler that cannot be found, or whose arguments cannot be read."""
+    config, field = case.config, "custom_learning_rate_scheduler"
+    if config.learning_rate_scheduler is not LearningRateScheduler.CUSTOM:
+        return
+    name = config.custom_learning_rate_scheduler or ""
+    if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", name):
+        message = f"{field} is {name or 'empty'}, but must name a class as module.Class."
         yield refuse(field, message, "Give one, or use another learning_rate_scheduler.")
+    try:
+        scheduler_arguments(config.scheduler_params or (), dict.fromkeys(PLACEHOLDERS, 1))
+    except ValueError as error:
+        message, _, fix = str(error).partition(". ")
+        yield refuse("scheduler_params", f"scheduler_params: {message}.", fix)
+    if config.learning_rate_min_factor:
+        message = (
+            f"learning_rate_min_factor is {config.learning_rate_min_factor:g}, but a CUSTOM "
+            "scheduler has its own lowest rate."
+        )
+        yield warn("learning_rate_min_factor", message, "Set it to 0.")
 
 
 def warmup(case: Case) -> Iterator[Problem]:
@@ -276,6 +292,7 @@ RULES: tuple[Rule, ...] = (
     fused_back_pass,
     rounding,
     learning_rate,
+    custom_schedule,
     warmup,
     batches,
     noise,

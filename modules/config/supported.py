@@ -111,15 +111,9 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "clear_cache_before_training": ANY,
         # optimisation
         "learning_rate": ANY,
-        "learning_rate_scheduler": (
-            e.LearningRateScheduler.CONSTANT,
-            e.LearningRateScheduler.LINEAR,
-            e.LearningRateScheduler.COSINE,
-            e.LearningRateScheduler.COSINE_WITH_RESTARTS,
-            e.LearningRateScheduler.COSINE_WITH_HARD_RESTARTS,
-            e.LearningRateScheduler.REX,
-            e.LearningRateScheduler.ADAFACTOR,
-        ),
+        "learning_rate_scheduler": ANY,
+        "custom_learning_rate_scheduler": ANY,
+        "scheduler_params": ANY,
         "learning_rate_cycles": ANY,
         "learning_rate_scaler": ANY,
         "learning_rate_warmup_steps": ANY,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from modules.config import LearningRateScaler, LossScaler, TrainConfig
+from modules.config import MODELS, LearningRateScaler, LossScaler, TrainConfig, TrainingMethod
 from modules.config import LearningRateScheduler as Kind
 
 AFTER_WARMUP: dict[Kind, Callable[[float, float], float]] = {
@@ -89,18 +89,86 @@ def base_rates(config: TrainConfig, parts: Iterable[str]) -> dict[str, float]:
     }
 
 
-def learning_rates(
-    config: TrainConfig, base: Mapping[str, float], step: int, total_steps: int
-) -> dict[str, float]:
-    """Rate of each part in the step that follows `step` finished ones of `total_steps`."""
-    factor = learning_rate_factor(
-        config.learning_rate_scheduler,
-        step,
-        total_steps,
-        warmup_steps(
+class LearningRates:
+    """The learning rate of each parameter group in each step of a run.
+
+    Args:
+        config: schedule and warm-up.
+        base: rate of each group before any schedule.
+        total_steps: optimizer steps of the run.
+        batches: batches of an epoch, for a CUSTOM scheduler that asks.
+
+    Raises:
+        ConfigError: if a CUSTOM scheduler cannot be made.
+    """
+
+    def __init__(
+        self, config: TrainConfig, base: Mapping[str, float], total_steps: int, batches: int
+    ) -> None:
+        self._config, self.base, self._total = config, dict(base), total_steps
+        self._warmup = warmup_steps(
             config.learning_rate_warmup_steps, total_steps, config.gradient_accumulation_steps
-        ),
-        config.learning_rate_min_factor,
-        config.learning_rate_cycles,
+        )
+        self._custom = None
+        if config.learning_rate_scheduler is Kind.CUSTOM:
+            from modules.training.custom_schedule import CustomSchedule  # brings torch
+
+            self._custom = CustomSchedule(
+                config.custom_learning_rate_scheduler or "",
+                config.scheduler_params or (),
+                base,
+                {
+                    "%LR%": config.learning_rate,
+                    "%EPOCHS%": config.epochs,
+                    "%STEPS_PER_EPOCH%": batches,
+                    "%TOTAL_STEPS%": total_steps,
+                    "%SCHEDULER_STEPS%": max(1, total_steps - self._warmup),
+                },
+            )
+
+    def __call__(self, step: int) -> dict[str, float]:
+        """Rate of each group in the step that follows `step` finished ones."""
+        if self._custom is not None and step >= self._warmup:
+            return self._custom.rates(step - self._warmup)
+        config = self._config
+        factor = learning_rate_factor(
+            config.learning_rate_scheduler,
+            step,
+            self._total,
+            self._warmup,
+            config.learning_rate_min_factor,
+            config.learning_rate_cycles,
+        )
+        return {name: rate * factor for name, rate in self.base.items()}
+
+
+def preview(config: TrainConfig, total_steps: int) -> dict[str, list[float]]:
+    """The learning rate of each part that trains, in every step of a run, before it is started.
+
+    Args:
+        config: what would run.
+        total_steps: optimizer steps that it would take.
+
+    Raises:
+        ConfigError: if a CUSTOM scheduler cannot be made, or not for so many steps.
+
+    Example:
+        >>> rates = preview(config, total_steps=1000)["unet"]
+        >>> plt.plot(rates)
+    """
+    facts = MODELS[config.model_type]
+    parts = (facts.denoiser, *facts.text_encoders)
+    if config.training_method is TrainingMethod.EMBEDDING:
+        parts = ()
+    elif config.training_method is TrainingMethod.FINE_TUNE_VAE:
+        parts = ("vae",)
+    trains = [part for part in parts if config.get(part).train]
+    forwards = total_steps * config.gradient_accumulation_steps
+    rates = LearningRates(
+        config,
+        base_rates(config, [*trains, *config.embeddings_in_use]),
+        total_steps,
+        max(1, forwards // config.epochs),
     )
-    return {name: rate * factor for name, rate in base.items()}
+    steps = [rates(step) for step in range(total_steps)]
+    return {name: [step[name] for step in steps] for name in rates.base}

@@ -63,7 +63,7 @@ from modules.training.places import Place, Workspace, config_metadata
 from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
 from modules.training.samples import take_sample
-from modules.training.schedules import base_rates, learning_rates
+from modules.training.schedules import LearningRates, base_rates, preview
 from modules.training.speed import compile_layers, kernels
 from modules.training.tensorboard import tensorboard_installed
 from modules.training.update import Update
@@ -167,6 +167,7 @@ class GenericTrainer:
         problems = [*validate(self.config), *optimizer_problems(self.config.optimizer)]
         if blocking := [problem for problem in problems if problem.severity == "error"]:
             raise ConfigError(blocking)
+        preview(self.config, 1)  # a scheduler that is not there is known before the model loads
         for problem in problems:
             self._emit(Warned(f"{problem.message} {problem.fix}"))
 
@@ -213,7 +214,7 @@ class GenericTrainer:
         self._configure(config)
         self._randomness = Randomness(self._device, config.ot.seed)
         self._update = Update(
-            build_optimizer(config.optimizer, self._groups, self._rates),
+            build_optimizer(config.optimizer, self._groups, self._rates.base),
             parameters,
             config.clip_grad_norm,
             torch.amp.GradScaler(self._device.type, enabled=scaled),
@@ -250,7 +251,12 @@ class GenericTrainer:
         """Take up everything that may also change while the run goes on."""
         self._forward.configure(config)
         rates = base_rates(config, self._method.trainable)
-        self._rates = group_rates(config, rates, self._groups)
+        self._rates = LearningRates(
+            config,
+            group_rates(config, rates, self._groups),
+            self.max_step,
+            self._batches.batches_in(0),
+        )
         self._due.configure(config)
         self.config = config
 
@@ -266,7 +272,7 @@ class GenericTrainer:
         with self._randomness.isolated(), kernels(self.config):
             while self.step < self.max_step and not self._commands.stop_requested:
                 epoch = self._batches.epoch
-                rates = learning_rates(self.config, self._rates, self.step, self.max_step)
+                rates = self._rates(self.step)
                 self._update.set_rates(rates)
 
                 generator = self._randomness.generator

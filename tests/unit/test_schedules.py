@@ -2,10 +2,16 @@ import pytest
 import torch
 from diffusers import optimization
 
+from modules.config import ConfigError, TimeUnit, TrainConfig
 from modules.config import LearningRateScheduler as Kind
-from modules.config import TimeUnit
 from modules.training.due import Due
-from modules.training.schedules import AFTER_WARMUP, learning_rate_factor, warmup_steps
+from modules.training.schedules import (
+    AFTER_WARMUP,
+    LearningRates,
+    learning_rate_factor,
+    preview,
+    warmup_steps,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +116,86 @@ def test_minutes_count_from_the_last_firing():
     seconds = iter([0, 100, 130, 180, 250, 251])
     due = Due(2, TimeUnit.MINUTE, clock=lambda: next(seconds))
     assert fired(due, 6) == [2, 4]
+
+
+def custom(name, params=(), **changes):
+    return TrainConfig().update(
+        learning_rate_scheduler="CUSTOM",
+        custom_learning_rate_scheduler=f"torch.optim.lr_scheduler.{name}",
+        scheduler_params=[{"key": key, "value": value} for key, value in params],
+        learning_rate=0.1,
+        **{"text_encoder.train": False, "learning_rate_warmup_steps": 0, **changes},
+    )
+
+
+def walked(make, steps):
+    """What torch's own loop sees."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    schedule, rates = make(optimizer), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("config", "make"),
+    [
+        (
+            custom("ExponentialLR", [("gamma", "0.9")]),
+            lambda o: torch.optim.lr_scheduler.ExponentialLR(o, gamma=0.9),
+        ),
+        (
+            custom("OneCycleLR", [("max_lr", "%LR%"), ("total_steps", "%SCHEDULER_STEPS%"),
+                                  ("anneal_strategy", "'linear'")]),
+            lambda o: torch.optim.lr_scheduler.OneCycleLR(
+                o, max_lr=0.1, total_steps=20, anneal_strategy="linear"
+            ),
+        ),
+        (
+            custom("MultiStepLR", [("milestones", "[3, 7]"), ("gamma", 0.5)]),
+            lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [3, 7], gamma=0.5),
+        ),
+    ],
+    ids=["exponential", "one cycle", "steps"],
+)  # fmt: skip
+def test_a_custom_schedule_is_the_classs_own(config, make):
+    assert preview(config, 20)["unet"] == pytest.approx(walked(make, 20))
+
+
+def test_a_custom_schedule_begins_after_the_warmup_and_can_be_asked_in_any_order():
+    config = custom("ExponentialLR", [("gamma", "0.5")], learning_rate_warmup_steps=3)
+    rates = LearningRates(config, {"unet": 0.1, "text_encoder": 0.2}, 10, 5)
+    assert rates(6)["unet"] == pytest.approx(0.1 * 0.5**3)
+    assert rates(3)["text_encoder"] == pytest.approx(0.2)
+    assert rates(0)["unet"] == pytest.approx(0.1 / 4)
+    assert rates(6)["unet"] == pytest.approx(0.1 * 0.5**3)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (custom("NoSuchLR"), "NoSuchLR cannot be imported"),
+        (custom("ExponentialLR"), "ExponentialLR refuses its arguments: .*gamma"),
+        (custom("ReduceLROnPlateau"), "ReduceLROnPlateau follows a loss"),
+        (custom("LRScheduler").update(custom_learning_rate_scheduler="os.path"), "is no subclass"),
+        (custom("LRScheduler").update(custom_learning_rate_scheduler="nowhere.at.All"), "imported"),
+        (custom("OneCycleLR", [("max_lr", "1"), ("total_steps", "4")]), "fails after [45] steps"),
+    ],
+)
+def test_a_custom_schedule_that_cannot_be_is_refused(config, message):
+    with pytest.raises(ConfigError, match=message):
+        preview(config, 10)
+
+
+def test_a_preview_has_every_part_and_step():
+    config = TrainConfig().update(
+        learning_rate=1e-4, learning_rate_scheduler="LINEAR", learning_rate_warmup_steps=2
+    )
+    config = config.update(**{"text_encoder.learning_rate": 5e-5})
+    rates = preview(config, 6)
+    assert rates["unet"] == pytest.approx(
+        [1e-4 * f for f in (1 / 3, 2 / 3, 1, 3 / 4, 1 / 2, 1 / 4)]
+    )
+    assert rates["text_encoder"] == pytest.approx([rate / 2 for rate in rates["unet"]])

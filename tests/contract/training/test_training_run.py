@@ -148,3 +148,16 @@ def test_muon_and_the_adam_beside_it_train_and_are_reported(make_config, train):
         event.learning_rate == {"unet": 1e-3, "unet (Adam)": 1e-5} for event in run.of(e.LossUpdate)
     )
     assert run.states[-1] == "finished"
+
+
+def test_a_custom_schedule_moves_the_rate_of_a_run(make_config, train):
+    run = train(
+        make_config(
+            epochs=1,
+            learning_rate_scheduler="CUSTOM",
+            custom_learning_rate_scheduler="torch.optim.lr_scheduler.ExponentialLR",
+            scheduler_params=[{"key": "gamma", "value": "0.5"}],
+        )
+    )
+    rates = [event.learning_rate["unet"] for event in run.of(e.LossUpdate)]
+    assert rates == pytest.approx([1e-3, 5e-4, 2.5e-4])
