@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -12,7 +12,7 @@ MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads consecutive numb
 
 
 class Randomness:
-    """A run's generator, and the seeding of layers that draw for themselves.
+    """A run's generators, and the seeding of layers that draw for themselves.
 
     Dropout draws from torch's global generators, which a notebook draws from as well. They are
     seeded anew before every forward pass, from the pass's place in the run alone, so that a resumed
@@ -26,7 +26,9 @@ class Randomness:
     def __init__(self, device: torch.device, seed: int) -> None:
         self._seed = seed
         self.generator = torch.Generator(device).manual_seed(seed)
-        """Noise, timesteps and dropped captions; part of a backup."""
+        """Noise, timesteps and dropped captions."""
+        self.rounding = torch.Generator(device).manual_seed((seed - MIX) % 2**63)
+        """Rounding of weights: apart, so that it moves no noise."""
         self._layers = [torch.default_generator]
         self._devices: list[torch.device] = []
         if device.type == "cuda":
@@ -41,13 +43,14 @@ class Randomness:
         for generator in self._layers:
             generator.manual_seed(seed)
 
-    def state_dict(self) -> Tensor:
-        """Where the generator is."""
-        return self.generator.get_state()
+    def state_dict(self) -> dict[str, Tensor]:
+        """Where the generators are."""
+        return {"generator": self.generator.get_state(), "rounding": self.rounding.get_state()}
 
-    def load_state_dict(self, state: Tensor) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on drawing from there."""
-        self.generator.set_state(state)
+        self.generator.set_state(state["generator"])
+        self.rounding.set_state(state["rounding"])
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
