@@ -205,6 +205,9 @@ def _tiny_depth_estimator() -> dict[str, Any]:
         fusion_hidden_size=8,
     )
     estimator = DPTForDepthEstimation(config).eval()
+    for weight in estimator.parameters():  # the usual ones are so small that nothing is seen
+        if weight.ndim > 1:
+            torch.nn.init.kaiming_normal_(weight)
     torch.nn.init.ones_(estimator.head.head[-2].bias)  # its last step cuts off what is negative
     processor = DPTImageProcessor(size={"height": 32, "width": 32})
     return {"depth_estimator": estimator, "feature_extractor": processor}
