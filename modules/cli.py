@@ -18,6 +18,7 @@ from typing_extensions import assert_never
 
 from modules.cli_cache import build_cache_app
 from modules.cli_config import build_config_app
+from modules.cli_weights import add_weight_commands
 from modules.config import ConfigError, Problem, TrainConfig, validate
 from modules.config.secrets import Secrets
 from modules.training import events as e
@@ -102,6 +103,7 @@ def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
         raise typer.Exit(INVALID if blocked else 0)
 
     app.add_typer(build_config_app(load), name="config")
+    add_weight_commands(app, console, errors)
     app.add_typer(build_cache_app(), name="cache")
     return app
 

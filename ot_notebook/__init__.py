@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modules.adapters.converting import convert as convert
+    from modules.adapters.low_rank import extract as extract
+    from modules.adapters.low_rank import resize as resize
+    from modules.adapters.merging import merge as merge
     from modules.config import ConceptConfig as ConceptConfig
     from modules.config import ConfigError as ConfigError
     from modules.config import Problem as Problem
@@ -58,10 +62,14 @@ _HOMES = {
     "TrainConfig": "modules.config",
     "SystemMonitor": "ot_notebook.services.system_monitor",
     "attach": "ot_notebook.services.run",
+    "convert": "modules.adapters.converting",
     "doctor": "ot_notebook.checkup",
+    "extract": "modules.adapters.low_rank",
     "inference": "ot_notebook.services.inference_service",
+    "merge": "modules.adapters.merging",
     "queue": "ot_notebook.services.queue_service",
     "presets": "ot_notebook.preset_files",
+    "resize": "modules.adapters.low_rank",
     "run": "ot_notebook.services.run",
     "runs": "ot_notebook.services.run",
     "studio": "ot_notebook.widgets.studio",

@@ -5,10 +5,8 @@ Shapes: R rank, in and out the widths of a layer.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import date
 from pathlib import Path
 
 import torch
@@ -16,13 +14,35 @@ from torch import Tensor
 
 from modules.adapters.key_map import Fused, KeyMap, Place
 from modules.adapters.lora import LoraLayer
-from modules.atomic import atomic_file
 from modules.config import ConfigError, ModelFormat, Problem
 from modules.families.base import Family
+from modules.tensor_files import MODEL_SPEC, Shape, write_tensors
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 PEFT = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
 """What PEFT and every dotted format call the two matrices."""
+
+
+class AdapterError(ValueError):
+    """An adapter file that does not fit the model, or is none; the text says what it is."""
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        AdapterError: if it is gone, or is something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise AdapterError(f"{path} does not exist. Check the path of the LoRA.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{path} is no safetensors file ({error}).") from error
 
 
 def to_canonical(layers: Iterable[LoraLayer], family: Family) -> dict[str, Tensor]:
@@ -108,15 +128,10 @@ def save_tensors(
     dtype: torch.dtype,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file atomically, its tensors on the CPU in `dtype`."""
-    from safetensors.torch import save_file
-
-    ready = {
-        key: tensor.detach().to("cpu", dtype, copy=True).contiguous()
-        for key, tensor in tensors.items()
-    }
-    with atomic_file(path) as temporary:
-        save_file(ready, temporary, {"format": "pt", **_model_spec(ready), **(metadata or {})})
+    """Write a safetensors file atomically, its numbers in `dtype`, whole ones as they are."""
+    shapes = {key: Shape.of(tensor, dtype) for key, tensor in tensors.items()}
+    notes = {"format": "pt", **MODEL_SPEC, **(metadata or {})}
+    write_tensors(path, shapes, tensors.__getitem__, notes)
 
 
 def _entries(
@@ -142,7 +157,8 @@ def _fuse(group: Fused, members: list[tuple[Place, LoraLayer]]) -> tuple[Tensor,
     """One adapter for layers that share their input: first matrices stacked, second ones apart.
 
     The second matrix is block diagonal; a layer of the group that has no adapter is a block of
-    zeros. Each scale alpha / R is kept: where they differ they go into the second matrix.
+    zeros. Each scale alpha / R is kept: where they differ they go into the second matrix. Layers
+    that were trained as one, and so have the same first matrix, become one of that rank again.
     """
     by_member = {place.member: layer for place, layer in members}
     first = min(by_member)
@@ -151,6 +167,13 @@ def _fuse(group: Fused, members: list[tuple[Place, LoraLayer]]) -> tuple[Tensor,
     ranks = {member: layer.rank for member, layer in by_member.items()}
     total = sum(ranks.values())
     like = by_member[first].up
+    same = all(
+        layer.alpha == by_member[first].alpha and torch.equal(layer.down, by_member[first].down)
+        for layer in by_member.values()
+    )
+    if same and len(by_member) == len(group.members):
+        ups = torch.cat([by_member[member].up for member in sorted(by_member)])
+        return by_member[first].down, ups, by_member[first].alpha
     rows, column = [], 0
     for member in range(len(group.members)):
         height = unit * group.width(member)
@@ -167,16 +190,3 @@ def _fuse(group: Fused, members: list[tuple[Place, LoraLayer]]) -> tuple[Tensor,
 
 def _format_error(message: str, fix: str) -> ConfigError:
     return ConfigError([Problem("output_model_format", "error", message, fix)])
-
-
-def _model_spec(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The hash and date of the model metadata standard, https://github.com/Stability-AI/ModelSpec."""
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        digest.update(tensors[key].view(-1).view(torch.uint8).numpy().tobytes())
-    return {
-        "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.implementation": "https://github.com/huggingface/diffusers",
-        "modelspec.date": date.today().isoformat(),
-        "modelspec.hash_sha256": f"0x{digest.hexdigest()}",
-    }

@@ -31,6 +31,11 @@ class Fused:
         """Outputs of a member as a multiple of the first's."""
         return self.widths[index] if self.widths else 1
 
+    @property
+    def total(self) -> int:
+        """Outputs of the whole as a multiple of the first's."""
+        return sum(self.widths) if self.widths else len(self.members)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -45,6 +50,8 @@ class Place:
     """Whether the file holds the two halves of the outputs the other way round."""
     swapped_if_double: bool = False
     """Whether it does so if there are twice as many outputs as inputs."""
+    transposed: bool = False
+    """Whether the file of a model holds the weight as [in, out]."""
 
     def swaps(self, outputs: int, inputs: int) -> bool:
         """Whether the file holds the halves of a layer of such widths the other way round."""

@@ -110,10 +110,10 @@ def _entries(layer: AdapterLayer, key_map: KeyMap) -> dict[str, Tensor]:
         if key_map.folds_alpha:
             found[UP] = found[UP] * layer.scale
         if magnitude is not None:
-            # peft keeps the shape of a bias; other tools that of a column
+            # diffusers keeps the shape of a bias; other tools that of a column
             column = magnitude.reshape(-1, *[1] * (found[UP].ndim - 1))
-            found["lora_magnitude_vector" if key_map.peft else MAGNITUDE] = (
-                magnitude if key_map.peft else column
+            found["lora_magnitude_vector" if key_map.folds_alpha else MAGNITUDE] = (
+                magnitude if key_map.folds_alpha else column
             )
         if key_map.peft:
             found = {PEFT.get(suffix, suffix): tensor for suffix, tensor in found.items()}

@@ -49,6 +49,10 @@ LEADS = ("base_model.model.", "model.diffusion_model.", "lycoris_")
 """What some writers put before a key; without it the rest is a key of another layout."""
 
 
+Index = Mapping[str, list[tuple[str, Place]]]
+"""By each spelling of a layer: the layers that it is, `part.path`, and where in the tensor."""
+
+
 @dataclass
 class Adapter:
     """What an adapter file holds, under the names that backups use."""
@@ -61,7 +65,7 @@ class Adapter:
     @property
     def layers(self) -> set[str]:
         """The layers, `part.path`, that it changes."""
-        return {_split(key)[0] for key in self.tensors}
+        return {split_key(key)[0] for key in self.tensors}
 
 
 def read_adapter(
@@ -76,14 +80,18 @@ def read_adapter(
         family: the architecture of the model.
         networks: its live networks, by pipeline name.
     """
-    index = _index(family, networks)
+    return read_with(tensors, spellings(family, _paths(networks)))
+
+
+def read_with(tensors: Mapping[str, Tensor], index: Index) -> Adapter:
+    """Find the layer of each tensor of an adapter file among known spellings."""
     adapter = Adapter()
     groups: dict[str, dict[str, Tensor]] = defaultdict(dict)
     spelled: dict[str, list[str]] = defaultdict(list)
     for key, tensor in tensors.items():
         if "._aux." in key or key.endswith("_aux"):
             continue  # notes of the tool that wrote the file
-        stem, suffix = _split(key.replace(".default", ""))
+        stem, suffix = split_key(key.replace(".default", ""))
         for lead in LEADS:
             if stem not in index and stem.startswith(lead):
                 stem = stem.removeprefix(lead)
@@ -121,12 +129,20 @@ def verify(
         ValueError: if a number is not finite, a key belongs nowhere, or a layer would come back
             with another weight change.
     """
+    check_read_back(tensors, layers, family, spellings(family, _paths(networks)))
+
+
+@torch.no_grad()
+def check_read_back(
+    tensors: Mapping[str, Tensor], layers: Iterable[LoraLayer], family: Family, index: Index
+) -> None:
+    """What `verify` does, by known spellings instead of live networks."""
     if wrong := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ValueError(
             f"{wrong[0]} holds numbers that are not finite ({len(wrong)} such keys); nothing was "
             f"written. Lower the learning rate, and go on from a backup."
         )
-    found = read_adapter(tensors, family, networks)
+    found = read_with(tensors, index)
     if found.unplaced:
         raise ValueError(f"{found.unplaced[0]} names no layer of {family.architecture}.")
     for layer in layers:
@@ -142,7 +158,7 @@ def verify(
             raise ValueError(f"{name} would come back with another weight change.")
 
 
-def _split(key: str) -> tuple[str, str]:
+def split_key(key: str) -> tuple[str, str]:
     """A key's layer and the canonical name of its tensor; ("", "") for an unknown ending."""
     for ending, name in ENDINGS:
         if key.endswith(ending):
@@ -150,12 +166,17 @@ def _split(key: str) -> tuple[str, str]:
     return "", ""
 
 
-def _index(family: Family, networks: Mapping[str, nn.Module]) -> dict[str, list[tuple[str, Place]]]:
-    """Every spelling of every layer: which layers it is, and where in the file's tensor."""
+def spellings(family: Family, paths: Mapping[str, Iterable[str]]) -> Index:
+    """Every spelling of every layer.
+
+    Args:
+        family: the architecture.
+        paths: by part, the module paths of its layers.
+    """
     index: dict[str, list[tuple[str, Place]]] = defaultdict(list)
-    for part, network in networks.items():
-        maps = [key_map for key_map in _spellings(family) if part in key_map.prefixes]
-        for path in _layers(network):
+    for part, of_part in paths.items():
+        maps = [key_map for key_map in _key_maps(family) if part in key_map.prefixes]
+        for path in of_part:
             name = family.adapter_name(part, path)
             for key_map in maps:
                 for spelling in {name, path}:
@@ -166,7 +187,11 @@ def _index(family: Family, networks: Mapping[str, nn.Module]) -> dict[str, list[
     return index
 
 
-def _layers(network: nn.Module) -> Iterator[str]:
+def _paths(networks: Mapping[str, nn.Module]) -> dict[str, Iterable[str]]:
+    return {part: layer_paths(network) for part, network in networks.items()}
+
+
+def layer_paths(network: nn.Module) -> Iterator[str]:
     """Paths of the layers that can carry an adapter; what an adapter adds is not among them."""
     adapted = ""
     for path, layer in network.named_modules():
@@ -179,7 +204,7 @@ def _layers(network: nn.Module) -> Iterator[str]:
             yield path
 
 
-def _spellings(family: Family) -> Iterator[KeyMap]:
+def _key_maps(family: Family) -> Iterator[KeyMap]:
     """The family's formats, and what other tools make of the same names."""
     yield from family.lora_formats.values()
     natives = {key_map.native for key_map in family.lora_formats.values()}
@@ -209,7 +234,7 @@ def _own(found: Mapping[str, Tensor], place: Place) -> dict[str, Tensor] | None:
     if place.swaps(up.shape[0], down.shape[1]):
         up = torch.cat(up.chunk(2)[::-1])
     if place.fused:
-        if rest:
+        if rest or up.shape[0] % place.fused.total:
             return None
         down, up, alpha = _unfuse(down, up, alpha, place.fused, place.member)
     return {DOWN: down, UP: up, ALPHA: alpha.reshape(()).float(), **rest}
@@ -225,7 +250,7 @@ def _unfuse(
     """
     count = len(group.members)
     widths = [group.width(member) for member in range(count)]
-    unit = up.shape[0] // sum(widths)
+    unit = up.shape[0] // group.total
     blocks = torch.split(up, [unit * width for width in widths])
     rank = down.shape[0]
     own = rank // count

@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.adapters.files import ALPHA, DOWN, UP
+from modules.adapters.change import weight_change
+from modules.adapters.files import ALPHA, DOWN, UP, read_tensors
+from modules.adapters.files import AdapterError as AdapterError
 from modules.adapters.reading import read_adapter
 from modules.families.base import Family, Parts
 
@@ -33,10 +35,6 @@ MARKS = {
     "_te2_": "stable-diffusion-xl",
 }
 """Parts of keys that only one architecture, or its kin, has."""
-
-
-class AdapterError(ValueError):
-    """An adapter file that does not fit the model, or is none; the text says what it is."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +56,7 @@ def load_adapter(path: Path, family: Family, parts: Parts) -> LoadedAdapter:
     Raises:
         AdapterError: if it is gone, no safetensors file, no adapter, or made for another model.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise AdapterError(f"{path} does not exist. Check the path of the LoRA.")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{path} is no safetensors file ({error}).") from error
+    tensors, metadata = read_tensors(path)
     networks = {
         name: network
         for name, network in parts.modules().items()
@@ -141,10 +130,10 @@ def _adding(changes: Sequence[Change]) -> Callable[[nn.Module, tuple[Tensor, ...
 def _change(home: nn.Module, tensors: Mapping[str, Tensor], strength: float) -> Change:
     """What an adapter adds to a layer's output, at a strength."""
     layer = _base(home)
-    if "dora_scale" in tensors:
-        return _by_weight(layer, _dora(layer, tensors, strength))
-    if DOWN not in tensors:
-        return _by_weight(layer, _dense(layer, tensors) * strength)
+    if "dora_scale" in tensors or DOWN not in tensors:
+        weight: Any = layer.weight
+        base = weight.detach().reshape(_shape(layer))
+        return _by_weight(layer, weight_change(tensors, base, strength))
     down, up = tensors[DOWN], tensors[UP]
     factor = strength * float(tensors[ALPHA]) / down.shape[0]
     if isinstance(layer, nn.Linear):
@@ -152,10 +141,10 @@ def _change(home: nn.Module, tensors: Mapping[str, Tensor], strength: float) -> 
     down, up = _beside(layer, down), _beside(layer, up)
 
     def low_rank(inputs: Tensor, output: Tensor) -> Tensor:
-        inner = _through(layer, inputs, down.to(inputs.dtype))
+        inner = _through(layer, inputs, down.to(inputs))
         if isinstance(layer, nn.Linear):
-            return output + F.linear(inner, up.to(inputs.dtype)) * factor
-        return output + F.conv2d(inner, up.to(inputs.dtype)) * factor
+            return output + F.linear(inner, up.to(inputs)) * factor
+        return output + F.conv2d(inner, up.to(inputs)) * factor
 
     return low_rank
 
@@ -164,7 +153,7 @@ def _by_weight(layer: nn.Module, delta: Tensor) -> Change:
     """Add what a change of the whole weight gives."""
 
     def whole(inputs: Tensor, output: Tensor) -> Tensor:
-        return output + _through(layer, inputs, delta.to(inputs.dtype))
+        return output + _through(layer, inputs, delta.to(inputs))
 
     return whole
 
@@ -175,60 +164,6 @@ def _through(layer: nn.Module, inputs: Tensor, weight: Tensor) -> Tensor:
         padding = layer.padding
         return F.conv2d(inputs, weight, None, layer.stride, padding, layer.dilation)
     return F.linear(inputs, weight)
-
-
-def _dense(layer: nn.Module, tensors: Mapping[str, Tensor]) -> Tensor:
-    """Weight change of LoHa or LoKr, of the shape of the layer's weight.
-
-    Source: Yeh et al. 2024, arXiv:2309.14859, equations 5 and 8.
-    """
-    at = {name: _beside(layer, tensor).float() for name, tensor in tensors.items()}
-    if "hada_w1_a" in at:
-        rank = at["hada_w1_b"].shape[0]
-        delta = _hada(at, 1) * _hada(at, 2)
-    else:
-        first = at["lokr_w1"] if "lokr_w1" in at else at["lokr_w1_a"] @ at["lokr_w1_b"]
-        rank = at["lokr_w2_b"].shape[0] if "lokr_w2_b" in at else 0
-        rank = rank or (at["lokr_w1_b"].shape[0] if "lokr_w1_b" in at else 0)
-        second = _kronecker_second(at)
-        first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
-        delta = torch.kron(first, second.contiguous())
-    factor = float(tensors[ALPHA]) / rank if rank and ALPHA in tensors else 1.0
-    return delta.reshape(_shape(layer)) * factor
-
-
-def _hada(at: Mapping[str, Tensor], side: int) -> Tensor:
-    first, second = at[f"hada_w{side}_a"], at[f"hada_w{side}_b"]
-    if f"hada_t{side}" in at:
-        return torch.einsum("i j k l, j r, i p -> p r k l", at[f"hada_t{side}"], second, first)
-    return first @ second
-
-
-def _kronecker_second(at: Mapping[str, Tensor]) -> Tensor:
-    if "lokr_w2" in at:
-        return at["lokr_w2"]
-    first, second = at["lokr_w2_a"], at["lokr_w2_b"]
-    if "lokr_t2" in at:
-        return torch.einsum("i j k l, i p, j r -> p r k l", at["lokr_t2"], first, second)
-    product = first @ second.flatten(1)
-    return product.reshape(first.shape[0], *second.shape[1:])
-
-
-def _dora(layer: nn.Module, tensors: Mapping[str, Tensor], strength: float) -> Tensor:
-    """Change of the weight by DoRA: the sum is brought to the trained length, row by row.
-
-    Source: Liu et al. 2024, arXiv:2402.09353, equation 5; strength as peft scales it.
-    """
-    weight: Any = layer.weight
-    base = weight.detach().float()
-    down, up = (_beside(layer, tensors[name]).float().flatten(1) for name in (DOWN, UP))
-    scale = strength * float(tensors[ALPHA]) / down.shape[0]
-    changed = base + (up @ down).reshape(base.shape) * scale
-    length = changed.flatten(1).norm(dim=1)
-    magnitude = _beside(layer, tensors["dora_scale"]).float().flatten()
-    factor = (magnitude / length).reshape(-1, *[1] * (base.ndim - 1))
-    delta: Tensor = changed * factor - base
-    return delta
 
 
 def _homes(
@@ -276,7 +211,7 @@ def _misfit(home: nn.Module, tensors: Mapping[str, Tensor]) -> str:
             else f"{found[1]} to {found[0]}, not {inputs} to {outputs} values"
         )
     try:
-        _dense(layer, tensors)
+        weight_change(tensors, torch.empty(_shape(layer)))
     except (RuntimeError, KeyError) as error:
         return str(error)
     return ""

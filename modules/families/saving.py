@@ -6,18 +6,23 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modules.adapters.files import save_tensors
-from modules.adapters.key_map import Native, renamer
+from modules.adapters.key_map import Fused, Native, Place, renamer
 from modules.adapters.native import to_native
 from modules.atomic import atomic_folder
-from modules.config import MODELS, ConfigError, ModelFormat, Problem
+from modules.config import MODELS, ModelFormat
+from modules.config.problems import error
 from modules.families.base import Family, Parts
 from modules.families.storage import unpacked_state
+
+Layout = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""From a network's weights to those of a file."""
 
 VAE_BLOCKS = [
     ("encoder.down_blocks.{i}.resnets.{i}", "encoder.down.{i}.block.{i}"),
@@ -38,6 +43,11 @@ VAE_BLOCKS = [
     ("*.to_k", "k"),
     ("*.to_v", "v"),
     ("*.to_out.0", "proj_out"),
+    # as folders of old have them
+    ("*.query", "q"),
+    ("*.key", "k"),
+    ("*.value", "v"),
+    ("*.proj_attn", "proj_out"),
 ]
 OPEN_CLIP = [
     ("text_model.encoder.layers.{i}.self_attn.out_proj", "transformer.resblocks.{i}.attn.out_proj"),
@@ -49,6 +59,19 @@ OPEN_CLIP = [
     ("text_model.embeddings.position_embedding", "positional_embedding"),
     ("text_model.final_layer_norm", "ln_final"),
 ]
+OPEN_CLIP_QKV = re.compile(r"text_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj$")
+IN_PROJECTION = Fused(("q_proj", "k_proj", "v_proj"), "in_proj")
+
+
+def open_clip_name(path: str) -> tuple[str, Place]:
+    """Key and place of a CLIP layer's weight in the layout of open_clip."""
+    if found := OPEN_CLIP_QKV.match(path):
+        name = f"transformer.resblocks.{found[1]}.attn.in_proj_weight"
+        return name, Place(name, IN_PROJECTION, "qkv".index(found[2]))
+    if path == "text_projection":
+        return path, Place(path, transposed=True)
+    name = renamer(OPEN_CLIP)(path)
+    return f"{name}.weight", Place(name)
 
 
 def save_model(
@@ -78,41 +101,48 @@ def save_model(
     if model_format is ModelFormat.DIFFUSERS:
         _save_folder(parts, path, dtype)
         return
-    if model_format is ModelFormat.ORIGINAL_SINGLE_FILE and family.single_file:
-        tensors: dict[str, Tensor] = {}
-        for part, (prefix, layout) in family.single_file.items():
-            network = getattr(parts.pipeline, part)
-            if network is not None:
-                found = _original(family, network, layout)
-                tensors |= {f"{prefix}{key}": tensor for key, tensor in found.items()}
-    elif native := _transformer_layout(family, model_format):
-        tensors = to_native(parts.denoiser.state_dict(), native)
-    else:
-        formats = MODELS[family.model_types[0]].formats
-        known = [each.value for each in formats if not each.value.endswith("LORA")]
-        raise ConfigError(
-            [
-                Problem(
-                    "output_model_format",
-                    "error",
-                    f"output_model_format is {model_format.value}, which {family.architecture} "
-                    f"does not have as a whole model.",
-                    f"Use {known[0]}.",
-                )
-            ]
-        )
+    tensors: dict[str, Tensor] = {}
+    for part, prefix, layout in part_layouts(family, model_format):
+        network = getattr(parts.pipeline, part)
+        if network is not None:
+            with unpacked_state(network):
+                weights = network.state_dict()
+            tensors |= {f"{prefix}{key}": tensor for key, tensor in layout(weights).items()}
     architecture = {"modelspec.architecture": family.architecture}
     save_tensors(tensors, path, dtype, {**architecture, **(metadata or {})})
 
 
-def _transformer_layout(family: Family, model_format: ModelFormat) -> Native | None:
-    if model_format not in MODELS[family.model_types[0]].formats:
-        return None
-    if model_format is ModelFormat.ORIGINAL_TRANSFORMER:
-        return family.lora_formats[ModelFormat.ORIGINAL_LORA].native or Native(str)
-    if model_format is ModelFormat.COMFY_TRANSFORMER:
-        return family.comfy_layout
-    return None
+def part_layouts(family: Family, model_format: ModelFormat) -> list[tuple[str, str, Layout]]:
+    """What a file of a format holds: parts, what stands before their keys, and their layouts.
+
+    Raises:
+        ConfigError: if the family does not have the format.
+    """
+    formats = MODELS[family.model_types[0]].formats
+    native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native or Native(str)
+    denoiser = partial(to_native, native=native)
+    if model_format is ModelFormat.ORIGINAL_SINGLE_FILE and family.single_file:
+        layouts: dict[str, Layout] = {
+            "denoiser": denoiser,
+            "vae": _vae,
+            "clip": _clip,
+            "open_clip": _open_clip,
+            "t5": _t5,
+        }
+        return [
+            (part, prefix, layouts[name]) for part, (prefix, name) in family.single_file.items()
+        ]
+    if model_format is ModelFormat.ORIGINAL_TRANSFORMER and model_format in formats:
+        return [(family.denoiser, "", denoiser)]
+    if model_format is ModelFormat.COMFY_TRANSFORMER and family.comfy_layout:
+        return [(family.denoiser, "", partial(to_native, native=family.comfy_layout))]
+    known = [each.value for each in formats if not each.value.endswith("LORA")]
+    raise error(
+        "output_model_format",
+        f"output_model_format is {model_format.value}, which {family.architecture} "
+        f"does not have as a whole model.",
+        f"Use {known[0]}.",
+    )
 
 
 def _save_folder(parts: Parts, path: Path, dtype: torch.dtype) -> None:
@@ -163,22 +193,6 @@ def _rewrite(folder: Path, dtype: torch.dtype) -> None:
         index.write_text(json.dumps(table, indent=2), encoding="utf-8")
 
 
-def _original(family: Family, network: nn.Module, layout: str) -> dict[str, Tensor]:
-    """A network's weights in the layout of the original code."""
-    with unpacked_state(network):
-        weights = network.state_dict()
-    layouts: dict[str, Callable[[dict[str, Tensor]], dict[str, Tensor]]] = {
-        "vae": _vae,
-        "clip": _clip,
-        "open_clip": _open_clip,
-        "t5": dict,
-    }
-    if layout == "denoiser":
-        native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native
-        return to_native(weights, native or Native(str))
-    return layouts[layout](weights)
-
-
 def _vae(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Up blocks are counted from the other end, and attention is a convolution of one pixel."""
     numbers = [re.match(r"decoder\.up_blocks\.(\d+)", key) for key in weights]
@@ -198,6 +212,14 @@ def _clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def _t5(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Its table of words under both names: folders leave out the second, which readers look for."""
+    table = weights.get("shared.weight", weights.get("encoder.embed_tokens.weight"))
+    if table is None:
+        return weights
+    return {**weights, "shared.weight": table, "encoder.embed_tokens.weight": table}
+
+
 def _open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The layout of open_clip: q, k and v in one, the projection transposed."""
     rename = renamer(OPEN_CLIP)
@@ -208,9 +230,7 @@ def _open_clip(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             found["text_projection"] = tensor.T
             continue
         path, _, leaf = key.rpartition(".")
-        if attention := re.match(
-            r"text_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj", path
-        ):
+        if attention := OPEN_CLIP_QKV.match(path):
             whole = f"transformer.resblocks.{attention[1]}.attn.in_proj_{leaf}"
             joined.setdefault(whole, {})[attention[2]] = tensor
         elif path == "text_model.embeddings.position_embedding":
