@@ -272,8 +272,8 @@ _SD3 = {"text_encoder_3_layer_skip": (0,), "{encoder}.include": ANY}
 
 BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType(
     {
-        e.ModelType.PIXART_ALPHA: _NO_SKIP,
-        e.ModelType.PIXART_SIGMA: _NO_SKIP,
+        e.ModelType.PIXART_ALPHA: {**_NO_SKIP, "vb_loss_strength": ANY},
+        e.ModelType.PIXART_SIGMA: {**_NO_SKIP, "vb_loss_strength": ANY},
         e.ModelType.FLUX_DEV_1: _NO_SKIP,
         e.ModelType.FLUX_FILL_DEV_1: _NO_SKIP,
         e.ModelType.SANA: _NO_SKIP,

@@ -234,6 +234,20 @@ class Family(Protocol):
                 width of the result; None for pictures that were neither scaled nor cropped.
         """
 
+    def predict_with_variance(
+        self,
+        parts: Parts,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Condition,
+        size: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `predict` gives, and the variance of that for models that learned one.
+
+        It is of the latents' shape too: -1 for the least variance of a step, 1 for the greatest.
+        """
+        return self.predict(parts, noisy, t, condition, size), None
+
     def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
         """The pipeline's arguments that carry encoded prompts, guidance and the picture's size."""
 

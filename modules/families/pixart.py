@@ -1,6 +1,6 @@
 """PixArt alpha and Sigma: a transformer that predicts noise, conditioned on T5's tokens.
 
-It also learned the variance of its prediction, which training leaves as it is.
+It also learned the variance of each step, which has a loss of its own.
 
 Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T text tokens, D width.
 """
@@ -94,9 +94,20 @@ class PixArt(Family):
         noisy: Tensor,
         t: Tensor,
         condition: Condition,
-        size: Tensor | None = None,  # noqa: ARG002
+        size: Tensor | None = None,
     ) -> Tensor:
         """The noise [B, C, H, W] at timesteps [B] in 0..999."""
+        return self.predict_with_variance(parts, noisy, t, condition, size)[0]
+
+    def predict_with_variance(
+        self,
+        parts: Parts,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Condition,
+        size: Tensor | None = None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor | None]:
+        """Noise and variance, each [B, C, H, W]; None for weights that have no variance."""
         height, width = (8 * edge for edge in noisy.shape[-2:])
         picture: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if parts.denoiser.config.sample_size == 128:  # alpha's 1024 px weights were told the size
@@ -110,7 +121,9 @@ class PixArt(Family):
             timestep=t,
             added_cond_kwargs=picture,
         )
-        return cast(Tensor, output.sample[:, : noisy.shape[1]])
+        channels, answer = noisy.shape[1], cast(Tensor, output.sample)
+        variance = answer[:, channels:] if answer.shape[1] > channels else None
+        return answer[:, :channels], variance
 
     def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
         """Embeddings and masks in place of texts, and the size as asked, not a trained one."""

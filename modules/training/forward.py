@@ -20,8 +20,9 @@ from modules.families import Condition, Family, Parts
 from modules.families.loading import DTYPES
 from modules.training.losses import Distance, Masking
 from modules.training.noise import build_noise
-from modules.training.objective import build_objective
+from modules.training.objective import Diffusion, build_objective
 from modules.training.schedules import batch_scale
+from modules.training.variance import VarianceLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,10 @@ class Forward:
             config.huber_strength,
             config.huber_delta,
         )
+        self._variance = None
+        self._variance_strength = config.vb_loss_strength
+        if config.vb_loss_strength and isinstance(self._objective, Diffusion):
+            self._variance = VarianceLoss.build(self._objective.signal.square())
         self._scale = batch_scale(config.loss_scaler, config)
         self._masking = None
         if config.masked_training:
@@ -153,7 +158,7 @@ class Forward:
         """Weighted error of each image, [B], float32, with its graph."""
         objective = self._objective
         noisy = objective.add_noise(draw.latents, draw.noise, draw.timestep).to(self._dtype)
-        prediction = self._predict(noisy, draw)
+        prediction, variance = self._predict(noisy, draw)
         target = objective.target(draw.latents, draw.noise, draw.timestep)
         untrained = self._untrained(noisy, draw)
         if untrained is not None and draw.prior is not None:
@@ -162,16 +167,22 @@ class Forward:
         factor = objective.weight(draw.timestep) * draw.weight
         if self._scale != 1:
             factor = factor * self._scale
-        if self._masking is None or draw.mask is None:
-            return self._distance(prediction, target) * factor
-        mask = draw.mask.view(len(target), 1, *[1] * (target.ndim - 4), *draw.mask.shape[-2:])
         errors = self._distance.elements(prediction, target)
+        if variance is not None and self._variance is not None:
+            terms = self._variance.elements(
+                draw.latents, noisy, draw.timestep, prediction, variance
+            )
+            errors = errors + self._variance_strength * terms
+        if self._masking is None or draw.mask is None:
+            return errors.flatten(1).mean(1) * factor
+        mask = draw.mask.view(len(target), 1, *[1] * (target.ndim - 4), *draw.mask.shape[-2:])
         drift = None
         if untrained is not None and self._masking.prior_weight:
             drift = self._distance.elements(prediction, untrained)
         return self._masking(errors, mask, drift) * factor
 
-    def _predict(self, noisy: Tensor, draw: Draw) -> Tensor:
+    def _predict(self, noisy: Tensor, draw: Draw) -> tuple[Tensor, Tensor | None]:
+        """The prediction, and its variance from models that learned one."""
         with self._autocast():
             condition = draw.condition
             if condition is None:
@@ -179,7 +190,8 @@ class Forward:
             if draw.hints is not None:
                 condition = {**condition, **draw.hints}
             time = self._objective.time(draw.timestep)
-            return self._family.predict(self._parts, noisy, time, condition, draw.size)
+            ask = self._family.predict_with_variance
+            return ask(self._parts, noisy, time, condition, draw.size)
 
     @torch.no_grad()
     def _untrained(self, noisy: Tensor, draw: Draw) -> Tensor | None:
@@ -188,7 +200,7 @@ class Forward:
         if draw.prior is None and not preserves:
             return None
         with without_adapter(self._parts.modules().values()):
-            return self._predict(noisy, draw)
+            return self._predict(noisy, draw)[0]
 
     def _masked(
         self, batch: Batch, generator: torch.Generator | None

@@ -5,7 +5,10 @@ import shutil
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from modules.config import ModelType
+from modules.families import family_for
 from modules.training import events as e
 
 
@@ -175,3 +178,31 @@ def test_a_half_precision_base_learns_in_a_full_precision_adapter(
     assert types["base"] == (torch.bfloat16 if stored == "BFLOAT_16" else torch.float32)
     assert types["adapter"] == {torch.float32}
     assert losses(run) == pytest.approx(plain(train, make_config), rel=0.02)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.0])
+def test_a_learned_variance_learns_by_the_bound_alone(make_config, train, tmp_path, strength):
+    family = family_for(ModelType.PIXART_SIGMA)
+    parts = family.tiny()
+    parts.pipeline.save_pretrained(tmp_path / "model")
+    before = parts.denoiser.proj_out.weight.detach().clone()
+    run = train(
+        make_config(
+            model_type="PIXART_SIGMA",
+            training_method="FINE_TUNE",
+            output_model_format="DIFFUSERS",
+            base_model_name=str(tmp_path / "model"),
+            cache_dir=str(tmp_path / "cache"),
+            layer_filter="proj_out",
+            epochs=1,
+            vb_loss_strength=strength,
+            optimizer={"optimizer": "SGD"},
+            **{"transformer.gradient_checkpointing": False, "text_encoder.train": False},
+        )
+    )
+    folder = run.of(e.ModelSaved)[-1].path / "transformer"
+    after = load_file(folder / "diffusion_pytorch_model.safetensors")["proj_out.weight"]
+    moved = (after != before).view(-1, 8, before.shape[1]).any(-1)  # by pixel of a patch, channel
+    assert moved[:, :4].all()  # the noise
+    assert moved[:, 4:].all().item() == (strength > 0)  # the variance
+    assert moved[:, 4:].any().item() == (strength > 0)
