@@ -81,6 +81,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelFormat.ORIGINAL_SINGLE_FILE,
             e.ModelFormat.ORIGINAL_TRANSFORMER,
             e.ModelFormat.COMFY_TRANSFORMER,
+            e.ModelFormat.LEGACY_SAFETENSORS,
             e.ModelFormat.SAFETENSORS,
         ),
         "output_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),

@@ -119,6 +119,10 @@ def part_layouts(family: Family, model_format: ModelFormat) -> list[tuple[str, s
         ConfigError: if the family does not have the format.
     """
     formats = MODELS[family.model_types[0]].formats
+    if model_format is ModelFormat.LEGACY_SAFETENSORS and model_format in formats:
+        # OneTrainer's name of old for whichever of the two an architecture has
+        single = ModelFormat.ORIGINAL_SINGLE_FILE
+        model_format = single if single in formats else ModelFormat.ORIGINAL_TRANSFORMER
     native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native or Native(str)
     denoiser = partial(to_native, native=native)
     if model_format is ModelFormat.ORIGINAL_SINGLE_FILE and family.single_file:

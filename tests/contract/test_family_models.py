@@ -88,6 +88,20 @@ def test_a_bare_transformer_has_the_original_names(family, tmp_path):
     )
 
 
+@having(ModelFormat.LEGACY_SAFETENSORS)
+def test_the_format_of_old_is_the_original_one(family, tmp_path):
+    """OneTrainer writes the same under both names: a single file, or else the bare transformer."""
+    parts = family.tiny()
+    formats = MODELS[family.model_types[0]].formats
+    single = ModelFormat.ORIGINAL_SINGLE_FILE in formats
+    original = ModelFormat.ORIGINAL_SINGLE_FILE if single else ModelFormat.ORIGINAL_TRANSFORMER
+    for name, each in (("old", ModelFormat.LEGACY_SAFETENSORS), ("new", original)):
+        save_model(family, parts, tmp_path / f"{name}.safetensors", each, torch.float16)
+    old, new = (load_file(tmp_path / f"{name}.safetensors") for name in ("old", "new"))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[key], tensor) for key, tensor in new.items())
+
+
 @having(ModelFormat.COMFY_TRANSFORMER)
 def test_comfys_transformer_is_the_one_that_diffusers_converts(family, tmp_path):
     network = family.tiny()
