@@ -6,7 +6,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from modules import GenericTrainer, TrainCallbacks, TrainConfig
-from modules.config import MODELS, ModelType
+from modules.config import MODELS, ModelType, TrainingMethod
 from modules.config.supported import HONOURED
 from modules.families import family_for
 from modules.training import events as e
@@ -95,6 +95,33 @@ def test_a_run_of_each_architecture_trains_and_leaves_its_files(kind, pictures, 
 def test_an_adapter_trains_on_a_base_of_few_bits(dtype, pictures, tmp_path):
     small = {f"{part}.weight_dtype": dtype for part in ("transformer", "text_encoder_2")}
     run(ModelType.FLUX_DEV_1, pictures, tmp_path, {**small, "train_dtype": "BFLOAT_16"})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow, id=kind.value)
+        for kind in HONOURED["model_type"]
+        if TrainingMethod.EMBEDDING in MODELS[kind].methods
+    ],
+)
+def test_a_word_of_each_architecture_trains_and_leaves_its_file(kind, pictures, tmp_path):
+    changes = {
+        "training_method": "EMBEDDING",
+        "output_model_format": "SAFETENSORS",
+        "embedding.placeholder": "card",
+        "embedding.initial_embedding_text": "a",
+        "preserve_embedding_norm": True,
+    }
+    run(kind, pictures, tmp_path, changes)
+    family = family_for(kind)
+    parts = family.tiny()
+    with safe_open(tmp_path / "lora.safetensors", "pt") as file:
+        assert file.metadata()["modelspec.architecture"] == f"{family.architecture}/embedding"
+        for name, place in family.words.items():
+            rows, table = file.get_tensor(place.key), parts.module(name).get_input_embeddings()
+            assert rows.shape == (1, table.weight.shape[1])
+            assert rows.isfinite().all()
 
 
 @pytest.mark.slow
