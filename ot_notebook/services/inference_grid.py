@@ -1,8 +1,9 @@
-"""Grids: every combination of the values of one or two settings, as one labelled image."""
+"""Grids: every combination of the values of up to three settings, as one labelled image."""
 
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modules.atomic import atomic_file
 from ot_notebook.services.inference_model import Stack
 from ot_notebook.services.inference_request import SETTINGS, refused
+from ot_notebook.services.inference_saves import Save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +36,8 @@ GAP_PX, LINE_PX, FONT_PX, LABEL_CHARS = 6, 22, 14, 34
 class Cell:
     """One picture of a grid, before it is drawn."""
 
-    column: int
-    row: int
+    place: tuple[int, int, int]
+    """Column, row and sheet."""
     axes: Mapping[str, Any]
     """The axes' settings, with this picture's values."""
     settings: Mapping[str, Any]
@@ -50,9 +52,12 @@ class Grid:
     image: Image = field(repr=False)
     """All pictures with their labels."""
     table: pd.DataFrame = field(repr=False)
-    """A row for each picture: the axes' values, the picture's settings, its file and seconds."""
+    """A row for each picture: the axes' values, the picture's settings, its file and seconds.
+
+    It stands beside the image, as a CSV file.
+    """
     results: tuple[Result, ...] = field(repr=False)
-    """The pictures, row after row."""
+    """The pictures, sheet after sheet, row after row."""
     path: Path
     """Where the labelled image was kept."""
     complete: bool
@@ -63,60 +68,71 @@ class Grid:
 
 
 def plan(
-    prompt: str, x: Axis, y: Axis | None, settings: Mapping[str, Any], loras: Stack
+    prompt: str, axes: Sequence[Axis], settings: Mapping[str, Any], loras: Stack
 ) -> list[Cell]:
-    """The pictures of a grid, row after row.
+    """The pictures of a grid, sheet after sheet, row after row.
+
+    Args:
+        prompt: where it is on no axis.
+        axes: across, downwards, and from sheet to sheet.
+        settings: all else.
+        loras: adapters and strengths where no axis changes them.
 
     Raises:
         ConfigError: for an axis that is no setting or has no values, or too many pictures.
     """
-    across, down = _axis("x", x, loras), _axis("y", y, loras) if y else ("", [None])
-    if across[0] == down[0]:
-        raise refused("y", f"x and y are both {across[0]}.", "Choose another setting for one.")
-    count = len(across[1]) * len(down[1])
+    named = [_axis(which, axis, loras) for which, axis in zip("xyz", axes, strict=False)]
+    names = [name for name, _ in named]
+    for at, name in enumerate(names):
+        if name in names[:at]:
+            which, first = "xyz"[at], "xyz"[names.index(name)]
+            raise refused(which, f"{first} and {which} are both {name}.", "Choose another setting.")
+    values = [listed for _, listed in named] + [[None]] * (3 - len(named))
+    count = math.prod(map(len, values))
     if count > MAX_CELLS:
         raise refused("x", f"The grid has {count} pictures.", f"At most {MAX_CELLS} are drawn.")
+    across, down, sheets = (list(enumerate(each)) for each in values)
     cells = []
-    for (row, below), (column, beside) in itertools.product(
-        enumerate(down[1]), enumerate(across[1])
+    for (sheet_at, third), (row, second), (column, first) in itertools.product(
+        sheets, down, across
     ):
-        axes = {name: value for name, value in ((across[0], beside), (down[0], below)) if name}
-        chosen = {name: value for name, value in axes.items() if not name.startswith("lora")}
-        strengths = {name: value for name, value in axes.items() if name.startswith("lora")}
+        chosen = dict(zip(names, (first, second, third), strict=False))
+        plain = {name: value for name, value in chosen.items() if not _of_loras(name)}
         cells.append(
             Cell(
-                column=column,
-                row=row,
-                axes=axes,
-                settings={"prompt": prompt, **settings, **chosen},
-                loras=_with_strengths(loras, strengths),
+                place=(column, row, sheet_at),
+                axes=chosen,
+                settings={"prompt": prompt, **settings, **plain},
+                loras=_stack(loras, chosen),
             )
         )
     return cells
 
 
 def sheet(
-    drawn: Sequence[tuple[Cell, Result]], x: Axis, y: Axis | None, folder: Path, planned: int
+    drawn: Sequence[tuple[Cell, Result]], axes: Sequence[Axis], folder: Path, planned: int
 ) -> Grid:
     """The labelled image and the table of what was drawn."""
     import pandas as pd
 
-    image = _labelled(drawn, x, y)
+    image = _sheets(drawn, axes)
     rows = [
         {
             **result.metadata,
-            **{name: value for name, value in cell.axes.items() if name.startswith("lora")},
+            **{name: _plain(value) for name, value in cell.axes.items() if _of_loras(name)},
             "path": result.path,
             "seconds": result.seconds,
         }
         for cell, result in drawn
     ]
     table = pd.DataFrame(rows)
-    first = [*x, *(y or ())]
+    first = [name for axis in axes for name in axis]
     table = table[[*first, *(name for name in table.columns if name not in first)]]
     path = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-grid-{secrets.token_hex(2)}.png"
     with atomic_file(path) as temporary:
         image.save(temporary, "PNG")
+    with atomic_file(path.with_suffix(".csv")) as temporary:
+        table.to_csv(temporary, index=False)
     results = tuple(result for _, result in drawn)
     return Grid(image, table, results, path, len(drawn) == planned)
 
@@ -125,12 +141,7 @@ def _axis(which: str, axis: Axis, loras: Stack) -> tuple[str, list[Any]]:
     if not isinstance(axis, Mapping) or len(axis) != 1:
         raise refused(which, f"{which} is {axis!r}.", f'Write {which}={{"cfg_scale": [1, 3, 7]}}.')
     ((name, values),) = axis.items()
-    known = [
-        "prompt",
-        *SETTINGS,
-        *(["lora"] if loras else []),
-        *(f"lora:{p.stem}" for p, _ in loras),
-    ]
+    known = axis_names(loras)
     if name not in known:
         hint = "" if loras else " Load a LoRA for an axis of its strength."
         raise refused(which, f"{name!r} is no setting.", f"Use one of {', '.join(known)}.{hint}")
@@ -140,13 +151,65 @@ def _axis(which: str, axis: Axis, loras: Stack) -> tuple[str, list[Any]]:
     return name, listed
 
 
-def _with_strengths(loras: Stack, strengths: Mapping[str, Any]) -> Stack:
-    chosen = [(path, strength) for path, strength in loras]
-    for name, strength in strengths.items():
-        stems = [path.stem for path, _ in chosen]
-        place = stems.index(name.removeprefix("lora:")) if ":" in name else 0
-        chosen[place] = (chosen[place][0], strength)
-    return tuple(chosen)
+def axis_names(loras: Stack) -> list[str]:
+    """What an axis can be: settings, the strength of a LoRA, or the save of a run."""
+    strengths = ["lora"] if loras else []
+    return ["prompt", *SETTINGS, *strengths, *(f"lora:{path.stem}" for path, _ in loras), "save"]
+
+
+def _of_loras(name: str) -> bool:
+    return name == "save" or name.startswith("lora")
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Save | Path) else value
+
+
+def _stack(loras: Stack, chosen: Mapping[str, Any]) -> Stack:
+    """The adapters of one picture: another save, other strengths."""
+    stack = list(loras)
+    if "save" in chosen:
+        save = chosen["save"]
+        path, kin = (save.path, save.kin) if isinstance(save, Save) else (Path(save), ())
+        if known := [at for at, (one, _) in enumerate(stack) if one in kin]:
+            stack[known[0]] = (path, stack[known[0]][1])
+        else:
+            stack.append((path, 1.0))
+    return _with_strengths(tuple(stack), loras, chosen)
+
+
+def _with_strengths(stack: Stack, loras: Stack, chosen: Mapping[str, Any]) -> Stack:
+    changed = list(stack)
+    for name, strength in chosen.items():
+        if name.startswith("lora"):
+            stems = [path.stem for path, _ in loras]
+            place = stems.index(name.removeprefix("lora:")) if ":" in name else 0
+            changed[place] = (changed[place][0], strength)
+    return tuple(changed)
+
+
+def _sheets(drawn: Sequence[tuple[Cell, Result]], axes: Sequence[Axis]) -> Image:
+    """One sheet below the other, each with the value of z above it."""
+    from PIL import Image as Pictures
+    from PIL import ImageDraw, ImageFont
+
+    x, (y, z) = axes[0], [*axes[1:], None, None][:2]
+    if z is None:
+        return _labelled(drawn, x, y)
+    parts = []
+    for at, label in enumerate(_labels(z)):
+        of_sheet = [pair for pair in drawn if pair[0].place[2] == at]
+        if of_sheet:
+            parts.append((label, _labelled(of_sheet, x, y)))
+    width = max(part.width for _, part in parts)
+    height = sum(part.height + LINE_PX for _, part in parts)
+    canvas = Pictures.new("RGB", (width, height), "white")
+    pen, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(FONT_PX), 0
+    for label, part in parts:
+        pen.text((GAP_PX, top + LINE_PX / 2), label, fill="#4453d6", font=font, anchor="lm")
+        canvas.paste(part, (0, top + LINE_PX))
+        top += part.height + LINE_PX
+    return canvas
 
 
 def _labelled(drawn: Sequence[tuple[Cell, Result]], x: Axis, y: Axis | None) -> Image:
@@ -156,8 +219,8 @@ def _labelled(drawn: Sequence[tuple[Cell, Result]], x: Axis, y: Axis | None) -> 
 
     font = ImageFont.load_default(FONT_PX)
     across, down = _labels(x), _labels(y) if y else [""]
-    widths = [_largest(drawn, "column", at, 0) for at in range(len(across))]
-    heights = [_largest(drawn, "row", at, 1) for at in range(len(down))]
+    widths = [_largest(drawn, 0, at) for at in range(len(across))]
+    heights = [_largest(drawn, 1, at) for at in range(len(down))]
     margin = max(int(font.getlength(label)) for label in down) + 2 * GAP_PX if y else 0
     widths = [
         max(width, int(font.getlength(label))) for width, label in zip(widths, across, strict=True)
@@ -175,8 +238,9 @@ def _labelled(drawn: Sequence[tuple[Cell, Result]], x: Axis, y: Axis | None) -> 
     for top, height, label in zip(tops, heights, down, strict=True):
         _write(pen, font, label, margin / 2, top + height / 2)
     for cell, result in drawn:
-        spare = widths[cell.column] - result.image.width
-        canvas.paste(result.image, (lefts[cell.column] + spare // 2, tops[cell.row]))
+        column, row, _ = cell.place
+        spare = widths[column] - result.image.width
+        canvas.paste(result.image, (lefts[column] + spare // 2, tops[row]))
     return canvas
 
 
@@ -184,13 +248,14 @@ def _labels(axis: Axis) -> list[str]:
     ((name, values),) = axis.items()
     listed = [values] if isinstance(values, str) else values
     texts = [str(getattr(value, "value", value)) for value in listed]
-    if name != "prompt":
+    if name not in ("prompt", "save"):
         texts = [f"{name} {text}" for text in texts]
     return [text if len(text) <= LABEL_CHARS else f"{text[: LABEL_CHARS - 1]}…" for text in texts]
 
 
-def _largest(drawn: Sequence[tuple[Cell, Result]], name: str, at: int, edge: int) -> int:
-    sizes = [result.image.size[edge] for cell, result in drawn if getattr(cell, name) == at]
+def _largest(drawn: Sequence[tuple[Cell, Result]], edge: int, at: int) -> int:
+    """The longest edge (0 width, 1 height) of the pictures in a column (0) or row (1)."""
+    sizes = [result.image.size[edge] for cell, result in drawn if cell.place[edge] == at]
     return max(sizes, default=0)
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from modules.config import NoiseScheduler, SampleConfig
 from modules.config.enums import ModelType
@@ -166,6 +166,27 @@ class Recipe:
             strength=strength,
         )
 
+    def as_sample(self) -> SampleConfig:
+        """A sample definition that draws the same during training."""
+        given = {
+            "noise_scheduler": self.scheduler or NoiseScheduler.DDIM,
+            "sample_inpainting": bool(self.image and self.mask),
+            "base_image_path": self.image,
+            "mask_image_path": self.mask,
+        }
+        return SampleConfig.parse(
+            {
+                "prompt": self.prompt,
+                "negative_prompt": self.negative_prompt,
+                "seed": self.seed,
+                "width": self.width,
+                "height": self.height,
+                "diffusion_steps": self.steps,
+                "cfg_scale": self.cfg_scale,
+                **given,
+            }
+        )
+
     def as_web_ui(self) -> str:
         """The settings as the AUTOMATIC1111 web UI writes and reads them."""
         tags = "".join(f" <lora:{Path(path).stem}:{weight:g}>" for path, weight in self.loras)
@@ -198,8 +219,12 @@ class Recipe:
         return info
 
 
-def read_recipe(path: Path | str) -> Recipe:
+def read_recipe(path: Path | str | BinaryIO, name: str = "") -> Recipe:
     """The settings that a PNG holds: ours, or the AUTOMATIC1111 web UI's.
+
+    Args:
+        path: the file, or what it holds.
+        name: how to call it, where there is no path.
 
     Raises:
         OSError: if there is no such picture.
@@ -207,22 +232,26 @@ def read_recipe(path: Path | str) -> Recipe:
     """
     from PIL import Image, UnidentifiedImageError
 
+    called = name or path
+
     try:
         with Image.open(path) as picture:
             chunks = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is no picture.") from error
+        raise ValueError(f"{called} is no picture.") from error
     for chunk in (JSON_CHUNK, TEXT_CHUNK):
         if len(chunks.get(chunk, "")) > MAX_TEXT:
-            raise ValueError(f"{path} holds {len(chunks[chunk])} characters of settings: too many.")
+            raise ValueError(
+                f"{called} holds {len(chunks[chunk])} characters of settings: too many."
+            )
     try:
         if JSON_CHUNK in chunks:
             return Recipe.from_dict(json.loads(chunks[JSON_CHUNK]))
         if TEXT_CHUNK in chunks:
             return from_web_ui(chunks[TEXT_CHUNK])
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}.") from error
-    raise ValueError(f"{path} holds no settings. Use a PNG that was written here or by a web UI.")
+        raise ValueError(f"{called}: {error}.") from error
+    raise ValueError(f"{called} holds no settings. Use a PNG that was written here or by a web UI.")
 
 
 def from_web_ui(text: str) -> Recipe:

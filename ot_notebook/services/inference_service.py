@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from modules.families import Family, Parts
     from ot_notebook.services.inference_grid import Axis, Grid
+    from ot_notebook.services.inference_saves import Save
+    from ot_notebook.services.run import Run
 
 MAX_BATCH = 64
 """Pictures of one batch; a grid or a loop draws more."""
@@ -268,15 +270,24 @@ class InferenceService:
                 self.cancel()
             worker.join()
 
-    def grid(self, prompt: str = "", *, x: Axis, y: Axis | None = None, **settings: Any) -> Grid:
-        """Draw every combination of the values of one or two settings, all else alike.
+    def grid(
+        self,
+        prompt: str = "",
+        *,
+        x: Axis,
+        y: Axis | None = None,
+        z: Axis | None = None,
+        **settings: Any,
+    ) -> Grid:
+        """Draw every combination of the values of up to three settings, all else alike.
 
         Args:
             prompt: what to draw, where it is on no axis.
             x: name and values of the setting across, such as {"cfg_scale": [1, 3, 7]}. Any
-                setting of `generate`, or "lora" for the strength of the first LoRA, "lora:NAME"
-                for that of another.
+                setting of `generate`, "lora" for the strength of the first LoRA, "lora:NAME"
+                for that of another, or "save" with what `saves` gives.
             y: the same for the setting downwards.
+            z: the same for one from sheet to sheet.
             settings: as for `generate`.
 
         Returns:
@@ -285,10 +296,19 @@ class InferenceService:
         """
         from ot_notebook.services.inference_grid import plan, sheet
 
+        if z and not y:
+            raise refused("z", "z is given without y.", "Give the second axis as y=.")
+        axes = [axis for axis in (x, y, z) if axis is not None]
         with self._line.turn():
             self._cancel.clear()
             model = self._need()
-            cells = plan(prompt, x, y, {"seed": random_seed(), **settings}, self._loras)
+            cells = plan(prompt, axes, {"seed": random_seed(), **settings}, self._loras)
+            if model.source == "live" and any("save" in cell.axes for cell in cells):
+                raise refused(
+                    "save",
+                    "The live model holds what it has learnt; a save on top would count twice.",
+                    "Load the base model: load(run.config.base_model_name).",
+                )
             checked = [
                 (cell, self._request(model, **_split(cell.settings)), model.fit(cell.loras))
                 for cell in cells
@@ -303,7 +323,22 @@ class InferenceService:
                     raise
             finally:
                 self._rest()
-            return sheet(results, x, y, self.gallery.folder / "grids", len(checked))
+            return sheet(results, axes, self.gallery.folder / "grids", len(checked))
+
+    def saves(self, run: Run | str | Path | None = None) -> list[Save]:
+        """What a run (by itself, its id or its workspace; else the newest) has kept on its way.
+
+        One prompt and seed over all of it shows when the run was best:
+
+        Example:
+            >>> inf.grid("a red apple", x={"save": inf.saves()}, seed=1)
+
+        Raises:
+            ConfigError: if there is no such run, or it has kept no adapters.
+        """
+        from ot_notebook.services.inference_saves import saves_of
+
+        return saves_of(run)
 
     def cancel(self) -> None:
         """End the picture, or the grid, that is being drawn, within one step."""
@@ -323,6 +358,12 @@ class InferenceService:
         from ot_notebook.services.inference_code import diffusers_code
 
         return diffusers_code(recipe)
+
+    def as_comfy(self, recipe: Recipe) -> str:
+        """A ComfyUI workflow, in the format of its API, that draws the picture of a recipe."""
+        from ot_notebook.services.inference_comfy import comfy_workflow
+
+        return comfy_workflow(recipe)
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call `listener` whenever `status` changes, on whatever thread; the answer ends it."""
