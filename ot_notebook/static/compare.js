@@ -98,7 +98,7 @@ export default () => {
   let line;
   return {
     initialize({ model }) {
-      line = connect(model);
+      line = connect(model, 1000);
       return () => line.close();
     },
     render({ model, el }) {
@@ -222,7 +222,7 @@ export default () => {
       });
       model.on("change:view", draw);
       draw();
-      const hidden = line.shown();
+      const hidden = line.shown(el);
       return () => {
         model.off("change:view", draw);
         pictures.clear();

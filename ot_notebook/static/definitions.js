@@ -82,7 +82,7 @@ export default () => {
   let line;
   return {
     initialize({ model }) {
-      line = connect(model);
+      line = connect(model, 1000);
       return () => line.close();
     },
     render({ model, el }) {
@@ -123,7 +123,7 @@ export default () => {
       };
       model.on("change:view", draw);
       draw();
-      const hidden = line.shown();
+      const hidden = line.shown(el);
       return () => {
         model.off("change:view", draw);
         hidden();

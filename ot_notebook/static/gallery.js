@@ -1,188 +1,179 @@
-// Samples of a run, by prompt, newest first. Python holds the pictures; this file draws them.
+// Samples of a run, by prompt, newest first. Python holds the pictures; this file draws those that are seen.
 
-/** A comm buffer is a DataView or a typed array, by platform; it may be a window on a larger one. */
-function address(bytes, mime) {
-  const view = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return URL.createObjectURL(new Blob([view], { type: mime }));
-}
-
-const CRISP_PX = 128; // smaller pictures show their pixels: blurred, a 64 px drawing looks broken
-
-function facts(tile) {
-  const size = tile.width ? `${tile.width} × ${tile.height} px` : "the file cannot be read";
-  return `step ${tile.step} · epoch ${tile.epoch} · seed ${tile.seed} · ${size}`;
-}
-
-/** The large view: one sample, on request beside the first of its prompt. */
-function createViewer(root, model, thumbnail) {
-  const dialog = element("dialog", "ot ot-viewer");
-  dialog.setAttribute("aria-label", "Sample");
-  const prompt = element("p");
-  const images = element("div", "ot-viewer-images");
-  const words = element("span");
-  const full = new Map(); // id -> address of the picture in full size
-  let row = []; // tiles of the prompt, oldest first
-  let at = 0;
-  let comparing = false;
-
-  const figure = (tile) => {
-    const box = element("figure");
-    const image = new Image();
-    image.src = full.get(tile.id) ?? thumbnail(tile);
-    image.alt = `${tile.prompt}, step ${tile.step}`;
-    image.classList.toggle("ot-crisp", tile.width > 0 && tile.width <= CRISP_PX);
-    box.append(image, element("figcaption", "", `step ${tile.step}`));
-    if (!tile.whole && tile.image.byteLength && !full.has(tile.id)) model.send({ op: "full", id: tile.id });
-    return box;
-  };
-  const draw = () => {
-    const tile = row[at];
-    prompt.textContent = tile.prompt;
-    words.textContent = facts(tile);
-    images.replaceChildren(...(comparing && at > 0 ? [row[0], tile] : [tile]).map(figure));
-    older.disabled = at === 0;
-    newer.disabled = at === row.length - 1;
-    compare.disabled = at === 0;
-    compare.setAttribute("aria-pressed", String(comparing));
-  };
-  const go = (by) => {
-    at = Math.min(row.length - 1, Math.max(0, at + by));
-    draw();
-  };
-  const older = button("ot-button", "‹ Older", () => go(-1));
-  const newer = button("ot-button", "Newer ›", () => go(1));
-  const compare = button("ot-button", "Compare with the first", () => {
-    comparing = !comparing;
-    draw();
-  });
-  const close = button("ot-button", "Close", () => dialog.close());
-  const head = element("div", "ot-viewer-head");
-  head.append(prompt, close);
-  const moves = element("div", "ot-buttons");
-  moves.append(older, newer, compare);
-  const foot = element("div", "ot-viewer-foot");
-  foot.append(words, moves);
-  dialog.append(head, images, foot);
-  dialog.onkeydown = (event) => {
-    if (event.key === "ArrowLeft") go(-1);
-    if (event.key === "ArrowRight") go(1);
-  };
-  dialog.onclick = (event) => {
-    if (event.target === dialog) dialog.close(); // the backdrop
-  };
-  dialog.onclose = () => {
-    for (const url of full.values()) URL.revokeObjectURL(url);
-    full.clear();
-  };
-  const received = (message, buffers) => {
-    if (!dialog.open) return;
-    if (message.op === "full") {
-      full.set(message.id, address(buffers[0], message.mime));
-      if (row.some((tile) => tile.id === message.id)) draw();
-    } else if (message.op === "gone" && row[at].id === message.id) {
-      words.textContent = message.why;
-    }
-  };
-  model.on("msg:custom", received);
-  root.append(dialog);
-  return {
-    open(tiles, index) {
-      [row, at] = [tiles, index];
-      draw();
-      dialog.showModal();
-      newer.disabled ? close.focus() : newer.focus();
-    },
-    close() {
-      model.off("msg:custom", received);
-      dialog.close();
-    },
-  };
-}
+const STRIP = 24; // pictures between the first and the latest that a card shows; the large view has all
+const CARDS = 36; // prompts at once; more come as one scrolls
+const ASK = 48; // pictures asked for at once
 
 export default () => {
   let line;
   return {
     initialize({ model }) {
-      line = connect(model);
+      line = connect(model, 1000);
       return () => line.close();
     },
     render({ model, el }) {
       const root = element("div", "ot ot-gallery");
       const heading = element("div", "ot-title");
       const note = element("span", "ot-caption");
-      heading.append(element("h3", "", "Samples"), note);
+      const chosen = element("span", "ot-caption");
+      const clear = button("ot-link", "Clear", () => choose([]));
+      heading.append(element("h3", "", "Samples"), note, chosen, clear);
+      const filters = element("div", "ot-filters");
+      const search = element("input", "ot-input");
+      search.type = "search";
+      search.placeholder = "Prompts with these words";
+      search.setAttribute("aria-label", "Prompts with these words");
+      const steps = element("select", "ot-input");
+      steps.setAttribute("aria-label", "Step");
+      const kinds = element("select", "ot-input");
+      kinds.setAttribute("aria-label", "Weights");
+      kinds.append(...[["", "All weights"], ["ema", "Moving average"], ["raw", "Plain weights"]].map(([value, text]) => Object.assign(element("option", "", text), { value })));
+      filters.append(search, steps, kinds);
       const prompts = element("div", "ot-prompts");
-      const empty = element("div", "ot-empty");
-      empty.style.height = "150px";
-      empty.append(
-        element("span", "", "Samples appear here."),
-        element("small", "", "Each prompt keeps its first and its latest."),
-      );
-      root.append(heading, empty, prompts);
+      const end = element("div");
+      const empty = createEmpty("Samples appear here.", "Each prompt keeps its first and its latest.", 150);
+      root.append(heading, filters, empty, prompts, end);
       el.append(root);
 
       const addresses = new Map(); // tile id -> address of its thumbnail
-      const tiles = new Map(); // tile id -> its button
+      const fetched = new Map(); // tile id -> tile whose picture was fetched
+      const nodes = new Map(); // tile id -> its button
       const cards = new Map(); // prompt -> its card
-      const thumbnail = (tile) => {
-        if (!addresses.has(tile.id) && tile.image.byteLength) {
-          addresses.set(tile.id, address(tile.image, tile.mime));
-        }
-        return addresses.get(tile.id) ?? "";
-      };
-      const viewer = createViewer(root, model, thumbnail);
+      const wanted = new Set();
+      let all = []; // every sample, oldest first
+      let rows = new Map(); // prompt and weights -> its samples
+      let shownCards = CARDS;
 
-      const makeTile = (tile) => {
-        const node = button("ot-tile");
-        const image = new Image();
-        image.src = thumbnail(tile);
-        image.alt = "";
-        image.classList.toggle("ot-crisp", tile.width > 0 && tile.width <= CRISP_PX);
-        node.append(image, element("small"));
-        return node;
+      const keyOf = (tile) => `${tile.raw ? "raw" : ""}|${tile.prompt}`;
+      const url = (tile) => {
+        if (!addresses.has(tile.id) && tile.image?.byteLength) addresses.set(tile.id, address(tile.image, tile.mime));
+        return addresses.get(tile.id);
       };
+      const askSoon = () => {
+        if (!wanted.size || askSoon.waits) return;
+        askSoon.waits = setTimeout(() => {
+          askSoon.waits = 0;
+          const ids = [...wanted].slice(0, ASK);
+          ids.forEach((id) => wanted.delete(id));
+          model.send({ op: "thumbs", ids });
+        }, 60);
+      };
+      const want = (tiles) => {
+        for (const tile of tiles) if (tile && tile.image === null && !fetched.has(tile.id) && !wanted.has(tile.id)) wanted.add(tile.id);
+        askSoon();
+      };
+      const sight = new IntersectionObserver((entries) => {
+        want(entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target.tile));
+      });
+      const more = new IntersectionObserver((entries) => {
+        if (entries.some((entry) => entry.isIntersecting) && shownCards < cards.size + CARDS && shownCards < found().length) {
+          shownCards += CARDS;
+          drawCards();
+        }
+      }, { rootMargin: "400px" });
+      more.observe(end);
+
+      const choose = (ids) => {
+        model.set("chosen", ids);
+        model.save_changes();
+      };
+      const isChosen = (tile) => model.get("chosen").includes(tile.id);
+      const toggle = (tile) => choose(isChosen(tile) ? model.get("chosen").filter((id) => id !== tile.id) : [...model.get("chosen"), tile.id]);
+      const viewer = createViewer(root, model, { url, want, isChosen, toggle, all: () => all, row: (tile) => rows.get(keyOf(tile)) ?? [] });
+
       const place = (tile, row, word) => {
-        if (!tiles.has(tile.id)) tiles.set(tile.id, makeTile(tile));
-        const node = tiles.get(tile.id);
-        node.onclick = () => viewer.open(row, row.indexOf(tile));
-        node.title = facts(tile);
-        node.setAttribute("aria-label", `${word} ${tile.prompt}, ${facts(tile)}`.trim());
+        if (!nodes.has(tile.id)) {
+          const node = button("ot-tile");
+          const image = new Image();
+          image.alt = "";
+          node.append(image, element("small"));
+          nodes.set(tile.id, node);
+          sight.observe(node);
+        }
+        const node = nodes.get(tile.id);
+        node.tile = tile;
+        const image = node.firstElementChild;
+        const src = url(tile);
+        if (src && image.src !== src) image.src = src;
+        image.classList.toggle("ot-crisp", tile.width > 0 && tile.width <= CRISP_PX);
+        image.classList.toggle("ot-waits", !src);
+        node.classList.toggle("ot-chosen", isChosen(tile));
+        node.onclick = (event) => (event.ctrlKey || event.metaKey ? toggle(tile) : viewer.open(row, row.indexOf(tile)));
+        node.title = `${facts(tile)}\nCtrl and a click selects it`;
+        node.setAttribute("aria-label", `${word} ${tile.prompt}, ${facts(tile)}${isChosen(tile) ? ", selected" : ""}`.trim());
         const label = node.lastElementChild;
         if (word) label.replaceChildren(element("b", "", word), ` step ${tile.step}`);
         else label.textContent = String(tile.step);
         return node;
       };
-      const drawCard = (prompt, row) => {
-        if (!cards.has(prompt)) {
+      const drawCard = (key, row) => {
+        if (!cards.has(key)) {
           const card = element("section", "ot-prompt");
-          card.append(element("h4", "", prompt), element("div", "ot-pair"), element("div", "ot-strip"));
-          cards.set(prompt, card);
+          card.append(element("h4", "", `${row[0].prompt}${row[0].raw ? " (plain weights)" : ""}`), element("div", "ot-pair"), element("div", "ot-strip"));
+          cards.set(key, card);
         }
-        const card = cards.get(prompt);
+        const card = cards.get(key);
         const ends = row.length > 1 ? [row[0], row[row.length - 1]] : [row[0]];
+        const between = row.slice(1, -1).slice(-STRIP).reverse();
         const strip = card.querySelector(".ot-strip");
-        arrange(card.children[1], [
-          ...ends.map((tile, index) => place(tile, row, row.length > 1 ? ["First", "Latest"][index] : "First")),
-          strip,
-        ]);
-        arrange(strip, row.slice(1, -1).reverse().map((tile) => place(tile, row, "")));
+        const hidden = row.length - 2 - between.length;
+        arrange(card.children[1], [...ends.map((tile, index) => place(tile, row, row.length > 1 ? ["First", "Latest"][index] : "First")), strip]);
+        const rest = hidden > 0 ? [button("ot-link ot-rest", `and ${hidden} more`, () => viewer.open(row, hidden))] : [];
+        arrange(strip, [...between.map((tile) => place(tile, row, "")), ...rest]);
         return card;
       };
+      const found = () => {
+        const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+        return [...rows].filter(([, [first]]) => {
+          const text = first.prompt.toLowerCase();
+          return words.every((word) => text.includes(word)) && (!kinds.value || (kinds.value === "raw") === Boolean(first.raw));
+        });
+      };
+      const drawCards = () => {
+        const only = steps.value;
+        const list = found()
+          .map(([key, row]) => [key, only ? row.filter((tile) => String(tile.step) === only) : row])
+          .filter(([, row]) => row.length);
+        const shown = list.slice(0, shownCards);
+        const keys = new Set(shown.map(([key]) => key));
+        for (const key of [...cards.keys()].filter((key) => !keys.has(key))) cards.delete(key);
+        arrange(prompts, shown.map(([key, row]) => drawCard(key, row)));
+        for (const [id, node] of nodes) {
+          if (node.isConnected || !root.isConnected) continue;
+          sight.unobserve(node);
+          nodes.delete(id);
+        }
+      };
       const draw = () => {
-        const all = [...model.get("archive"), ...model.get("recent")];
-        const groups = new Map();
-        for (const tile of all) groups.set(tile.prompt, [...(groups.get(tile.prompt) ?? []), tile]);
+        all = [...model.get("others").map((one) => fetched.get(one.id) ?? { ...one, image: null }), ...model.get("archive"), ...model.get("recent")];
+        all.sort((a, b) => a.id - b.id);
+        rows = new Map();
+        for (const tile of all) {
+          const key = keyOf(tile);
+          if (!rows.has(key)) rows.set(key, []);
+          rows.get(key).push(tile);
+        }
         const ids = new Set(all.map((tile) => tile.id));
-        for (const id of [...tiles.keys()].filter((id) => !ids.has(id))) {
-          tiles.delete(id);
+        for (const id of [...addresses.keys()].filter((id) => !ids.has(id) && !fetched.has(id))) {
           URL.revokeObjectURL(addresses.get(id));
           addresses.delete(id);
         }
-        for (const prompt of [...cards.keys()].filter((prompt) => !groups.has(prompt))) cards.delete(prompt);
-        arrange(prompts, [...groups].map(([prompt, row]) => drawCard(prompt, row)));
+        const known = [...new Set(all.map((tile) => tile.step))].sort((a, b) => b - a);
+        if (steps.options.length !== known.length + 1) {
+          const was = steps.value;
+          steps.replaceChildren(Object.assign(element("option", "", "All steps"), { value: "" }), ...known.map((step) => Object.assign(element("option", "", `Step ${step}`), { value: String(step) })));
+          steps.value = was;
+        }
+        kinds.hidden = !all.some((tile) => tile.raw);
+        filters.hidden = rows.size < 2 && kinds.hidden;
+        const count = model.get("chosen").length;
+        chosen.textContent = count ? `${count} selected` : "";
+        clear.hidden = !count;
+        drawCards();
         empty.hidden = all.length > 0;
         empty.style.display = all.length ? "none" : "";
         note.textContent = model.get("note");
+        viewer.renew();
       };
       let queued = false; // archive and recent change together: draw them once
       const drawSoon = () => {
@@ -193,14 +184,31 @@ export default () => {
           draw();
         });
       };
-      const watched = ["change:archive", "change:recent", "change:note"];
+      const received = (message, buffers) => {
+        if (message.op !== "thumbs") return;
+        message.tiles.forEach((tile, index) => {
+          const image = buffers[index];
+          fetched.set(tile.id, { ...tile, image });
+          if (image.byteLength) addresses.set(tile.id, address(image, tile.mime));
+        });
+        askSoon();
+        drawSoon();
+      };
+      model.on("msg:custom", received);
+      search.oninput = drawCards;
+      steps.onchange = drawCards;
+      kinds.onchange = drawCards;
+      const watched = ["change:archive", "change:recent", "change:others", "change:note", "change:chosen", "change:can_use"];
       watched.forEach((event) => model.on(event, drawSoon));
       draw();
-      const hidden = line.shown();
+      const hidden = line.shown(el);
       return () => {
         watched.forEach((event) => model.off(event, drawSoon));
+        model.off("msg:custom", received);
+        sight.disconnect();
+        more.disconnect();
         viewer.close();
-        for (const url of addresses.values()) URL.revokeObjectURL(url);
+        for (const one of addresses.values()) URL.revokeObjectURL(one);
         hidden();
       };
     },

@@ -116,7 +116,7 @@ export default () => {
       };
       model.on("change:view", draw);
       draw();
-      const hidden = line.shown();
+      const hidden = line.shown(el);
       return () => {
         model.off("change:view", draw);
         hidden();

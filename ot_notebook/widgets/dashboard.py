@@ -149,9 +149,11 @@ class Dashboard(LiveView):
         top = [W.HTML(markup.style()), self._core_panel, row, self._strip]
         return [*top, self._core_curve, self._core_log]
 
-    def _pull(self) -> None:
+    def _pull(self) -> bool:
         self._strip.draw()
+        before = self._panel.view if self.mode == "rich" else None
         super()._pull()
+        return before is not None and before != self._panel.view
 
     def _draw(self, events: Sequence[Event] | None) -> None:
         view = panel_view(self.service, self._settings() is not None, self._alert)

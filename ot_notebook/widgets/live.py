@@ -92,8 +92,12 @@ class AdaptiveView(StoryBox):
         """Show what is; `events` says what is new, None that everything may be."""
 
     @abstractmethod
-    def _pull(self) -> None:
-        """The page asks for what is new; the answer passes where unasked messages are dropped."""
+    def _pull(self) -> bool | None:
+        """The page asks for what is new; the answer passes where unasked messages are dropped.
+
+        Returns:
+            True if the state of the module that beats has changed: that answers the beat, too.
+        """
 
     def _use(self, mode: Literal["rich", "core"]) -> None:
         """Show the children of `mode`, made on first use, and draw everything into them."""
@@ -128,17 +132,17 @@ class AdaptiveView(StoryBox):
                 self._pages.discard(client)
                 self._asleep = not self._pages  # nobody looks: no work until somebody does
             case {"op": "beat"}:
-                self._beat()
-                front.send({"op": "ack"})
+                if not self._beat():
+                    front.send({"op": "ack"})
             case _:
                 self._on_request(content)
 
     def _on_request(self, content: dict[str, Any]) -> None:
         """A message that is not about the line itself."""
 
-    def _beat(self) -> None:
+    def _beat(self) -> bool | None:
         self._wake()
-        self._pull()
+        return self._pull()
 
     def _wake(self) -> None:
         if self._asleep:
@@ -196,13 +200,14 @@ class LiveView(AdaptiveView):
         self.service = self.follow(service)
         self._use(self.mode)
 
-    def _pull(self) -> None:
+    def _pull(self) -> bool | None:
         pushed, self._pushed = self._pushed, False
         self._pulled_at = time.monotonic()
         self.service.flush()
         self._draw_news()
         if pushed:  # it may have been dropped on its way, and a trait that stays is not sent again
             repeat(self)
+        return None
 
     def _on_events(self, events: Sequence[Event]) -> None:
         """Leave the news to a page that pulls; push them to one that does not.

@@ -19,7 +19,10 @@ SNAPSHOT_PX = 128
 """Longest edge of a picture in a saved notebook."""
 
 MAX_TILES = 160
-"""Pictures that a page holds; the files of all of them stay in the run's folder."""
+"""Pictures that a page always holds; it fetches the others as they come into sight."""
+
+SPARE_TILES = 40
+"""Pictures above that before the oldest leave: each time, all of those that stay travel again."""
 
 MIMES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 """Formats that browsers draw; others are written anew."""
@@ -38,6 +41,8 @@ class Tile(TypedDict):
     image: bytes
     mime: str
     whole: bool
+    raw: bool
+    """Drawn with the weights themselves, where the run also has a moving average."""
 
 
 def tile(sample: SampleImage, number: int) -> Tile:
@@ -64,7 +69,13 @@ def tile(sample: SampleImage, number: int) -> Tile:
         image=image,
         mime=mime,
         whole=whole,
+        raw=is_raw(sample),
     )
+
+
+def is_raw(sample: SampleImage) -> bool:
+    """Whether it was drawn with the weights themselves, where the run also has a moving average."""
+    return sample.path.parent.name.endswith(" - no-ema")
 
 
 def shrink(picture: Image.Image, edge: int) -> tuple[bytes, str]:

@@ -282,10 +282,15 @@ def test_the_studio_looks_right_in_every_state_theme_and_width(notebook, page):
     shots("failed")
 
 
-def test_a_sample_opens_large_and_beside_the_first(notebook, page):
+def test_a_sample_opens_large_beside_over_and_against_another(notebook, page):
     notebook.open(
         "large.ipynb",
-        [setup("large", 60, 1.5), "ot.SampleGallery(svc)", "svc.start(job.config).wait()"],
+        [
+            setup("large", 60, 1.5),
+            "gallery = ot.SampleGallery(svc, job); gallery",
+            "svc.start(job.config).wait()",
+            "gallery.selection()['step'].tolist(), gallery.used.prompt, job.config.samples[-1].seed",
+        ],
     )
     for cell in range(3):
         notebook.run(cell)
@@ -294,11 +299,61 @@ def test_a_sample_opens_large_and_beside_the_first(notebook, page):
     output.get_by_role("button", name="Latest a fox").click()
     viewer = page.get_by_role("dialog", name="Sample")
     expect(viewer).to_contain_text("step 50")
-    viewer.get_by_role("button", name="Compare with the first").click()
-    expect(viewer.locator("figure")).to_have_count(2)
+    viewer.get_by_role("button", name="Side by side").click()
+    expect(viewer.locator("figcaption")).to_have_text(["step 0", "step 50"])
+    viewer.get_by_role("button", name="Difference").click()
+    expect(viewer.locator("figcaption")).to_contain_text("mean difference")
+    assert "mean difference 0.0%" not in viewer.locator("figcaption").inner_text()
+    viewer.get_by_role("button", name="Slider").click()
+    split = viewer.get_by_label("Where one picture ends")
+    split.fill("20")
+    cut = viewer.locator(".ot-over").evaluate("node => getComputedStyle(node).clipPath")
+    assert "80%" in cut, cut
+    viewer.get_by_role("button", name="Zoom in").click()
+    zoom = viewer.locator(".ot-over img").evaluate("node => getComputedStyle(node).transform")
+    assert zoom.startswith("matrix(1.6"), zoom
+    assert violations(page, ".ot-viewer") == []
     notebook.shot("gallery-large")
+    viewer.get_by_role("button", name="Select", exact=True).click()
+    viewer.get_by_role("button", name="Use these settings").click()
+    expect(viewer).to_contain_text("one of the samples of the job")
+    viewer.get_by_role("button", name="Alone").click()
     page.keyboard.press("ArrowLeft")
     expect(viewer.locator("figcaption")).to_have_text(["step 0"])
-    page.keyboard.press("ArrowRight")
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
+    expect(output.get_by_text("1 selected")).to_be_visible()
+    notebook.run(3)
+    assert "([50], 'a fox, line art', 42)" in notebook.text(3)
+
+
+def test_the_tabs_of_the_studio_open_their_parts(notebook, page):
+    notebook.open("tabs.ipynb", [setup("tabs", 3000, 90), "ot.studio(job, service=svc)"])
+    notebook.run(0)
+    notebook.run(1)
+    output = notebook.output(1)
+    press(output, "Start")
+    wait_for_step(page, output, 20)
+    landmarks = {
+        "New job": ".ot-form",
+        "Training": ".ot-panel",
+        "Concepts": ".ot-concepts",
+        "Sampling": ".ot-definition",
+        "Queue": ".ot-queue",
+        "Inference": ".ot-inference",
+        "Runs": ".ot-compare",
+    }
+    tabs = output.get_by_role("navigation", name="Parts of the studio").get_by_role("button")
+    tabs.first.focus()
+    for label, landmark in landmarks.items():
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Enter")
+        expect(tabs.get_by_text(label, exact=True)).to_have_attribute("aria-current", "page")
+        expect(output.locator(f".ot-page:not(.ot-away) {landmark}").first).to_be_visible()
+        over = output.evaluate("node => node.scrollWidth - node.clientWidth")
+        assert over <= 0, f"{label}: {over} px too wide"
+        assert violations(page, ".ot-page:not(.ot-away)") == [], label
+    at = step_of(output)
+    tabs.first.click()
+    wait_for_step(page, output, at + 20)  # what was out of sight is up to date
+    expect(output.locator(".ot-page:not(.ot-away) .ot-chart path.line").first).to_be_visible()
