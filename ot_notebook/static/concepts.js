@@ -372,7 +372,7 @@ export default () => {
       watched.forEach((event) => model.on(event, drawSoon));
       model.on("msg:custom", covers);
       draw();
-      const hidden = line.shown();
+      const hidden = line.shown(el);
       return () => {
         watched.forEach((event) => model.off(event, drawSoon));
         model.off("msg:custom", covers);

@@ -327,7 +327,7 @@ export default () => {
       const watched = ["change:view", "change:settings", "change:picture", "change:history"];
       watched.forEach((event) => model.on(event, soon));
       redraw();
-      const hidden = line.shown();
+      const hidden = line.shown(el);
       return () => {
         watched.forEach((event) => model.off(event, soon));
         show.close();
