@@ -109,6 +109,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "resolution": ANY,
         "aspect_ratio_bucketing": ANY,
         "dataloader_threads": ANY,
+        "latent_caching": ANY,
         "clear_cache_before_training": ANY,
         # optimisation
         "learning_rate": ANY,
@@ -256,7 +257,6 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "tensorboard_port": "TensorBoard is not started",
         "fallback_train_dtype": "",  # no part is computed in another type than it is stored in
         "{part}.activation_offloading": "",  # of networks that do not train
-        "latent_caching": "latents are always cached; the cache notices every change",
         "optimizer_defaults": "",
         "prevent_overwrites": "",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from modules.config.enums import ConceptType, Leftovers
+from modules.config.problems import error
 from modules.data.dataset import Dataset, Encodings
+from modules.data.live import Encoded, Live
 from modules.data.schedule import BucketPlan, Indices, Schedule
 
 READY = 2
@@ -84,13 +86,20 @@ class Batches(Iterator[Batch]):
         self._prior = np.array([c.type is ConceptType.PRIOR_PREDICTION for c in concepts])
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next = (0, 0)
-        self._ready: deque[Future[tuple[Batch, int, int]]] = deque()
+        self._ready: deque[Future[tuple[Callable[[], Batch | None], int, int]]] = deque()
 
     def __next__(self) -> Batch:
-        while len(self._ready) <= READY:
-            self._ready.append(self._pool.submit(self._make))
-        batch, self.epoch, self.position = self._ready.popleft().result()
-        return batch
+        left_out = 0
+        while True:
+            while len(self._ready) <= READY:
+                self._ready.append(self._pool.submit(self._make))
+            finish, self.epoch, self.position = self._ready.popleft().result()
+            if (batch := finish()) is not None:
+                return batch
+            left_out += 1
+            if left_out > self._schedule.batches_in(self.epoch):
+                message = "None of the images can be read any more."
+                raise error("concepts", message, "See that their folders are there, and resume.")
 
     def batches_in(self, epoch: int) -> int:
         """Batches of an epoch."""
@@ -125,44 +134,71 @@ class Batches(Iterator[Batch]):
         self._next = (self.epoch, self.position)
         return note
 
-    def _make(self) -> tuple[Batch, int, int]:
-        """The next batch and the position after it; runs on the pool's one thread."""
+    def _make(self) -> tuple[Callable[[], Batch | None], int, int]:
+        """What gives the next batch, and the position after it; runs on the pool's one thread.
+
+        What takes time is done already, but for encodings that no cache holds: the networks belong
+        to the thread that trains. None stands for a batch of which no file could be read.
+        """
         epoch, position = self._next
         while position >= self._schedule.batches_in(epoch):
             epoch, position = epoch + 1, 0
         order = self._schedule.epoch(epoch)
-        batch = self._collate(
+        finish = self._begun(
             order.items[position, self._mine], order.variations[position, self._mine]
         )
         position += 1
         if position >= self._schedule.batches_in(epoch):
             epoch, position = epoch + 1, 0
         self._next = epoch, position
-        return batch, epoch, position
+        return finish, epoch, position
 
-    def _collate(self, items: Indices, variations: Indices) -> Batch:
-        data = self._data
-        places = data.images.at(items, variations)
-        pairs = list(zip(items.tolist(), variations.tolist(), strict=True))
-        latents = data.images.stack(places)["latents"]
+    def _begun(self, items: Indices, variations: Indices) -> Callable[[], Batch | None]:
+        images = self._data.images
+        if isinstance(images, Live):
+            seen, findings = images.read(items, variations)
+
+            def encode() -> Batch | None:
+                found = images.encode(seen, findings)
+                return None if found is None else self._collate(found)
+
+            return encode
+        places = images.at(items, variations)
+        latents, data = images.stack(places)["latents"], self._data
+        batch = self._collate(
+            Encoded(
+                items,
+                variations,
+                self._data.crops[places].tolist(),
+                latents,
+                None if data.masks is None else _masks(data.masks, places, latents),
+                None if data.hints is None else data.hints.stack(places),
+            )
+        )
+        return lambda: batch
+
+    def _collate(self, found: Encoded) -> Batch:
+        data, items, variations = self._data, found.items, found.variations
         condition = None
         if data.texts is not None:
             condition = data.texts.stack(data.texts.at(items, variations))
+        places = data.images.at(items, variations)
         bucket = data.sizes[data.buckets[places[0]]]
         sizes = [
             (data.items[item].height, data.items[item].width, *crop, *bucket)
-            for item, crop in zip(items.tolist(), data.crops[places].tolist(), strict=True)
+            for item, crop in zip(items.tolist(), found.crops, strict=True)
         ]
+        pairs = zip(items.tolist(), variations.tolist(), strict=True)
         batch = Batch(
-            latents,
+            found.latents,
             condition,
             [data.caption(item, variation) for item, variation in pairs],
             torch.from_numpy(self._weights[items]),
             torch.tensor(sizes),
             torch.from_numpy(self._prior[items]),
             tuple(items.tolist()),
-            None if data.masks is None else _masks(data.masks, places, latents),
-            None if data.hints is None else data.hints.stack(places),
+            found.mask,
+            found.hints,
         )
         return _pinned(batch) if self._pin else batch
 

@@ -30,22 +30,24 @@ from modules.data.encode import (
     encode_hints,
     encode_masks,
     encode_pictures,
+    shown_of,
 )
 from modules.data.findings import DataProblem, Findings
 from modules.data.images import Circle, View
 from modules.data.items import Item, Scan
+from modules.data.live import Live
 from modules.data.plan import Framing, Planned, Planner, plan
+from modules.data.schedule import Indices, Positions
 
 TRAINED = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
 NOWHERE: Row = (-1, -1)
-Places = NDArray[np.int32]
 ATTEMPTS = 3
 """How often a cache is filled that another process empties meanwhile."""
 GIB = 1 << 30
 AnyView = TypeVar("AnyView", tuple[bytes, View], tuple[bytes, View, Circle | None])
 
 
-class Encodings:
+class Encodings(Positions):
     """One tensor or more for each variation of each item, on disk until it is used.
 
     Args:
@@ -54,16 +56,10 @@ class Encodings:
     """
 
     def __init__(self, space: Space, rows: Sequence[Sequence[Row]]) -> None:
-        self.count: NDArray[np.int32] = np.fromiter(map(len, rows), np.int32, len(rows))
-        """Variations of each item."""
-        self._first: Places = np.cumsum(self.count, dtype=np.int32) - self.count
+        super().__init__([len(item) for item in rows])
         flat = np.array([row for item in rows for row in item], np.int32).reshape(-1, 2)
         self._rows = flat
         self._shards = space.load([shard for shard in np.unique(flat[:, 0]).tolist() if shard >= 0])
-
-    def at(self, items: Places, variations: Places) -> Places:
-        """Flat position of an item's variation; counts on from the first after the last."""
-        return self._first[items] + variations % self.count[items]
 
     def get(self, place: int) -> Mapping[str, Tensor] | None:
         """The tensors at a flat position, each [...]; None where there are none."""
@@ -72,7 +68,7 @@ class Encodings:
             return None
         return {name: tensor[row] for name, tensor in self._shards[shard].items()}
 
-    def stack(self, places: Places) -> dict[str, Tensor]:
+    def stack(self, places: Indices) -> dict[str, Tensor]:
         """The tensors at some flat positions, each [B, ...], where there surely are some."""
         rows = [(self._shards[shard], row) for shard, row in self._rows[places].tolist()]
         return {name: torch.stack([held[name][row] for held, row in rows]) for name in rows[0][0]}
@@ -92,7 +88,8 @@ class Dataset:
     """Bucket of each image variation, an index into `sizes`, by flat position."""
     crops: NDArray[np.int32]
     """Top and left of its crop in the scaled image, [variations, 2]."""
-    images: Encodings
+    images: Encodings | Live
+    """In the cache, or encoded when they are needed; what follows is then None."""
     masks: Encodings | None
     hints: Encodings | None
     """What the denoiser reads of each view; None if it reads nothing."""
@@ -114,7 +111,7 @@ class Dataset:
 def build(
     found: Scan,
     encoder: Encoder,
-    cache_dir: Path,
+    cache_dir: Path | None,
     *,
     resolution: str,
     quantum: int,
@@ -126,13 +123,14 @@ def build(
     conditioning: bool = False,
     types: Sequence[ConceptType] = TRAINED,
     cache_limit: float = 0.0,
+    warn: Callable[[DataProblem], None] = lambda _problem: None,
 ) -> Dataset:
     """Encode what the cache lacks of the images to train on, and say where everything is.
 
     Args:
         found: what to train on.
         encoder: the networks.
-        cache_dir: folder of the cache; runs may share one.
+        cache_dir: folder of the cache, which runs may share; None to encode each batch anew.
         resolution: `512`, several as `512,768`, or width and height as `768x512`.
         quantum: edges are multiples of this many pixels.
         bucketing: train at several shapes; otherwise crop to squares.
@@ -143,6 +141,7 @@ def build(
         conditioning: show an inpainting model the conditioning image beside each image, whole.
         types: the kinds of concept that take part.
         cache_limit: GiB above which what was not used for longest leaves the cache; 0 for none.
+        warn: receives what becomes of files later, where each batch is encoded anew.
 
     Raises:
         CachingStopped: if told to stop; what was encoded is kept.
@@ -162,6 +161,9 @@ def build(
     planner, planned = plan(found.only(*types), framing, threads, should_stop, findings)
     if framing.conditioning:
         planned = _with_conditioning(planned, findings)
+    if cache_dir is None:
+        images = Live(encoder, planner, framing, planned, _sizes(planned), threads, warn)
+        return _dataset(found.concepts, planned, planner, findings, images)
     for _ in range(ATTEMPTS):
         fill = _Fill(encoder, cache_dir, framing, planned, threads, findings, report, should_stop)
         fill.run()
@@ -245,30 +247,21 @@ class _Fill:
     def dataset(self, concepts: tuple[ConceptConfig, ...], planner: Planner) -> Dataset:
         """What the cache now holds of the plan."""
         usable = [p for p in self._planned if self._complete(p)]
-        if not usable:
-            reasons = " ".join(map(str, self._findings.problems()))
-            message = f"No image is left to train on. {reasons}".rstrip()
-            raise error("concepts", message, "Add a concept with images, or enable one.")
         self._hint_at_unused_captions(usable)
-        views = [view for planned in usable for view in planned.views]
-        sizes = tuple(sorted({view.size for view in views}))
-        number = {size: index for index, size in enumerate(sizes)}
-        image_rows = [[self._images[key] for key in p.image_keys()] for p in usable]
-        return Dataset(
+        images = [[self._images[key] for key in p.image_keys()] for p in usable]
+        texts = None
+        if self._texts is not None:
+            rows = [[self._texts[key] for key in p.text_keys()] for p in usable]
+            texts = Encodings(self._texts, rows)
+        return _dataset(
             concepts,
-            tuple(planned.item for planned in usable),
-            np.frombuffer(b"".join(p.digests.image for p in usable), np.uint8).reshape(-1, 32),
-            sizes,
-            np.array([number[view.size] for view in views], np.int16),
-            np.array([(view.top, view.left) for view in views], np.int32),
-            Encodings(self._images, image_rows),
+            usable,
+            planner,
+            self._findings,
+            Encodings(self._images, images),
             self._optional(self._masks, [self._mask_keys(p) for p in usable], usable),
             self._optional(self._hints, [self._hint_keys(p) for p in usable], usable),
-            None
-            if self._texts is None
-            else Encodings(self._texts, [[self._texts[k] for k in p.text_keys()] for p in usable]),
-            self._findings.problems(),
-            planner,
+            texts,
         )
 
     def _step(self, count: int) -> None:
@@ -289,23 +282,10 @@ class _Fill:
         """What to encode of hints: those that many images share once."""
         seen: set[bytes] = set()
         for planned in self._planned:
-            item = planned.item
-            picture, digest = planned.shown(self._framing.hint)
-            mask = item.mask if planned.digests.mask else None
-            seen_as = planned.views
-            if planned.digests.conditioning:  # its colours are its own
-                seen_as = tuple(view.geometry() for view in seen_as)
-            views = zip(self._hint_keys(planned), seen_as, planned.circles, strict=False)
-            for missing in _by_size(views, self._hints, seen):
-                yield Shown(
-                    item.source,
-                    picture and picture.name,
-                    digest,
-                    mask and mask.name,
-                    planned.digests.mask,
-                    (item.width, item.height),
-                    missing,
-                )
+            keys, views = self._hint_keys(planned), planned.shown_views()
+            places = zip(keys, views, planned.circles, strict=False)
+            for missing in _by_size(places, self._hints, seen):
+                yield shown_of(planned, self._framing.hint, missing)
 
     def _captions(self) -> dict[bytes, str]:
         if self._texts is None:
@@ -375,6 +355,47 @@ class _Fill:
                 message = "has several captions, of which one is cached and used."
                 fix = "Set text_variations of its concept to as many as shall be used."
                 self._findings.add("unused captions", planned.item.path, message, fix)
+
+
+def _sizes(planned: Sequence[Planned]) -> tuple[Size, ...]:
+    return tuple(sorted({view.size for each in planned for view in each.views}))
+
+
+def _dataset(
+    concepts: tuple[ConceptConfig, ...],
+    planned: Sequence[Planned],
+    planner: Planner,
+    findings: Findings,
+    images: Encodings | Live,
+    masks: Encodings | None = None,
+    hints: Encodings | None = None,
+    texts: Encodings | None = None,
+) -> Dataset:
+    """The images that were planned, and where their encodings are.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    if not planned:
+        reasons = " ".join(map(str, findings.problems()))
+        message = f"No image is left to train on. {reasons}".rstrip()
+        raise error("concepts", message, "Add a concept with images, or enable one.")
+    views, sizes = [view for each in planned for view in each.views], _sizes(planned)
+    number = {size: index for index, size in enumerate(sizes)}
+    return Dataset(
+        concepts,
+        tuple(each.item for each in planned),
+        np.frombuffer(b"".join(each.digests.image for each in planned), np.uint8).reshape(-1, 32),
+        sizes,
+        np.array([number[view.size] for view in views], np.int16),
+        np.array([(view.top, view.left) for view in views], np.int32),
+        images,
+        masks,
+        hints,
+        texts,
+        findings.problems(),
+        planner,
+    )
 
 
 def _by_size(

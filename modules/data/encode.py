@@ -29,6 +29,7 @@ from modules.data.images import (
     render_mask,
 )
 from modules.data.items import DAMAGE, reason
+from modules.data.plan import Planned
 from modules.data.sources import Source, read
 
 PIXELS = 1 << 20
@@ -36,7 +37,7 @@ PIXELS = 1 << 20
 PICTURES = 8
 """Pictures that are encoded at once, however small; more are slower on a CPU, whose caches end."""
 HALF = 127
-"""Grey above which a mask is 1 for a denoiser, which knows nothing between 0 and 1."""
+"""Grey above which a mask is 1 for a denoiser."""
 CAPTIONS = 32
 """Captions that are encoded at once."""
 
@@ -134,15 +135,31 @@ def encode_pictures(
     """
 
     def prepare(picture: Picture) -> list[tuple[bytes, NDArray[np.uint8]]]:
-        edge = needed_edge(view for _, view in picture.views)
-        image = _decoded(picture.source, picture.name, picture.digest, progress.findings, edge)
-        return [(key, render(image, view)) for key, view in picture.views] if image else []
+        return read_picture(picture, progress.findings)
 
     with _shelf(space) as shelf:
         for batch in _batches(pictures, prepare, progress):
-            pixels = _pixels([image for _, image in batch])
+            pixels = to_pixels([image for _, image in batch])
             shelf.add([key for key, _ in batch], {"latents": encoder.encode_images(pixels)})
             progress.step(len(batch))
+
+
+def shown_of(
+    planned: Planned, hint: Hint, views: tuple[tuple[bytes, View, Circle | None], ...]
+) -> Shown:
+    """What a denoiser is to see of an item, in some of its views."""
+    item, digests = planned.item, planned.digests
+    picture, digest = planned.shown(hint)
+    mask = item.mask if digests.mask else None
+    return Shown(
+        item.source,
+        picture and picture.name,
+        digest,
+        mask and mask.name,
+        digests.mask,
+        (item.width, item.height),
+        views,
+    )
 
 
 def encode_hints(
@@ -155,24 +172,12 @@ def encode_hints(
     """
 
     def prepare(shown: Shown) -> list[tuple[bytes, NDArray[np.uint8], NDArray[np.uint8]]]:
-        image = mask = None
-        if shown.name:
-            edge = needed_edge(view for _, view, _ in shown.views)
-            image = _decoded(shown.source, shown.name, shown.digest, progress.findings, edge)
-        if shown.mask:
-            mask = _decoded(shown.source, shown.mask, shown.mask_digest, progress.findings)
-        if (shown.name and image is None) or (shown.mask and mask is None):
-            return []
-        return [
-            (key, *render_hint(image, mask, view, circle, shown.image_size))
-            for key, view, circle in shown.views
-        ]
+        return read_hint(shown, progress.findings)
 
     with _shelf(space) as shelf:
         for batch in _batches(hints, prepare, progress):
-            masks = torch.from_numpy(np.stack([mask for _, _, mask in batch]))[:, None]
-            pixels = _pixels([image for _, image, _ in batch])
-            rows = encoder.encode_hints(pixels, (masks > HALF).float(), hide)
+            pixels = to_pixels([image for _, image, _ in batch])
+            rows = encoder.encode_hints(pixels, to_masks([mask for _, _, mask in batch]), hide)
             shelf.add([key for key, _, _ in batch], rows)
             progress.step(len(batch))
 
@@ -185,14 +190,13 @@ def encode_masks(masks: Iterable[Mask], space: Space, progress: Progress) -> Non
     """
 
     def prepare(mask: Mask) -> list[tuple[bytes, Tensor]]:
-        image = _decoded(mask.source, mask.name, mask.digest, progress.findings)
+        image = decoded(mask.source, mask.name, mask.digest, progress.findings)
         if image is None:
             return []
         rows = []
         for key, view, circle, (height, width) in mask.places:
-            pixels = Image.fromarray(render_mask(image, view, circle, mask.image_size))
-            grid = pixels.resize((width, height), Image.Resampling.BOX)
-            rows.append((key, torch.from_numpy(np.array(grid))[None, None]))
+            pixels = render_mask(image, view, circle, mask.image_size)
+            rows.append((key, shrunk(pixels, height, width)[None]))
         return rows
 
     with _shelf(space) as shelf:
@@ -219,7 +223,7 @@ def encode_captions(
             progress.step(len(batch))
 
 
-def _decoded(
+def decoded(
     source: Source, name: str, digest: bytes, findings: Findings, edge: int = 0
 ) -> Image.Image | None:
     """A picture; None if the file is broken, or no longer the one that was planned with."""
@@ -248,10 +252,46 @@ def _batches(
         yield from chunks((row for rows in ready for row in rows), most)
 
 
-def _pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+def read_picture(picture: Picture, findings: Findings) -> list[tuple[bytes, NDArray[np.uint8]]]:
+    """The views of an image, [h, w, 3], each with its key; none if the file fails."""
+    edge = needed_edge(view for _, view in picture.views)
+    image = decoded(picture.source, picture.name, picture.digest, findings, edge)
+    return [(key, render(image, view)) for key, view in picture.views] if image else []
+
+
+def read_hint(
+    shown: Shown, findings: Findings
+) -> list[tuple[bytes, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """What is seen of a picture, [h, w, 3], and its mask, [h, w]; none if a file fails."""
+    image = mask = None
+    if shown.name:
+        edge = needed_edge(view for _, view, _ in shown.views)
+        image = decoded(shown.source, shown.name, shown.digest, findings, edge)
+    if shown.mask:
+        mask = decoded(shown.source, shown.mask, shown.mask_digest, findings)
+    if (shown.name and image is None) or (shown.mask and mask is None):
+        return []
+    return [
+        (key, *render_hint(image, mask, view, circle, shown.image_size))
+        for key, view, circle in shown.views
+    ]
+
+
+def shrunk(mask: NDArray[np.uint8], height: int, width: int) -> Tensor:
+    """A mask [h, w] on the grid of its latents, [1, H, W], 0 to 255."""
+    grid = Image.fromarray(mask).resize((width, height), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(grid))[None]
+
+
+def to_pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
     """Pictures [h, w, 3] -> [B, 3, h, w] in [-1, 1]."""
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
     return pixels.float().div_(127.5).sub_(1.0)
+
+
+def to_masks(masks: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Masks [h, w] -> [B, 1, h, w], 0 or 1: a denoiser knows nothing between."""
+    return (torch.from_numpy(np.stack(masks))[:, None] > HALF).float()
 
 
 @contextmanager

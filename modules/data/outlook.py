@@ -14,7 +14,7 @@ from modules.config.enums import ConceptType, Leftovers
 from modules.data.buckets import Size
 from modules.data.items import Item, Scan
 from modules.data.plan import Framing, Planner
-from modules.data.schedule import BucketPlan, Indices, Schedule
+from modules.data.schedule import BucketPlan, Positions, Schedule
 
 TRAINED = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
 
@@ -35,21 +35,12 @@ class BucketOutlook:
 
 
 @dataclass(frozen=True)
-class _Variations:
-    count: Indices
-    first: Indices
-
-    def at(self, items: Indices, variations: Indices) -> Indices:
-        return self.first[items] + variations % self.count[items]
-
-
-@dataclass(frozen=True)
 class _Outlined:
     concepts: Sequence[ConceptConfig]
     items: Sequence[Item]
     sizes: Sequence[Size]
     buckets: NDArray[np.int16]
-    images: _Variations
+    images: Positions
 
 
 def outlook(
@@ -82,7 +73,7 @@ def outlook(
     sizes = sorted({size for row in taken for size in row})
     number = {size: index for index, size in enumerate(sizes)}
     buckets = np.array([number[size] for row in taken for size in row], np.int16)
-    images = _Variations(count, np.cumsum(count, dtype=np.int32) - count)
+    images = Positions(count)
     outlined = _Outlined(found.concepts, items, sizes, buckets, images)
     plans = Schedule(outlined, batch_size, seed, leftovers).buckets(0)
     members: list[list[Item]] = [[] for _ in sizes]

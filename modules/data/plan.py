@@ -96,6 +96,12 @@ class Planned:
             return None, b""
         return self.item.file, self.digests.image
 
+    def shown_views(self) -> tuple[View, ...]:
+        """How a hint's file is cut and changed; a conditioning image keeps its colours."""
+        if self.digests.conditioning:
+            return tuple(view.geometry() for view in self.views)
+        return self.views
+
     def mask_keys(self, grids: Sequence[tuple[int, int]]) -> list[bytes]:
         """What the cache calls the mask in each view, for latents of each view's size."""
         if not self.digests.mask:
@@ -153,13 +159,7 @@ class Planner:
             OSError: or another of `DAMAGE`, if its mask decides the crop and cannot be read.
         """
         concept = self._concepts[item.concept]
-        mask = None
-        by_mask = (
-            concept.image.enable_random_mask_rotate_crop
-            or concept.image.enable_random_circular_mask_shrink
-        )
-        if by_mask and item.mask:
-            mask = fitted_mask(decode(read(item.source, item.mask.name)), (item.width, item.height))
+        mask = self._mask(item, concept)
         drawn = [
             self._view(concept, item, mask, (concept.seed, digests.image.hex(), variation))
             for variation in range(concept.image_variations)
@@ -172,12 +172,40 @@ class Planner:
             tuple(self.caption(item, digests.image, v) for v in range(concept.text_variations)),
         )
 
+    def once(self, item: Item, digests: Digests, variation: int, size: Size) -> Planned:
+        """An item in one variation, which may be beyond those of its concept, without captions.
+
+        Args:
+            item: what to plan.
+            digests: of its files.
+            variation: decides the draws.
+            size: to cut it to.
+
+        Raises:
+            OSError: or another of `DAMAGE`, as `plan` does.
+        """
+        concept = self._concepts[item.concept]
+        names = (concept.seed, digests.image.hex(), variation)
+        view, circle = self._view(concept, item, self._mask(item, concept), names, size)
+        return Planned(item, digests, (view,), (circle,), ())
+
+    def _mask(self, item: Item, concept: ConceptConfig) -> Image.Image | None:
+        """The item's mask, if its crop depends on it."""
+        by_mask = (
+            concept.image.enable_random_mask_rotate_crop
+            or concept.image.enable_random_circular_mask_shrink
+        )
+        if not (by_mask and item.mask):
+            return None
+        return fitted_mask(decode(read(item.source, item.mask.name)), (item.width, item.height))
+
     def _view(
         self,
         concept: ConceptConfig,
         item: Item,
         mask: Image.Image | None,
         names: tuple[object, ...],
+        size: Size | None = None,
     ) -> tuple[View, Circle | None]:
         circle = frame = None
         if mask and concept.image.enable_random_circular_mask_shrink:
@@ -187,7 +215,7 @@ class Planner:
         width, height = item.width, item.height
         if frame:
             width, height = frame.right - frame.left, frame.bottom - frame.top
-        size = self._size(concept, width, height, names)
+        size = size or self._size(concept, width, height, names)
         return draw_view(concept.image, width, height, size, *names, frame=frame), circle
 
     def size(self, item: Item, digest: bytes, variation: int) -> Size:

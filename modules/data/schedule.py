@@ -22,15 +22,21 @@ Indices = NDArray[np.int32]
 Counts = NDArray[np.int64]
 
 
-class Variations(Protocol):
-    """Variations of each item, one after the other."""
+class Positions:
+    """Variations of each item, one after the other.
 
-    @property
-    def count(self) -> Indices:
-        """Of each item."""
+    Args:
+        counts: how many each item has.
+    """
+
+    def __init__(self, counts: Sequence[int] | Indices) -> None:
+        self.count: Indices = np.array(counts, np.int32)
+        """Variations of each item."""
+        self._first: Indices = np.cumsum(self.count, dtype=np.int32) - self.count
 
     def at(self, items: Indices, variations: Indices) -> Indices:
         """Flat position of an item's variation; counts on from the first after the last."""
+        return self._first[items] + variations % self.count[items]
 
 
 class TrainingSet(Protocol):
@@ -53,7 +59,7 @@ class TrainingSet(Protocol):
         """Bucket of each variation, an index into `sizes`, by flat position."""
 
     @property
-    def images(self) -> Variations:
+    def images(self) -> Positions:
         """Where the variations are."""
 
 

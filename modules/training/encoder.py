@@ -81,6 +81,8 @@ def fill_cache(
 ) -> Dataset:
     """Read the training set and encode what the cache lacks; every problem is a warning.
 
+    Without `latent_caching` nothing is encoded here: neither images nor captions.
+
     Args:
         config: concepts, cache folder, resolution and text encoder settings.
         family: the architecture.
@@ -100,11 +102,12 @@ def fill_cache(
         emit(Warned(str(problem)))
     live = method.live_text or any(name in method.trainable for name in family.text_encoders)
     decodes = config.training_method is TrainingMethod.FINE_TUNE_VAE
-    encoder = LiveEncoder(family, parts, not live and not decodes, decodes)
+    keeps = config.latent_caching
+    encoder = LiveEncoder(family, parts, keeps and not live and not decodes, decodes)
     dataset = build(
         found,
         encoder,
-        cache_dir,
+        cache_dir if keeps else None,
         resolution=config.resolution,
         quantum=family.pixel_multiple,
         bucketing=config.aspect_ratio_bucketing,
@@ -115,6 +118,7 @@ def fill_cache(
         conditioning=config.custom_conditioning_image,
         types=types,
         cache_limit=config.ot.cache_limit,
+        warn=lambda problem: emit(Warned(str(problem))),
     )
     for problem in dataset.problems:
         emit(Warned(str(problem)))

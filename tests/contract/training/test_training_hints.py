@@ -49,8 +49,13 @@ def config_for(make_config, folders, cards, tmp_path):
         return make_config(
             model_type=kind.value,
             base_model_name=str(folders(kind)),
-            cache_dir=str(tmp_path / "cache"),
-            **{"concepts": [{"path": str(cards)}], "batch_size": 1, "epochs": 1, **changes},
+            **{
+                "cache_dir": str(tmp_path / "cache"),
+                "concepts": [{"path": str(cards)}],
+                "batch_size": 1,
+                "epochs": 1,
+                **changes,
+            },
         )
 
     return make
@@ -203,3 +208,19 @@ def test_a_file_that_is_no_picture_is_said_when_it_is_drawn_into(train, config_f
     run = train(config_for(INPAINTING, **changes))
     assert list(run.losses) == [1, 2, 3, 4, 5, 6]
     assert any(f"base_image_path is {broken}, which cannot be read" in w for w in run.warnings)
+
+
+@pytest.mark.parametrize("kind", [INPAINTING, DEPTH])
+def test_without_a_cache_a_run_loses_the_same(train, config_for, tmp_path, kind):
+    """Latents, hints, masks and captions that are encoded as they are needed, in full precision."""
+    settings = {
+        "masked_training": True, "unmasked_probability": 0.3, "batch_size": 2, "epochs": 2,
+        "text_encoder.dropout_probability": 0.3,
+    }  # fmt: skip
+    kept = train(config_for(kind, **settings))
+    folder = tmp_path / "unused"
+    fresh = train(config_for(kind, latent_caching=False, cache_dir=str(folder), **settings))
+    assert fresh.warnings == kept.warnings
+    assert len(fresh.losses) == 6
+    assert fresh.losses == pytest.approx(kept.losses, rel=1e-5)
+    assert not list(folder.rglob("*.safetensors"))
