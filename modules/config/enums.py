@@ -55,6 +55,7 @@ class ModelType(Word):
     IDEOGRAM_4 = "IDEOGRAM_4"
     LUMINA_2 = "LUMINA_2"
     AURA_FLOW = "AURA_FLOW"
+    WAN_2 = "WAN_2"
 
 
 class PeftType(Word):

@@ -346,6 +346,13 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 30, 4.0),
             text_training=False,
         ),
+        M.WAN_2: _transformer(
+            "Wan 2",
+            _filters(attn_mlp="attn1,attn2,ffn", attn_only="attn1,attn2", blocks="blocks"),
+            _sampling(832, 480, 30, 5.0),
+            pixel_multiple=32,
+            text_training=False,
+        ),
         M.AURA_FLOW: _transformer(
             "AuraFlow",
             _filters(attn_mlp="attn,ff", attn_only="attn", blocks="transformer_block"),

@@ -62,6 +62,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelType.IDEOGRAM_4,
             e.ModelType.LUMINA_2,
             e.ModelType.AURA_FLOW,
+            e.ModelType.WAN_2,
         ),
         "training_method": (
             e.TrainingMethod.LORA,
@@ -108,8 +109,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "concepts.type": ANY,
         "resolution": ANY,
         "aspect_ratio_bucketing": ANY,
-        "dataloader_threads": ANY,
         "latent_caching": ANY,
+        "dataloader_threads": ANY,
         "clear_cache_before_training": ANY,
         # optimisation
         "learning_rate": ANY,
@@ -281,6 +282,7 @@ BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType
         e.ModelType.HUNYUAN_VIDEO: _NO_SKIP,
         e.ModelType.LUMINA_2: _NO_SKIP,
         e.ModelType.AURA_FLOW: _NO_SKIP,
+        e.ModelType.WAN_2: _NO_SKIP,
         e.ModelType.HI_DREAM_FULL: _NO_SKIP,
         e.ModelType.CHROMA_1: _NO_SKIP,
         e.ModelType.STABLE_DIFFUSION_3: _SD3,

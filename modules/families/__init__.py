@@ -26,6 +26,7 @@ FAMILIES: tuple[str, ...] = (
     "hunyuan_video",
     "lumina_2",
     "aura_flow",
+    "wan",
 )
 """Modules of this package, each with its `VARIANTS`. A new architecture adds its name here."""
 

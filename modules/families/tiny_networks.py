@@ -48,6 +48,22 @@ def t5(width: int = 32) -> Any:
     return T5EncoderModel(config).eval()
 
 
+def umt5(width: int = 32) -> Any:
+    """A UMT5 encoder: a T5 of many languages, whose every layer has a place table of its own."""
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    config = UMT5Config(
+        vocab_size=VOCABULARY,
+        d_model=width,
+        d_ff=2 * width,
+        d_kv=8,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
+    return UMT5EncoderModel(config).eval()
+
+
 def qwen3(layers: int = 2, width: int = 16) -> Any:
     """A Qwen 3 language model."""
     from transformers import Qwen3Config, Qwen3ForCausalLM

@@ -36,7 +36,11 @@ def bare(value):
 
 
 def test_only_two_model_types_are_our_own():
-    assert set(ModelType) - set(THEIRS) == {ModelType.LUMINA_2, ModelType.AURA_FLOW}
+    assert set(ModelType) - set(THEIRS) == {
+        ModelType.LUMINA_2,
+        ModelType.AURA_FLOW,
+        ModelType.WAN_2,
+    }
 
 
 def test_every_setting_and_its_default_is_onetrainers():

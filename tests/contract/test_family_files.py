@@ -164,6 +164,7 @@ READ_BY_DIFFUSERS = {
     "Flux.2": (ModelFormat.COMFY_LORA, "transformer_blocks"),
     "Krea-2": (ModelFormat.COMFY_LORA, "transformer_blocks"),
     "Ideogram": (ModelFormat.COMFY_LORA, "layers"),
+    "wan-2": (ModelFormat.COMFY_LORA, "blocks"),
 }
 """Layouts of other tools that diffusers converts, and the layers that it knows there."""
 

@@ -110,6 +110,8 @@ PUBLISHED = {
     ],
     ("Flux.2", "LEGACY_LORA"): ["transformer.transformer_blocks.0.attn.to_q"],
     ("Ideogram", "ORIGINAL_LORA"): ["layers.0.attention.qkv"],
+    ("wan-2", "COMFY_LORA"): ["diffusion_model.blocks.0.self_attn.q"],
+    ("wan-2", "KOHYA_LORA"): ["lora_unet_blocks_0_cross_attn_o", "lora_unet_blocks_0_ffn_2"],
 }
 """Some names of each architecture and format, without what follows for each matrix."""
 

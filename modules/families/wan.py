@@ -1,0 +1,168 @@
+"""Wan 2, on pictures: a flow transformer of moving pictures, here of a single frame each.
+
+Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T text tokens, D width,
+L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from modules.adapters.key_map import Native, lora_formats, renamer
+from modules.config import ModelType, SampleConfig, TrainConfig
+from modules.config.problems import error
+from modules.families import latents as space
+from modules.families.base import Condition, Family, Parts
+
+TOKENS = 512
+"""Length of its captions."""
+NATIVE = Native(
+    renamer(
+        [
+            ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
+            ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
+            ("condition_embedder.time_proj", "time_projection.1"),
+            ("condition_embedder.text_embedder.linear_1", "text_embedding.0"),
+            ("condition_embedder.text_embedder.linear_2", "text_embedding.2"),
+            ("blocks.{i}.attn1", "blocks.{i}.self_attn"),
+            ("blocks.{i}.attn2", "blocks.{i}.cross_attn"),
+            ("blocks.{i}.ffn.net.0.proj", "blocks.{i}.ffn.0"),
+            ("blocks.{i}.ffn.net.2", "blocks.{i}.ffn.2"),
+            ("blocks.{i}.norm2", "blocks.{i}.norm3"),
+            ("blocks.{i}.scale_shift_table", "blocks.{i}.modulation"),
+            ("scale_shift_table", "head.modulation"),
+            ("proj_out", "head.head"),
+            ("*.to_q", "q"),
+            ("*.to_k", "k"),
+            ("*.to_v", "v"),
+            ("*.to_out.0", "o"),
+        ]
+    )
+)
+
+
+class Wan(Family):
+    """Wan 2.1, and Wan 2.2 with one transformer, which is told the time of each token."""
+
+    model_types = (ModelType.WAN_2,)
+    architecture = "wan-2"
+    pipeline = "WanPipeline"
+    lora_formats = lora_formats("transformer", NATIVE)
+
+    def load(self, config: TrainConfig) -> Parts:
+        """Load the networks that `config` names.
+
+        Raises:
+            ConfigError: if the source is missing, incomplete, of another architecture, or has a
+                second transformer for the later steps, as Wan 2.2 of 14 billion weights.
+        """
+        parts = super().load(config)
+        if parts.pipeline.transformer_2 is not None:
+            raise error(
+                "base_model_name",
+                f"{config.base_model_name} has two transformers, of which only one would train.",
+                "Choose Wan 2.1, or Wan 2.2 TI2V of 5 billion weights.",
+            )
+        return parts
+
+    def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
+        """[B, 3, h, w] in [-1, 1] -> normalised latents [B, C, H, W] of a film of one frame."""
+        return space.encode_normalised(parts.vae, pixels)
+
+    def decode(self, parts: Parts, latents: Tensor) -> Tensor:
+        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
+        return space.decode_normalised(parts.vae, latents)
+
+    def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
+        """{"text": [B, T, D]}, zeros after the end of a caption."""
+        text, _ = parts.pipeline.encode_prompt(
+            list(captions),
+            do_classifier_free_guidance=False,
+            max_sequence_length=TOKENS,
+            device=parts.device,
+        )
+        return {"text": text}
+
+    def predict(
+        self,
+        parts: Parts,
+        noisy: Tensor,
+        t: Tensor,
+        condition: Condition,
+        size: Tensor | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """The velocity [B, C, H, W] at sigmas [B]."""
+        time = t * 1000
+        if parts.pipeline.config.expand_timesteps:  # [B, L]: a film can begin with a clean frame
+            tokens = noisy[0, 0, ::2, ::2].numel()
+            time = time[:, None].expand(-1, tokens)
+        output = parts.denoiser(
+            hidden_states=noisy.unsqueeze(2),
+            timestep=time,
+            encoder_hidden_states=condition["text"],
+        )
+        return cast(Tensor, output.sample.squeeze(2))
+
+    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
+        """Embeddings in place of texts, and one frame."""
+        texts = {
+            "prompt_embeds": definition.prompt,
+            "negative_prompt_embeds": definition.negative_prompt,
+        }
+        encoded = {
+            name: self.encode_text(parts, [text])["text"].to(parts.dtype)
+            for name, text in texts.items()
+        }
+        return {
+            **encoded,
+            "height": definition.height,
+            "width": definition.width,
+            "num_frames": 1,
+            "guidance_scale": definition.cfg_scale,
+            "max_sequence_length": TOKENS,
+        }
+
+    def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
+        """Latents [B, C, 1, H, W] -> [B, C, H, W]."""
+        return latents.squeeze(2)
+
+    def tiny(self) -> Parts:
+        """Two blocks and a UMT5, random weights."""
+        from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+
+        from modules.families import tiny_networks as tiny
+        from modules.families.tiny_tokenizers import t5_tokenizer
+
+        torch.manual_seed(0)
+        transformer = WanTransformer3DModel(
+            num_attention_heads=2,
+            attention_head_dim=12,
+            in_channels=16,
+            out_channels=16,
+            text_dim=32,
+            freq_dim=16,
+            ffn_dim=32,
+            num_layers=2,
+        )
+        vae = AutoencoderKLWan(
+            base_dim=3,
+            z_dim=16,
+            dim_mult=[1, 1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True, True],
+        )
+        pipeline = WanPipeline(
+            transformer=transformer,
+            vae=vae.eval(),
+            scheduler=tiny.flow_scheduler(shift=3.0),
+            text_encoder=tiny.umt5(),
+            tokenizer=t5_tokenizer(),
+        )
+        return Parts(pipeline, self.denoiser)
+
+
+VARIANTS = (Wan(),)
