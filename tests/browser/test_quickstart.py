@@ -42,6 +42,7 @@ def test_the_quickstart_trains_live_stops_and_survives_a_reload(notebook, page, 
     assert curve.get_attribute("d") != before
     page.set_viewport_size({"width": 1500, "height": 1600})
     studio.scroll_into_view_if_needed()
+    page.wait_for_timeout(800)  # bqplot fits a figure 300 ms after its card has another width
     notebook.shot("quickstart-light")
     notebook.theme(dark=True)
     notebook.shot("quickstart-dark")
