@@ -49,12 +49,33 @@ def fused_back_pass(case: Case) -> Iterator[Problem]:
         if name in (Optimizer.ADAM, Optimizer.ADAMW) and getattr(section, other):
             message = f"{field} is true, but so is optimizer.{other}, which updates all at once."
             yield refuse(field, message, f"Set optimizer.{other} to false.")
+    if config.train_dtype is DataType.FLOAT_16 and _trains_float32(case):
+        message = (
+            f"{field} is true, but train_dtype is FLOAT_16, whose gradients are scaled and looked "
+            "at as a whole before any of them counts."
+        )
+        yield refuse(field, message, "Set train_dtype to BFLOAT_16, or it to false.")
+    if config.clip_grad_norm is not None:
+        message = (
+            f"{field} is true, so clip_grad_norm {config.clip_grad_norm:g} limits each tensor's "
+            "gradient by itself, not that of all."
+        )
+        yield warn("clip_grad_norm", message, "Set it to empty to clip nothing.")
     if config.gradient_accumulation_steps > 1:
         message = f"{field} is true, but gradients are accumulated, so no memory is saved."
         yield warn(field, message, "Set gradient_accumulation_steps to 1, or it to false.")
     if config.multi_gpu and not config.fused_gradient_reduce:
         message = f"{field} is true, but fused_gradient_reduce is false."
         yield refuse(field, message, "Set fused_gradient_reduce to true.")
+
+
+def _trains_float32(case: Case) -> bool:
+    """Whether any weights that train are stored in 32 bits, as those of adapters are."""
+    config = case.config
+    if config.training_method is not TrainingMethod.FINE_TUNE:
+        return True
+    sections = [config.get(part) for part in (case.facts.denoiser, *case.facts.text_encoders)]
+    return any(s.train and s.weight_dtype is DataType.FLOAT_32 for s in sections)
 
 
 def rounding(case: Case) -> Iterator[Problem]:

@@ -222,6 +222,7 @@ class GenericTrainer:
             self._randomness.rounding if config.optimizer.stochastic_rounding else None,
             config.optimizer.optimizer in ONE_BY_ONE,
             self._method.after_step,
+            config.optimizer.fused_back_pass,
         )
         self._reporter = Reporter(
             self._emit,
@@ -280,7 +281,7 @@ class GenericTrainer:
                     self._forward.draw(next(self._batches), generator) for _ in range(accumulate)
                 ]
                 backward = partial(self._backward, window)
-                loss = self._memory.hold(backward, undo=self._update.drop_gradients)
+                loss = self._memory.hold(backward, undo=self._update.undo)
                 grad_norm = self._update(self.step)
 
                 self.step += 1
@@ -299,9 +300,11 @@ class GenericTrainer:
         total = torch.zeros((), device=self._device)
         for index, draw in enumerate(window):
             self._randomness.seed_layers(self.step, index)
-            for piece, share in draw.pieces(pieces):
+            cut = list(draw.pieces(pieces))
+            for number, (piece, share) in enumerate(cut):
                 loss = self._forward.loss(piece).mean() * (share / len(window))
-                self._update.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                last = index == len(window) - 1 and number == len(cut) - 1
+                self._update.backward(loss, last)
                 total += loss.detach()
         return total
 

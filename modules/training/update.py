@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,9 @@ class Update:
         separable: whether the optimizer can update one parameter at a time, which then needs the
             least memory while weights are wide.
         then: called after each step, before the average takes in the weights.
+        fused: change each parameter in the backward pass, as soon as its gradient is whole, and let
+            go of that: all gradients are never there at once. Each is clipped by itself, and only
+            its own NaN keeps a parameter as it is. Needs a separable optimizer and no scaler.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Update:
         rounding: torch.Generator | None = None,
         separable: bool = False,
         then: Callable[[], None] = lambda: None,
+        fused: bool = False,
     ) -> None:
         self.optimizer, self.scaler, self.ema = optimizer, scaler, ema
         self.clip = clip
@@ -54,6 +59,13 @@ class Update:
             group.get("fused") for group in optimizer.param_groups
         )
         self._enter("train")
+        self._fused, self._last_pass = fused, False
+        self._norms: list[Tensor] = []
+        if fused:
+            for number, group in enumerate(optimizer.param_groups):
+                for index, parameter in enumerate(group["params"]):
+                    apply = partial(self._apply_one, number, index)
+                    parameter.register_post_accumulate_grad_hook(apply)
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         """Set the learning rate of each part."""
@@ -66,20 +78,65 @@ class Update:
         Args:
             step: optimizer steps done before.
         """
+        norm = self._norm_of_all() if self._fused else self._apply_all()
+        self.drop_gradients()
+        self._then()
+        if self.ema is not None:
+            self.ema.update(step)
+        return norm
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Add a loss's gradient to those of the step.
+
+        Args:
+            loss: a scalar, with its graph.
+            last: whether it is the step's last.
+        """
+        self._last_pass = last
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def undo(self) -> None:
+        """Take back what a backward pass that failed has added.
+
+        Raises:
+            RuntimeError: if it has changed weights already.
+        """
+        if self._norms:
+            raise RuntimeError(
+                f"A fused back pass failed when {len(self._norms)} of {len(self._parameters)} "
+                f"tensors had changed already. Lower batch_size, turn gradient_checkpointing on, "
+                f"or turn optimizer.fused_back_pass off."
+            )
+        self.drop_gradients()
+
+    def _apply_all(self) -> Tensor:
         self.scaler.unscale_(self.optimizer)
-        # A limit nothing reaches would turn infinity into NaN, which counts as the same below.
-        norm = nn.utils.clip_grad_norm_(self._parameters, self.clip or float("inf"))
+        norm = self._clip(self._parameters)
         if self._on_device:
             self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
             self._step()
         elif norm.isfinite():
             self._step()
         self.scaler.update()
-        self.drop_gradients()
-        self._then()
-        if self.ema is not None:
-            self.ema.update(step)
         return norm
+
+    def _apply_one(self, group: int, index: int, parameter: nn.Parameter) -> None:
+        """Change one parameter in the backward pass, if its gradient is whole."""
+        if not self._last_pass:
+            return
+        norm = self._clip([parameter])
+        self._norms.append(norm.float())
+        if norm.isfinite():
+            self._step_one(self.optimizer.param_groups[group], index)
+        parameter.grad = None
+
+    def _norm_of_all(self) -> Tensor:
+        norms, self._norms = self._norms, []
+        return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+
+    def _clip(self, parameters: Sequence[nn.Parameter]) -> Tensor:
+        # A limit nothing reaches would turn infinity into NaN, which counts as the same.
+        return nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
 
     def _step(self) -> None:
         if self._rounding is None:
@@ -91,8 +148,11 @@ class Update:
             for group in self.optimizer.param_groups:
                 for index, parameter in enumerate(group["params"]):
                     if parameter.grad is not None:
-                        with self._widened([parameter]):
-                            step_alone(self.optimizer, group, index)
+                        self._step_one(group, index)
+
+    def _step_one(self, group: dict[str, Any], index: int) -> None:
+        with self._widened([group["params"][index]]):
+            step_alone(self.optimizer, group, index)
 
     def _widened(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
         return widened(parameters, self._rounding) if self._rounding else nullcontext()

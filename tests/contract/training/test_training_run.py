@@ -161,3 +161,16 @@ def test_a_custom_schedule_moves_the_rate_of_a_run(make_config, train):
     )
     rates = [event.learning_rate["unet"] for event in run.of(e.LossUpdate)]
     assert rates == pytest.approx([1e-3, 5e-4, 2.5e-4])
+
+
+def test_a_fused_back_pass_trains_to_the_same_bits(make_config, train):
+    def losses(fused):
+        config = make_config(
+            optimizer={"optimizer": "ADAFACTOR", "fused_back_pass": fused},
+            epochs=2,
+            clip_grad_norm=None,
+            gradient_accumulation_steps=2,
+        )
+        return train(config).losses
+
+    assert losses(fused=True) == losses(fused=False)
