@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from modules.adapters.embeddings import Word, readers
+from modules.adapters.files import AdapterError
 from modules.families.base import Family, Parts
 
 OUTPUT = "_out"
@@ -26,7 +27,7 @@ BUNDLED = "bundle_emb."
 SUFFIXES = (".safetensors", ".pt", ".bin", ".pth")
 
 
-class EmbeddingError(ValueError):
+class EmbeddingError(AdapterError):
     """An embedding file that does not fit the model, or is none; the text says what it is."""
 
 

@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.adapters.change import weight_change
+from modules.adapters.embedding_files import as_word, unbundled
+from modules.adapters.embeddings import Word
 from modules.adapters.files import ALPHA, DOWN, UP, read_tensors
 from modules.adapters.files import AdapterError as AdapterError
 from modules.adapters.reading import read_adapter
@@ -48,6 +50,8 @@ class LoadedAdapter:
     """By layer, `part.path`: its tensors, by the names that backups use."""
     unplaced: tuple[str, ...]
     """Keys of the file that belong to no layer of the model."""
+    words: tuple[Word, ...] = ()
+    """Embeddings that trained with it."""
 
 
 def load_adapter(path: Path, family: Family, parts: Parts) -> LoadedAdapter:
@@ -56,7 +60,8 @@ def load_adapter(path: Path, family: Family, parts: Parts) -> LoadedAdapter:
     Raises:
         AdapterError: if it is gone, no safetensors file, no adapter, or made for another model.
     """
-    tensors, metadata = read_tensors(path)
+    whole, metadata = read_tensors(path)
+    tensors, bundle = unbundled(whole)
     networks = {
         name: network
         for name, network in parts.modules().items()
@@ -80,7 +85,9 @@ def load_adapter(path: Path, family: Family, parts: Parts) -> LoadedAdapter:
             raise AdapterError(
                 _wrong_model(path, family, tensors, metadata, [f"{name} ({misfit})"])
             )
-    return LoadedAdapter(path, path.stat().st_mtime_ns, dict(layers), tuple(found.unplaced))
+    words = [as_word(name, rows, family, parts, str(path)) for name, rows in bundle.items()]
+    version = path.stat().st_mtime_ns
+    return LoadedAdapter(path, version, dict(layers), tuple(found.unplaced), tuple(words))
 
 
 @contextmanager

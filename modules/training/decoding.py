@@ -99,7 +99,7 @@ class Decoding:
 
 
 def together(latents: Tensor, pixels: Tensor) -> Tensor:
-    """Latents [B, C, H, W] and pictures [B, 3, h, w] -> what the cache holds, [B, C + 192, H, W]."""
+    """Latents [B, C, H, W], pictures [B, 3, h, w] -> what the cache holds, [B, C + 192, H, W]."""
     return torch.cat([latents, F.pixel_unshuffle(pixels.to(latents), SCALE)], 1)
 
 

@@ -125,7 +125,8 @@ class Embeddings:
         """The file of the one that EMBEDDING trains, and of the others in a folder beside it."""
         dtype = DTYPES[config.output_dtype]
         architecture = {"modelspec.architecture": f"{self._family.architecture}/embedding"}
-        for file, word in self._files(path).items():
+        for name, file in embedding_files(self._settings, path).items():
+            word = self._words[name]
             tensors = to_file(word, self._family)
             if wrong := [key for key, rows in tensors.items() if not rows.isfinite().all()]:
                 raise ValueError(
@@ -138,8 +139,8 @@ class Embeddings:
     def write_backup(self, folder: Path) -> None:
         """`embeddings/<uuid>.safetensors` for each."""
         (folder / "embeddings").mkdir()
-        for path, word in self._words.items():
-            file = folder / "embeddings" / f"{_safe(self._settings[path].uuid)}.safetensors"
+        for path, file in backup_files(self._settings, folder).items():
+            word = self._words[path]
             save_tensors(to_file(word, self._family), file, torch.float32)
 
     @torch.no_grad()
@@ -150,8 +151,8 @@ class Embeddings:
             ValueError: if they are of another shape.
             OSError: if there are none of one of them.
         """
-        for path, word in self._words.items():
-            file = folder / "embeddings" / f"{_safe(self._settings[path].uuid)}.safetensors"
+        for path, file in backup_files(self._settings, folder).items():
+            word = self._words[path]
             found = read_embedding(file)
             for key, rows in to_file(word, self._family).items():
                 if key not in found or found[key].shape != rows.shape:
@@ -161,19 +162,6 @@ class Embeddings:
                         f"{tuple(rows.shape)} in this run"
                     )
                 rows.copy_(found[key])
-
-    def _files(self, path: Path) -> dict[Path, Word]:
-        files: dict[Path, Word] = {}
-        folder = path.with_name(f"{path.name}_embeddings")
-        for name, word in self._words.items():
-            stem = _safe(word.placeholder) or _safe(self._settings[name].uuid)
-            file = path if name == "embedding" else folder / f"{stem}.safetensors"
-            number = 1
-            while file in files:  # <a> and a
-                number += 1
-                file = folder / f"{stem}-{number}.safetensors"
-            files[file] = word
-        return files
 
     def _lengths(self, parts: Parts) -> list[tuple[Tensor, bool, Tensor]]:
         """Each vector's rows, whether behind the encoder, and the length that they shall have.
@@ -188,6 +176,29 @@ class Embeddings:
                 usual = _spread(rows.detach()) if behind else _median_length(parts, name)
                 found.append((rows, behind, usual))
         return found
+
+
+def embedding_files(settings: Mapping[str, TrainEmbeddingConfig], path: Path) -> dict[str, Path]:
+    """Where a run's result at `path` has its embeddings, by the paths of their settings."""
+    files: dict[str, Path] = {}
+    folder = path.with_name(f"{path.name}_embeddings")
+    for name, each in settings.items():
+        stem = _safe(each.placeholder) or _safe(each.uuid)
+        file = path if name == "embedding" else folder / f"{stem}.safetensors"
+        number = 1
+        while file in files.values():  # <a> and a
+            number += 1
+            file = folder / f"{stem}-{number}.safetensors"
+        files[name] = file
+    return files
+
+
+def backup_files(settings: Mapping[str, TrainEmbeddingConfig], folder: Path) -> dict[str, Path]:
+    """Where a backup has its embeddings, by the paths of their settings."""
+    return {
+        name: folder / "embeddings" / f"{_safe(each.uuid)}.safetensors"
+        for name, each in settings.items()
+    }
 
 
 CAPTIONS = 8

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules.config import NoiseScheduler
 from modules.config.enums import ModelType
 from modules.config.paths import resolve
 from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_weights import READERS, as_compel, readable, written
+
+if TYPE_CHECKING:
+    from modules.families import Family
 
 LESS_ONE = {ModelType.Z_IMAGE, ModelType.KREA_2}
 """Models whose pipelines count guidance from 0, where everybody else counts from 1."""
@@ -45,6 +48,7 @@ def diffusers_code(recipe: Recipe) -> str:
     if recipe.loras:
         names = [f"lora_{number}" for number in range(len(recipe.loras))]
         lines.append(f"pipeline.set_adapters({names!r}, {[at for _, at in recipe.loras]!r})")
+    lines += _words(recipe, family)
     lines += _start(recipe, name)
     if weighted:
         lines += _weights(recipe, READERS[family.pipeline])
@@ -57,6 +61,34 @@ def diffusers_code(recipe: Recipe) -> str:
     lines += [f"    {name}={value}," for name, value in arguments.items()]
     lines += [f"    generator=torch.Generator().manual_seed({recipe.seed}),", ").images[0]"]
     return "\n".join([*lines, 'image.save("picture.png")', ""])
+
+
+def _words(recipe: Recipe, family: Family) -> list[str]:
+    """The embeddings, given to each text encoder that diffusers can give them to."""
+    import diffusers
+    from diffusers.loaders import TextualInversionLoaderMixin
+
+    lines = []
+    for word, path in recipe.embeddings:
+        if not issubclass(getattr(diffusers, family.pipeline), TextualInversionLoaderMixin):
+            lines.append(f"# {word!r} stands for {path!r}, which diffusers cannot load here")
+        elif len(family.words) == 1:
+            lines.append(f"pipeline.load_textual_inversion({path!r}, token={word!r})")
+        else:
+            lines[:0] = [] if lines else ["", "from safetensors.torch import load_file", ""]
+            lines.append(f"vectors = load_file({path!r})")
+            for name, place in family.words.items():
+                encoder = (
+                    f"pipeline.{name}",
+                    f"pipeline.{name.replace('text_encoder', 'tokenizer')}",
+                )
+                lines += [
+                    "pipeline.load_textual_inversion(",
+                    f"    vectors[{place.key!r}], token={word!r},",
+                    f"    text_encoder={encoder[0]}, tokenizer={encoder[1]},",
+                    ")",
+                ]
+    return lines
 
 
 def _start(recipe: Recipe, pipeline: str) -> list[str]:
@@ -111,7 +143,7 @@ def _arguments(recipe: Recipe, weighted: bool) -> dict[str, str]:
     kind = ModelType(recipe.model_type)
     guidance = max(0.0, recipe.cfg_scale - 1) if kind in LESS_ONE else recipe.cfg_scale
     arguments = {"prompt": repr(recipe.prompt)}
-    if recipe.negative_prompt:
+    if recipe.negative_prompt or "XL" in recipe.model_type:  # to which none means zeros
         arguments["negative_prompt"] = repr(recipe.negative_prompt)
     if weighted:
         arguments = {

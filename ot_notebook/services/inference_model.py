@@ -18,13 +18,14 @@ from ot_notebook.services import inference_weights as weights
 from ot_notebook.services.inference_memory import MemoryLadder
 from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_request import PictureRules, Request, refused
-from ot_notebook.services.inference_source import find_source
+from ot_notebook.services.inference_source import Source, find_source
 from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.trainer_service import TrainerService
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from modules.adapters.embeddings import Word, Words
     from modules.adapters.stack import LoadedAdapter
     from modules.families import Family, Parts
 
@@ -33,6 +34,8 @@ Loras = Sequence[tuple[str | Path, float]]
 """Adapter files, each with its strength: 1 is as it was trained."""
 Stack = tuple[tuple[Path, float], ...]
 """The same, checked."""
+Embeddings = Sequence[str | Path | tuple[str, str | Path]]
+"""Embedding files, each with the word that prompts call it by, or called by its own name."""
 
 
 class InferenceModel:
@@ -57,6 +60,10 @@ class InferenceModel:
         """What it reads of a picture itself."""
         self._owner = owner
         self._adapters: dict[Path, LoadedAdapter] = {}
+        self.embeddings: tuple[tuple[str, Path], ...] = ()
+        """Words that prompts may hold, and their files."""
+        self._embeddings: tuple[Word, ...] = ()
+        self._taught: tuple[tuple[Word, ...], Words] | None = None
         self.memory = MemoryLadder(owned=not isinstance(owner, TrainerService))
         """What was given up for want of memory."""
         rules = self.use(lambda *networks: PictureRules(config, *networks), _never)
@@ -122,7 +129,11 @@ class InferenceModel:
 
         seeds = [request.definition.seed + number for number in range(count)]
         adapters = [(self.adapter(path, family, parts), at) for path, at in stack]
-        with applied(family, parts, adapters), self._skipping(family, parts, request):
+        with (
+            applied(family, parts, adapters),
+            self._skipping(family, parts, request),
+            self._reading(family, parts, adapters),
+        ):
             encoded = weights.encoded(family, parts, request.definition)
             start = request.start()
             return sample_batch(
@@ -148,7 +159,53 @@ class InferenceModel:
         finally:
             parts.text = own
 
-    # ---------------------------------------------------------------- adapters
+    # ---------------------------------------------------------------- adapters and embeddings
+
+    def teach(self, embeddings: Embeddings) -> None:
+        """Let prompts hold these words from now on.
+
+        Raises:
+            ConfigError: for what is no file, or no pair of word and file.
+            AdapterError: if a file is gone, damaged or made for another model.
+        """
+        files = [_named(given) for given in embeddings]
+        if not files:
+            return
+        from modules.adapters.embedding_files import as_word, read_embedding
+
+        found = [(word, path, read_embedding(path)) for word, path in files]
+
+        def read(family: Family, parts: Parts) -> tuple[Word, ...]:
+            return tuple(
+                as_word(word, tensors, family, parts, str(path)) for word, path, tensors in found
+            )
+
+        self._embeddings = self.use(read, _never) or ()
+        self.embeddings = tuple(files)
+
+    @contextmanager
+    def _reading(
+        self, family: Family, parts: Parts, adapters: Sequence[tuple[LoadedAdapter, float]]
+    ) -> Iterator[None]:
+        """Inside the block prompts may hold the model's words, and those of its adapters.
+
+        Networks of our own keep them until others are wanted, as teaching takes a second.
+        """
+        from modules.adapters.embeddings import Words
+
+        brought = [word for adapter, at in adapters if at for word in adapter.words]
+        wanted = tuple({word.placeholder: word for word in [*self._embeddings, *brought]}.values())
+        if self._taught is not None and self._taught[0] != wanted:
+            self._taught[1].remove()
+            self._taught = None
+        if wanted and self._taught is None:
+            self._taught = (wanted, Words(family, parts, wanted))
+        try:
+            yield
+        finally:
+            if self._taught is not None and isinstance(self._owner, TrainerService):
+                self._taught[1].remove()
+                self._taught = None
 
     def fit(self, loras: Loras) -> Stack:
         """The adapters as the model takes them.
@@ -186,6 +243,7 @@ class InferenceModel:
             model=self.source,
             model_type=self.model_type.value,
             loras=tuple((str(path), strength) for path, strength in stack),
+            embeddings=tuple((word, str(path)) for word, path in self.embeddings),
             own_scheduler=self.rules.own_scheduler,
             clip_skip=request.clip_skip,
             image=str(request.image or ""),
@@ -222,8 +280,8 @@ def open_model(
     dtype: DataType | str | None,
     device: str | None,
     offload: bool,
-) -> tuple[InferenceModel, Path | None]:
-    """Load networks of our own; with them the adapter that a run has trained on top of them.
+) -> tuple[InferenceModel, Source]:
+    """Load networks of our own; with them, what a run has trained on top of them.
 
     Raises:
         ConfigError: if there is no such model, or it cannot be loaded.
@@ -249,7 +307,7 @@ def open_model(
     opened = InferenceModel(name, source.name, source.config, (family, parts))
     if offload:
         opened.memory.offload(parts)
-    return opened, source.adapter
+    return opened, source
 
 
 def live_model(service: TrainerService) -> InferenceModel:
@@ -295,6 +353,19 @@ def _between_steps(
 
 def _never() -> bool:
     return False
+
+
+def _named(given: str | Path | tuple[str, str | Path]) -> tuple[str, Path]:
+    """A word and its file."""
+    try:
+        word, path = (Path(given).stem, given) if isinstance(given, str | Path) else given
+        resolved = Path(resolve(str(path))).absolute()
+    except (TypeError, ValueError) as error:
+        fix = 'Each is a file, or a pair: ("<cat>", "cat.safetensors").'
+        raise refused("embeddings", f"embeddings holds {given!r}.", fix) from error
+    if not isinstance(word, str) or not word.strip():
+        raise refused("embeddings", f"The word of {path} is {word!r}.", 'Use one such as "<cat>".')
+    return word, resolved
 
 
 def _pair(given: tuple[str | Path, float]) -> tuple[Path, float]:

@@ -77,10 +77,13 @@ class Recipe:
     """Where in it was painted."""
     strength: float = 1.0
     """How much of the picture was to go."""
+    embeddings: tuple[tuple[str, str], ...] = ()
+    """Words that the prompt may hold, and their files."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
-        return {**asdict(self), "loras": [list(one) for one in self.loras]}
+        pairs = {name: list(map(list, getattr(self, name))) for name in ("loras", "embeddings")}
+        return {**asdict(self), **pairs}
 
     def settings(self) -> dict[str, Any]:
         """What `generate` takes, but for the LoRAs."""
@@ -129,6 +132,7 @@ class Recipe:
                 image=str(data.get("image", "")),
                 mask=str(data.get("mask", "")),
                 strength=float(data.get("strength", 1.0)),
+                embeddings=tuple((str(w), str(path)) for w, path in data.get("embeddings", ())),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"these are no settings of a picture: {error}") from error
@@ -146,6 +150,7 @@ class Recipe:
         image: str = "",
         mask: str = "",
         strength: float = 1.0,
+        embeddings: tuple[tuple[str, str], ...] = (),
     ) -> Recipe:
         """The recipe of a picture that a sample definition describes."""
         return cls(
@@ -164,6 +169,7 @@ class Recipe:
             image=image,
             mask=mask,
             strength=strength,
+            embeddings=embeddings,
         )
 
     def as_sample(self) -> SampleConfig:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import gc
-import queue
+import io
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from modules.config import DataType, ModelType
 from ot_notebook.services.inference_gallery import InferenceGallery
 from ot_notebook.services.inference_line import Line
 from ot_notebook.services.inference_model import (
+    Embeddings,
     InferenceModel,
     Loras,
     Stack,
@@ -28,6 +29,7 @@ from ot_notebook.services.inference_result import Cancelled as Cancelled
 from ot_notebook.services.inference_result import NoModelError as NoModelError
 from ot_notebook.services.inference_result import Preview, Status, blank
 from ot_notebook.services.inference_result import Result as Result
+from ot_notebook.services.inference_stream import stream
 from ot_notebook.services.trainer_service import TrainerService, trainer
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ class InferenceService:
         model_type: ModelType | str | None = None,
         *,
         loras: Loras = (),
+        embeddings: Embeddings = (),
         dtype: DataType | str | None = None,
         device: str | None = None,
         offload: bool = False,
@@ -90,6 +93,8 @@ class InferenceService:
                 or "live": the model that trains in this kernel, used between two steps.
             model_type: needed where the model does not tell what it is.
             loras: adapter files and their strengths.
+            embeddings: embedding files; prompts call each by its name without the suffix, or by
+                the word of a pair, such as ("<cat>", "cat.safetensors").
             dtype: in which weights are kept; by default what suits the device.
             device: such as "cuda"; by default the fastest there is.
             offload: keep layers in main memory until they are used: far less of the device's, but
@@ -97,7 +102,7 @@ class InferenceService:
 
         Raises:
             ConfigError: if there is no such model, or it cannot be loaded.
-            AdapterError: if a LoRA is gone, damaged or of another architecture.
+            AdapterError: if a LoRA or an embedding is gone, damaged or of another architecture.
             CommandRefused: for "live" while no run takes steps.
         """
         with self._line.turn():
@@ -108,8 +113,10 @@ class InferenceService:
                     service = model if isinstance(model, TrainerService) else self._trainer
                     self._model = live_model(service or trainer())
                 else:
-                    self._model, trained = open_model(model, model_type, dtype, device, offload)
-                    loras = [*([(trained, 1.0)] if trained else []), *loras]
+                    self._model, source = open_model(model, model_type, dtype, device, offload)
+                    loras = [*([(source.adapter, 1.0)] if source.adapter else []), *loras]
+                    embeddings = [*source.embeddings, *embeddings]
+                self._need().teach(embeddings)
                 self._loras = self._need().fit(loras)
             except BaseException:
                 self._drop()
@@ -149,6 +156,37 @@ class InferenceService:
         if not rules.own_scheduler:
             found["scheduler"] = usual.noise_scheduler.value
         return found | ({"clip_skip": rules.clip_skip} if rules.deepest_skip else {})
+
+    @property
+    def abilities(self) -> dict[str, bool]:
+        """Whether the model can begin with an "image", and paint into a "mask" of it.
+
+        Raises:
+            NoModelError: if no model is loaded.
+        """
+        rules = self._need().rules
+        return {"image": rules.begins_with(False), "mask": rules.begins_with(True)}
+
+    def keep_picture(self, name: str, given: object) -> Path:
+        """Keep a picture to begin with, or a mask, in the gallery; gives its file.
+
+        Args:
+            name: "image" or "mask", for what is refused.
+            given: a file, an open one, a picture, or a result.
+
+        Raises:
+            ConfigError: if it is none of these, or holds no picture.
+        """
+        if isinstance(given, Result):
+            given = given.image
+        if isinstance(given, str | Path):
+            given = Path(given).expanduser()
+        if isinstance(given, Path | io.BytesIO):
+            given = read_picture(name, given)
+        if not callable(getattr(given, "tobytes", None)) or not hasattr(given, "mode"):
+            kind = type(given).__name__
+            raise refused(name, f"{name} is a {kind}.", "Give a file, a picture or a result.")
+        return self.gallery.source(cast("Image", given))
 
     def unload(self) -> None:
         """Let go of the model and give its memory back; waits for requests before it."""
@@ -244,31 +282,7 @@ class InferenceService:
             >>> for shown in ot.inference().stream("a red apple", every=2):
             ...     display(shown.image)
         """
-        found: queue.SimpleQueue[Preview | Result | BaseException] = queue.SimpleQueue()
-        shown: Preview | Result | BaseException | None = None
-
-        def seen(preview: Preview) -> None:
-            if preview.step % every == 0:
-                found.put(preview)
-
-        def draw() -> None:
-            try:
-                found.put(self.generate(prompt, preview=seen, **settings))
-            except BaseException as error:  # noqa: BLE001 - raised where the loop is
-                found.put(error)
-
-        worker = threading.Thread(target=draw, name="ot-inference-stream", daemon=True)
-        worker.start()
-        try:
-            while isinstance(shown := found.get(), Preview):
-                yield shown
-            if isinstance(shown, BaseException):
-                raise shown
-            yield shown
-        finally:
-            if worker.is_alive() and not isinstance(shown, Result):
-                self.cancel()
-            worker.join()
+        return stream(self, prompt, every, settings)
 
     def grid(
         self,
@@ -380,17 +394,8 @@ class InferenceService:
         """The picture that is asked for, checked; pictures to begin with are kept."""
         kept = dict(settings)
         for name in ("image", "mask"):
-            given = kept.get(name)
-            if given is None:
-                continue
-            if isinstance(given, Result):
-                given = given.image
-            if isinstance(given, str | Path):
-                given = read_picture(name, Path(given).expanduser())
-            if not callable(getattr(given, "tobytes", None)) or not hasattr(given, "mode"):
-                kind = type(given).__name__
-                raise refused(name, f"{name} is a {kind}.", "Give a file, a picture or a result.")
-            kept[name] = self.gallery.source(given)
+            if kept.get(name) is not None:
+                kept[name] = self.keep_picture(name, kept[name])
         return model.rules.request(prompt, **kept)
 
     def _draw(

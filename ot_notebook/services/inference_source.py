@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class Source:
     """Names the networks, as for training."""
     adapter: Path | None = None
     """What a run has trained on top of them."""
+    embeddings: tuple[tuple[str, Path], ...] = ()
+    """Words that a run has trained, and their files."""
 
 
 def find_source(model: object, model_type: ModelType | str | None, dtype: DataType) -> Source:
@@ -86,6 +89,7 @@ def find_source(model: object, model_type: ModelType | str | None, dtype: DataTy
 def _of_run(run: Run, dtype: DataType) -> Source:
     """The base model of a run with its newest result."""
     from modules.training.checkpoint import backups
+    from modules.training.embeddings import backup_files, embedding_files
 
     config, name = run.config, f"run {run.id}"
     saved = [event for event in run.events("save") if isinstance(event, ModelSaved)]
@@ -98,21 +102,35 @@ def _of_run(run: Run, dtype: DataType) -> Source:
                 f"{name} has saved neither a LoRA nor a backup.",
                 "Save it, or load the live training model.",
             )
-        return Source(name, _typed(config, dtype), found[0])
+        at = embedding_files(config.embeddings_in_use, found[0])
+        if not results:
+            at = backup_files(config.embeddings_in_use, found[0].parents[1])
+        return Source(name, _typed(config, dtype), found[0], _words(config, at))
     if not results:
         raise _refused(f"{name} has saved no model.", "Save it, or load the live training model.")
-    trained = config.update(base_model_name=str(results[-1]))
-    return Source(name, _typed(trained, dtype))
+    words = _words(config, embedding_files(config.embeddings_in_use, results[-1]))
+    if config.training_method is not TrainingMethod.EMBEDDING:
+        config = config.update(base_model_name=str(results[-1]))
+    return Source(name, _typed(config, dtype), embeddings=words)
+
+
+def _words(config: TrainConfig, files: Mapping[str, Path]) -> tuple[tuple[str, Path], ...]:
+    """Placeholders and files of what a run has trained, as far as they are there."""
+    words = config.embeddings_in_use
+    return tuple((words[at].placeholder, path) for at, path in files.items() if path.is_file())
 
 
 def _of_backup(folder: Path, dtype: DataType) -> Source:
+    from modules.training.embeddings import backup_files
+
     config, _warnings = TrainConfig.load(folder / "onetrainer_config" / "args.json")
+    words = _words(config, backup_files(config.embeddings_in_use, folder))
     adapter = folder / "lora" / "lora.safetensors"
     if adapter.is_file():
-        return Source(folder.name, _typed(config, dtype), adapter)
+        return Source(folder.name, _typed(config, dtype), adapter, words)
     trained = [part for part in MODELS[config.model_type].parts if (folder / part).is_dir()]
     changes: dict[str, Any] = {f"{part}.model_name": str(folder / part) for part in trained}
-    return Source(folder.name, _typed(config.update(**changes), dtype))
+    return Source(folder.name, _typed(config.update(**changes), dtype), embeddings=words)
 
 
 def _typed(config: TrainConfig, dtype: DataType) -> TrainConfig:
