@@ -36,6 +36,7 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)  ## Step, dashboard and data path against bare loops, alternately in one run
 	$(ONE_THREAD) $(BIN)/python benchmarks/step_time.py
+	$(ONE_THREAD) $(BIN)/python benchmarks/fixed_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/dashboard_cost.py
 	$(ONE_THREAD) $(BIN)/python benchmarks/data_path.py
 
