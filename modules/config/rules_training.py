@@ -16,6 +16,7 @@ from modules.config.enums import (
     Optimizer,
     PromptSource,
     SpecialTagsMode,
+    TimeUnit,
     TrainingMethod,
 )
 from modules.config.optimizer_defaults import ONE_BY_ONE
@@ -160,6 +161,18 @@ def batches(case: Case) -> Iterator[Problem]:
             f"batch_size is {case.config.batch_size}, but there are {case.data.images} images."
         )
         yield warn("batch_size", message, f"Use at most {max(1, case.data.images)}.")
+
+
+def judging(case: Case) -> Iterator[Problem]:
+    """A judgement by the validation loss where none is measured."""
+    config = case.config
+    measured = config.validation and config.validate_after_unit is not TimeUnit.NEVER
+    for name in ("early_stop_patience", "keep_best"):
+        value = config.get(f"ot.{name}")
+        if value and not (measured and config.validate_after):
+            message = f"ot.{name} is {value}, but no validation loss is measured."
+            fix = "Set validation to true and validate_after to 1 EPOCH, or it to 0."
+            yield refuse(f"ot.{name}", message, fix)
 
 
 def noise(case: Case) -> Iterator[Problem]:
@@ -316,6 +329,7 @@ RULES: tuple[Rule, ...] = (
     custom_schedule,
     warmup,
     batches,
+    judging,
     noise,
     loss_terms,
     resolutions,

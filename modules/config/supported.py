@@ -102,6 +102,9 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "async_offloading": ANY,
         "ot.seed": ANY,
         "ot.leftovers": ANY,
+        "ot.early_stop_patience": ANY,
+        "ot.early_stop_min_delta": ANY,
+        "ot.keep_best": ANY,
         "ot.cache_limit": ANY,
         # data
         "concept_file_name": ANY,

@@ -22,7 +22,7 @@ from modules.config.models import MODELS
 from modules.config.part_config import TrainEmbeddingConfig
 from modules.config.problems import Problem
 from modules.config.run_settings import BackupSettings, GeneralSettings, SamplingSettings
-from modules.config.section import Int, NonNegative, Section, Show
+from modules.config.section import Count, Int, NonNegative, Section, Show
 from modules.config.training_settings import (
     DataSettings,
     LossSettings,
@@ -45,6 +45,15 @@ class OwnSettings(Section):
 
     cache_limit: Annotated[NonNegative, Show(unit="GiB", group="Data")] = 100.0
     """Size above which encodings that no run used for longest leave the cache; 0 for no limit."""
+
+    early_stop_patience: Annotated[Count, Show(unit="validations", applies="now")] = 0
+    """End the run when so many validations in a row brought no better loss; 0 for never."""
+
+    early_stop_min_delta: Annotated[NonNegative, Show(applies="now")] = 0.0
+    """How much lower than the lowest so far a validation loss must be to count as better."""
+
+    keep_best: Annotated[Count, Show(unit="models", applies="now")] = 0
+    """Keep the models of so many lowest validation losses, in the workspace's folder `best`."""
 
 
 # The bases are read from last to first: the order of the fields in files, forms and docs.

@@ -54,6 +54,10 @@ class Workspace:
         """File, or folder, of the model in the middle of a run."""
         return self.folder / "save" / f"{self._stamp()}-save-{place}{self._suffix}"
 
+    def best(self, place: Place) -> Path:
+        """File, or folder, of a model whose validation loss is among the lowest."""
+        return self.folder / "best" / f"{self._stamp()}-best-{place}{self._suffix}"
+
     def final(self) -> Path:
         """File, or folder, of the final model."""
         if self._suffix and (self._output.is_dir() or not self._output.suffix):

@@ -6,6 +6,7 @@ import gc
 import traceback
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -26,6 +27,7 @@ from modules.families import Parts, family_for
 from modules.training.advice import advice_for
 from modules.training.attempts import attempt, patiently
 from modules.training.backups import Backups
+from modules.training.best import Best
 from modules.training.callbacks import TrainCallbacks
 from modules.training.change import change
 from modules.training.commands import (
@@ -106,6 +108,10 @@ class GenericTrainer:
         self._device = torch.device(config.train_device)
         self._changes: list[dict[str, Any]] = []
         self._light = frozenset((*self.__dict__, "_light"))
+
+    @property
+    def _over(self) -> bool:
+        return self._commands.stop_requested or self._best.over(self.config.ot.early_stop_patience)
 
     @property
     def model(self) -> Any:
@@ -203,6 +209,7 @@ class GenericTrainer:
         if self._measured is not None:
             self._validation = Validation(self._measured, self._forward, self.parts, self._device)
         self._due = Schedule()
+        self._best = Best(self._workspace, self._write_model, self._emit)
         parameters = [p for part in trainable.values() for p in part]
         ema = None
         if config.ema is not EMAMode.OFF:
@@ -242,6 +249,7 @@ class GenericTrainer:
                 "random": self._randomness,
                 "meter": self._reporter.meter,
                 "due": self._due,
+                "best": self._best,
             },
             self._voice.warn,
         )
@@ -271,7 +279,7 @@ class GenericTrainer:
         self._voice.enter("training", "Training")
         self._serve(epoch_ended=False)
         with self._randomness.isolated(), kernels(self.config):
-            while self.step < self.max_step and not self._commands.stop_requested:
+            while self.step < self.max_step and not self._over:
                 epoch = self._batches.epoch
                 rates = self._rates(self.step)
                 self._update.set_rates(rates)
@@ -390,6 +398,7 @@ class GenericTrainer:
         if losses:
             mean = sum(losses.values()) / len(losses)
             self._emit(ValidationLoss(self.step, mean, losses))
+            self._best.judge(mean, self._place(), self.config)
 
     def _sample(self, definition: SampleConfig, index: int, averaged: bool = True) -> None:
         self._voice.enter("sampling", f"Sampling {definition.prompt!r}")
@@ -429,9 +438,12 @@ class GenericTrainer:
         self._reporter.report(wait=True)
         self._voice.enter("saving", "Saving the model")
         path = self._workspace.final() if final else self._workspace.save(self._place())
+        self._write_model(path)
+        self._emit(ModelSaved(path, self.config.output_model_format.value, self.step, final))
+
+    def _write_model(self, path: Path) -> None:
         with self._update.shown():
             self._method.write(path, self.config, config_metadata(self.config))
-        self._emit(ModelSaved(path, self.config.output_model_format.value, self.step, final))
 
     def _resume(self) -> None:
         """Take up the newest backup that can be read; begin anew, and say so, if there is none."""
