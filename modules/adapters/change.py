@@ -58,8 +58,8 @@ def _resized(base: Tensor, change: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def per_input(magnitude: Tensor) -> bool:
-    """Whether DoRA's lengths, [1, in] or [out, 1], are those of the inputs."""
-    return magnitude.ndim == 2 and magnitude.shape[0] == 1 and magnitude.shape[1] > 1
+    """Whether DoRA's lengths, [1, in, ...] or [out, 1, ...], are those of the inputs."""
+    return magnitude.ndim >= 2 and magnitude.shape[0] == 1 and magnitude.shape[1] > 1
 
 
 def _dense(at: Mapping[str, Tensor], alpha: float | None, shape: torch.Size) -> Tensor:

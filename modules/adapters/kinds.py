@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.adapters.change import per_input
+from modules.adapters.dora import InputLengths, measure_inputs
 from modules.adapters.files import ALPHA, DOWN, PEFT, UP
 from modules.adapters.key_map import KeyMap
 from modules.adapters.lora import ADAPTER, inject
@@ -50,7 +52,11 @@ def add_adapter(
     paths = list(layers)
     if config.peft_type is PeftType.OFT_2:
         _check_oft(network, paths)
-    return inject(network, _peft_config(config, paths), config.ot.seed)
+    trainable = inject(network, _peft_config(config, paths), config.ot.seed)
+    if config.lora_decompose and not config.lora_decompose_output_axis:
+        measure_inputs(network)
+        trainable = [p for p in network.parameters() if p.requires_grad]
+    return trainable
 
 
 def adapter_layers(networks: Mapping[str, nn.Module]) -> Iterator[AdapterLayer]:
@@ -71,8 +77,7 @@ def canonical(layers: Iterable[AdapterLayer], family: Family) -> dict[str, Tenso
     for layer in layers:
         name = f"{layer.part}.{family.adapter_name(layer.part, layer.path)}"
         for suffix, tensor in layer.tensors.items():
-            column = suffix == MAGNITUDE
-            tensors[f"{name}.{suffix}"] = tensor.view(-1, 1) if column else tensor
+            tensors[f"{name}.{suffix}"] = tensor
         if layer.alpha is not None:
             tensors[f"{name}.{ALPHA}"] = torch.tensor(layer.alpha)
     return tensors
@@ -110,11 +115,17 @@ def _entries(layer: AdapterLayer, key_map: KeyMap) -> dict[str, Tensor]:
         if key_map.folds_alpha:
             found[UP] = found[UP] * layer.scale
         if magnitude is not None:
-            # diffusers keeps the shape of a bias; other tools that of a column
-            column = magnitude.reshape(-1, *[1] * (found[UP].ndim - 1))
-            found["lora_magnitude_vector" if key_map.folds_alpha else MAGNITUDE] = (
-                magnitude if key_map.folds_alpha else column
-            )
+            kernel = [1] * (found[UP].ndim - 2)
+            by_input = per_input(magnitude)
+            if key_map.folds_alpha and by_input:
+                why = "has no DoRA along the inputs"
+                raise _error(ModelFormat.DIFFUSERS_LORA, why, ModelFormat.KOHYA_LORA)
+            if key_map.folds_alpha:  # diffusers keeps the shape of a bias
+                shape = [1, -1, *kernel] if kernel else [-1]
+                found["lora_magnitude_vector"] = magnitude.reshape(shape)
+            else:
+                column = magnitude if by_input else magnitude.reshape(-1, 1, *kernel)
+                found[MAGNITUDE] = column
         if key_map.peft:
             found = {PEFT.get(suffix, suffix): tensor for suffix, tensor in found.items()}
         if not key_map.folds_alpha:
@@ -135,7 +146,9 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
         found = {DOWN: down[ADAPTER].weight, UP: up[ADAPTER].weight}
         magnitudes: Any = getattr(layer, "lora_magnitude_vector", {})
         if ADAPTER in magnitudes:
-            found[MAGNITUDE] = magnitudes[ADAPTER].weight
+            lengths = magnitudes[ADAPTER]
+            by_input = isinstance(lengths, InputLengths)
+            found[MAGNITUDE] = lengths.weight if by_input else lengths.weight.view(-1, 1)
     elif ADAPTER in getattr(layer, "oft_R", ()):
         rotation: Any = layer.oft_R
         found = {"oft_R.weight": rotation[ADAPTER].weight}
@@ -190,6 +203,8 @@ def _check_oft(network: nn.Module, paths: Iterable[str]) -> None:
             raise ConfigError([Problem("layer_filter", "error", message, fix)])
 
 
-def _error(model_format: ModelFormat, why: str) -> ConfigError:
+def _error(
+    model_format: ModelFormat, why: str, other: ModelFormat = ModelFormat.DIFFUSERS_LORA
+) -> ConfigError:
     message = f"output_model_format is {model_format.value}, which {why}."
-    return ConfigError([Problem("output_model_format", "error", message, "Use DIFFUSERS_LORA.")])
+    return ConfigError([Problem("output_model_format", "error", message, f"Use {other.value}.")])

@@ -96,7 +96,8 @@ def read_with(tensors: Mapping[str, Tensor], index: Index) -> Adapter:
             if stem not in index and stem.startswith(lead):
                 stem = stem.removeprefix(lead)
         if suffix and stem in index:
-            groups[stem][suffix] = tensor
+            outputs = suffix == "dora_scale" and "magnitude" in key  # one a row, of any shape
+            groups[stem][suffix] = tensor.reshape(-1, 1) if outputs else tensor
             spelled[stem].append(key)
         else:
             adapter.unplaced.append(key)

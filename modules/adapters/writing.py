@@ -85,20 +85,19 @@ def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
 def _other(
     part: str, path: str, tensors: dict[str, Tensor], model_format: ModelFormat
 ) -> AdapterLayer:
-    """The layer of a DoRA, LoHa, LoKr or OFT, its lengths in peft's shape."""
+    """The layer of a DoRA, LoHa, LoKr or OFT."""
     alpha = float(tensors.pop(ALPHA)) if ALPHA in tensors else None
     rank = kronecker_rank(tensors)
     if DOWN in tensors:
         rank = tensors[DOWN].shape[0]
     magnitude = tensors.get(MAGNITUDE)
     if magnitude is not None:
-        if per_input(magnitude):
+        if per_input(magnitude) and model_format is ModelFormat.DIFFUSERS_LORA:
             raise AdapterError(
                 f"{part}.{path} is a DoRA with lengths by input, [1, in], which "
-                f"{model_format.value} does not carry here. Merge it into its model instead."
+                f"{model_format.value} does not carry. Merge it into its model instead."
             )
-        kernel = tensors[DOWN].ndim - 2
-        shape = (1, -1, *[1] * kernel) if kernel else (-1,)
-        tensors[MAGNITUDE] = magnitude.reshape(shape)
+        if not per_input(magnitude):
+            tensors[MAGNITUDE] = magnitude.reshape(-1, 1)
     scale = alpha / rank if alpha is not None and rank else 1.0
     return AdapterLayer(part, path, tensors, alpha, scale)

@@ -80,6 +80,17 @@ def destination(case: Case) -> Iterator[Problem]:
         yield refuse("output_model_destination", message, fix)
 
 
+def input_lengths(case: Case) -> Iterator[Problem]:
+    """DoRA along the inputs in a format whose readers only know it along the outputs."""
+    config, field = case.config, "lora_decompose_output_axis"
+    dora = config.training_method is TrainingMethod.LORA and config.peft_type is PeftType.LORA
+    if not dora or not config.lora_decompose or config.get(field):
+        return
+    if config.output_model_format is ModelFormat.DIFFUSERS_LORA:
+        message = f"{field} is false, but diffusers reads DoRA along the outputs alone."
+        yield refuse(field, message, "Set it to true, or use KOHYA_LORA or COMFY_LORA.")
+
+
 def loss_weight(case: Case) -> Iterator[Problem]:
     """A loss weight that the model's objective has no meaning for."""
     chosen = case.config.loss_weight_fn
@@ -227,6 +238,7 @@ RULES: tuple[Rule, ...] = (
     method,
     output_format,
     destination,
+    input_lengths,
     loss_weight,
     caption_dropout,
     text_training,

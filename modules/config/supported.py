@@ -210,7 +210,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "include_train_config": ANY,
         "non_ema_sampling": ANY,
         "lora_decompose": ANY,
-        "lora_decompose_output_axis": (True,),  # one size an output row is what peft has
+        "lora_decompose_output_axis": ANY,
         "lokr_dim": ANY,
         "lokr_decompose_both": ANY,
         "lokr_decompose_factor": ANY,

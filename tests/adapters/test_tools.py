@@ -172,7 +172,7 @@ def test_layers_that_were_trained_as_one_keep_their_rank(model, tmp_path):
 def test_other_kinds_of_adapter_convert_too(model, kind, tmp_path):
     its = model(SD)
     settings = {
-        "dora": {"lora_decompose": True},
+        "dora": {"lora_decompose": True, "lora_decompose_output_axis": True},
         "loha": {"peft_type": "LOHA"},
         "lokr": {"peft_type": "LOKR", "lokr_dim": 2},
     }

@@ -14,7 +14,8 @@ from modules.families import family_for
 
 KINDS = {
     "lora": {"peft_type": "LORA"},
-    "dora": {"peft_type": "LORA", "lora_decompose": True},
+    "dora": {"lora_decompose": True, "lora_decompose_output_axis": True},
+    "dora by inputs": {"lora_decompose": True},
     "loha": {"peft_type": "LOHA"},
     "lokr": {"peft_type": "LOKR", "lokr_dim": 2},
     "lokr both": {"peft_type": "LOKR", "lokr_dim": 2, "lokr_decompose_both": True},

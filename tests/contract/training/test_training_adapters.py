@@ -15,6 +15,7 @@ SAMPLE = {
     "seed": 7, "noise_scheduler": "DDIM",
 }  # fmt: skip
 KINDS = {
+    "dora-inputs": {"lora_decompose": True},
     "dora": {"lora_decompose": True, "lora_decompose_output_axis": True},
     "loha": {"peft_type": "LOHA"},
     "lokr": {"peft_type": "LOKR", "lokr_dim": 2, "lokr_decompose_both": True},
@@ -98,7 +99,7 @@ def test_a_dora_draws_in_diffusers_what_it_drew_live(make_config, train, model_f
     assert np.abs(live - drawn(pipeline)).max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["loha", slow("dora"), slow("lokr"), slow("oft")])
+@pytest.mark.parametrize("kind", ["loha", "dora-inputs", slow("dora"), slow("lokr"), slow("oft")])
 def test_every_kind_learns_and_goes_on_exactly(make_config, train, tmp_path, kind):
     settings = {**LARGE, **KINDS[kind], "epochs": 2, "output_model_format": "KOHYA_LORA"}
     straight = train(make_config(**settings))
@@ -119,6 +120,44 @@ def test_oft_of_a_convolution_is_refused(make_config, train):
         train(make_config(peft_type="OFT_2", oft_block_size=4, layer_filter=""))
 
 
-def test_dora_of_the_other_axis_is_refused(make_config, train):
-    with pytest.raises(ConfigError, match="lora_decompose_output_axis"):
-        train(make_config(lora_decompose=True))
+def test_dora_along_the_inputs_is_its_formula_live_and_in_the_file(make_config, make_run):
+    """The layer answers as the whole weight of the paper would, columns in the place of rows."""
+    settings = {**LARGE, "lora_decompose": True, "output_model_format": "KOHYA_LORA"}
+    live = {}
+
+    def react(event, _commands):
+        if isinstance(event, e.ModelSaved):
+            torch.manual_seed(0)
+            for path, layer in run.trainer.model.unet.named_modules():
+                if hasattr(layer, "base_layer"):
+                    base = layer.base_layer
+                    inner = base.weight.shape[1]
+                    x = (
+                        torch.randn(2, inner, 6, 6)
+                        if base.weight.ndim == 4
+                        else torch.randn(3, inner)
+                    )
+                    with torch.no_grad():
+                        live[path.replace(".", "_")] = base, x, layer(x)
+
+    run = make_run(make_config(**settings), react)
+    run.go()
+    tensors = load_file(run.of(e.ModelSaved)[0].path)
+    assert {base.weight.ndim for base, _, _ in live.values()} == {2, 4}
+    for name, (base, x, answer) in live.items():
+        down, up, alpha, scale = (
+            tensors[f"lora_unet_{name}.{end}"]
+            for end in ("lora_down.weight", "lora_up.weight", "alpha", "dora_scale")
+        )
+        assert scale.shape == (1, base.weight.shape[1], *[1] * (base.weight.ndim - 2))
+        before = base.weight.detach().transpose(0, 1).flatten(1).norm(dim=1)
+        assert (scale.flatten() - before).abs().min() > 0  # lengths have trained too
+        whole = base.weight + (up.flatten(1) @ down.flatten(1)).view_as(base.weight) * alpha / 4
+        column = whole.transpose(0, 1).flatten(1).norm(dim=1).view_as(scale)
+        whole = (whole / column * scale).detach()
+        if whole.ndim == 2:
+            expected = torch.nn.functional.linear(x, whole, base.bias)
+        else:
+            shape = {"stride": base.stride, "padding": base.padding}
+            expected = torch.nn.functional.conv2d(x, whole, base.bias, **shape)
+        torch.testing.assert_close(answer, expected.detach(), atol=1e-4, rtol=1e-4)
