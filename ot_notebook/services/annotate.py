@@ -1,7 +1,7 @@
 """Captions and masks by a model: what it says of each image, joined with what is there already.
 
-A `Captioner` or `Masker` is any function of the right form; two over `transformers` are here. What
-is written goes through the journal of the `ConceptStore`, `CHUNK` images a change, so a run that is
+A `Captioner` or `Masker` is any function of the right form; `caption_models` and `mask_models` have
+some. What is written goes through the journal of the `ConceptStore`, `CHUNK` images a change, so a run that is
 stopped keeps what it did and everything can be undone.
 """
 
@@ -10,26 +10,29 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from modules.data.ahead import CachingStopped
 from modules.data.images import decode
 from modules.data.items import DAMAGE
 from modules.data.sources import read
 from ot_notebook.services.caption_edits import join_tags, tags_of
+from ot_notebook.services.concept_insight import mark_twins
 from ot_notebook.services.concept_items import Row
 from ot_notebook.services.concept_store import ConceptStore, Where
+from ot_notebook.services.mask_models import Mask
 
 CaptionMode = Literal["replace", "fill", "add"]
 MaskMode = Literal["replace", "fill", "add", "subtract", "blend"]
-Mask = NDArray[np.float32]
-"""[h, w] as large as its image; 1 where it is learnt, 0 where it is not."""
-
 CHUNK = 32
 """Images in one entry of the journal."""
+
+TOLD_EVERY = 50
+"""Images after which a search tells how far it is."""
 
 BATCH = 8
 """Images that a model sees at once."""
@@ -52,19 +55,30 @@ class Masker(Protocol):
 class Annotation:
     """A run in the background.
 
+    Args:
+        what: what it does, in words.
+        work: does it, and tells of its progress.
+        report: hears of progress, on the run's thread.
+
     Attributes:
-        done: images that are annotated.
-        total: images that there are to annotate.
+        done: images that were looked at.
+        total: images that there are to look at.
         skipped: names of images that could not be read.
+        result: what came of it, in words.
         error: what ended the run early, None if nothing did.
         ended: whether all is done that will be.
     """
 
     def __init__(
-        self, work: Callable[[Annotation], None], report: Callable[[Annotation], None] | None
+        self,
+        what: str,
+        work: Callable[[Annotation], None],
+        report: Callable[[Annotation], None] | None,
     ) -> None:
+        self.what = what
         self.done = self.total = 0
         self.skipped: list[str] = []
+        self.result = ""
         self.error: Exception | None = None
         self.ended = False
         self._stop = threading.Event()
@@ -141,7 +155,8 @@ def caption(
             files[row.caption_path] = _added(old, said, delimiter).encode()
         return files
 
-    return Annotation(lambda run: _annotate(store, rows, made, "Captions", run), report)
+    work = partial(_annotate, store, rows, made, "Captions")
+    return Annotation("A model captions images", work, report)
 
 
 def mask(
@@ -175,7 +190,32 @@ def mask(
             files[row.mask_path] = _png(combine(old, new, mode))
         return files
 
-    return Annotation(lambda run: _annotate(store, rows, made, "Masks", run), report)
+    return Annotation(
+        "A model masks images", partial(_annotate, store, rows, made, "Masks"), report
+    )
+
+
+def duplicates(
+    store: ConceptStore, report: Callable[[Annotation], None] | None = None
+) -> Annotation:
+    """Look for images that look the same, in the background; `Row.twins` has their groups."""
+    rows = store.rows
+
+    def work(run: Annotation) -> None:
+        run.total = sum(row.item is not None for row in rows)
+
+        def step() -> None:
+            run.done += 1
+            if run.done % TOLD_EVERY == 0:
+                run.told()
+
+        try:
+            found = mark_twins(rows, step, lambda: run.stopping)
+            run.result = f"{found:,} images look like another." if found else "All differ."
+        except CachingStopped:
+            run.result = "The search for duplicates was stopped."
+
+    return Annotation("Looking for duplicates", work, report)
 
 
 def combine(old: Mask | None, new: Mask, mode: MaskMode) -> Mask:
@@ -193,86 +233,6 @@ def combine(old: Mask | None, new: Mask, mode: MaskMode) -> Mask:
         return old
     joined = np.maximum(old, new) if mode == "add" else (old + new) / 2
     return joined.astype(np.float32)
-
-
-class TransformersCaptioner:
-    """BLIP, BLIP-2, GIT and other models of `transformers` that turn a picture into a text.
-
-    Args:
-        model: folder or hub id.
-        prompt: the beginning of each caption, for models that go on from one.
-        max_tokens: length of a caption at most.
-        device: where it runs.
-
-    Raises:
-        ValueError: for a chat model, which needs a conversation and not a picture alone.
-    """
-
-    def __init__(
-        self, model: str, prompt: str = "", max_tokens: int = 60, device: str = "cpu"
-    ) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
-        self._processor = AutoProcessor.from_pretrained(model)
-        if getattr(self._processor, "chat_template", None):
-            raise ValueError(f"{model} is a chat model. Name a captioning model such as BLIP.")
-        self._model = AutoModelForImageTextToText.from_pretrained(model).eval().to(device)
-        self._prompt, self._max_tokens, self._device = prompt, max_tokens, device
-
-    def __call__(self, images: Sequence[Image.Image]) -> list[str]:
-        """RGB images -> a caption for each."""
-        import torch
-
-        text = {"text": [self._prompt] * len(images)} if self._prompt else {}
-        inputs = self._processor(images=list(images), return_tensors="pt", **text)
-        with torch.inference_mode():
-            tokens = self._model.generate(
-                **inputs.to(self._device), max_new_tokens=self._max_tokens
-            )
-        said = self._processor.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(one.split()) for one in said]
-
-
-class ClipSegMasker:
-    """CLIPSeg: finds what a text names.
-
-    Args:
-        model: folder or hub id.
-        prompt: what to look for, such as "a face".
-        threshold: how sure it must be, 0 to 1; None keeps shades.
-        device: where it runs.
-    """
-
-    def __init__(
-        self, model: str, prompt: str, threshold: float | None = 0.5, device: str = "cpu"
-    ) -> None:
-        from transformers import AutoProcessor, CLIPSegForImageSegmentation
-
-        self._processor = AutoProcessor.from_pretrained(model)
-        self._model = CLIPSegForImageSegmentation.from_pretrained(model).eval().to(device)
-        self._prompt, self._threshold, self._device = prompt, threshold, device
-
-    def __call__(self, images: Sequence[Image.Image]) -> list[Mask]:
-        """RGB images -> a mask for each."""
-        import torch
-
-        inputs = self._processor(
-            text=[self._prompt] * len(images),
-            images=list(images),
-            padding=True,
-            return_tensors="pt",
-        )
-        with torch.inference_mode():
-            logits = self._model(**inputs.to(self._device)).logits
-        sure = torch.sigmoid(logits).reshape(len(images), *logits.shape[-2:]).cpu().numpy()
-        found = []
-        for image, one in zip(images, sure, strict=True):
-            scaled = Image.fromarray(one.astype(np.float32)).resize(image.size)
-            mask = np.asarray(scaled, np.float32).clip(0, 1)
-            if self._threshold is not None:
-                mask = (mask >= self._threshold).astype(np.float32)
-            found.append(mask)
-        return found
 
 
 def _annotate(
@@ -294,6 +254,7 @@ def _annotate(
                 store.write(files, f"{what} by a model: {len(files)} images")
                 files = {}
             run.done += len(of)
+            run.result = f"{run.done:,} of {run.total:,} images annotated."
             run.told()
     finally:
         if files:  # also what was made before a model failed

@@ -168,6 +168,17 @@ class Suffix:
 
 CaptionEdit = SetCaption | Replace | AddTags | RemoveTags | OrderTags | UniqueTags | Prefix | Suffix
 
+
+@dataclass(frozen=True)
+class Difference:
+    """What an edit does to one caption."""
+
+    id: int
+    name: str
+    before: str
+    after: str
+
+
 ACTIONS: dict[str, Callable[..., CaptionEdit]] = {
     "caption": SetCaption,
     "replace": Replace,

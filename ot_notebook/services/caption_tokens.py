@@ -31,6 +31,28 @@ class TokenCounter:
         return max((self.count(line) for line in text.splitlines() if line.strip()), default=0)
 
 
+class Tokens:
+    """Counts for the model that a training set is for; its tokenizer is read when it is needed."""
+
+    def __init__(self) -> None:
+        self._model = ""
+        self._counter: TokenCounter | None = None
+
+    def follow(self, model: str) -> None:
+        """Count for another model; for none where it is empty."""
+        if model != self._model:
+            self._model, self._counter = model, None
+
+    def told(self, text: str) -> dict[str, int | None]:
+        """`tokens` of the longest caption in `text` and the `limit`; None where nobody can tell."""
+        if self._counter is None and self._model:
+            self._counter = counter(self._model)
+            self._model = self._model if self._counter else ""
+        if self._counter is None:
+            return {"tokens": None, "limit": None}
+        return {"tokens": self._counter.longest(text), "limit": self._counter.limit}
+
+
 def counter(model: str) -> TokenCounter | None:
     """A counter with the tokenizer of `model`; None where none lies on this disk.
 

@@ -43,6 +43,7 @@ class Row:
         width: upright, in pixels; 0 where the image cannot be read.
         problems: kinds of trouble, as a scan names them.
         item: how to open it; None where it is left out of training.
+        twins: number of the group of images that look the same; 0 where none was found.
     """
 
     id: int
@@ -55,6 +56,7 @@ class Row:
     problems: tuple[str, ...]
     item: Item | None
     key: str = field(default="", repr=False)
+    twins: int = 0
 
     @property
     def name(self) -> str:
@@ -103,6 +105,8 @@ class Filter:
         smallest: the shorter edge is at least this, in pixels.
         largest: the longer edge is at most this, in pixels.
         bucket: the size that it trains at, such as "576x448".
+        cache: how the cache has it: "fresh", "stale", "new" or "error".
+        twins: only images that look like another, as far as `duplicates` found some.
     """
 
     text: str = ""
@@ -114,9 +118,14 @@ class Filter:
     smallest: int = 0
     largest: int = 0
     bucket: str = ""
+    cache: str = ""
+    twins: bool = False
 
     def test(
-        self, delimiters: Sequence[str], bucket_of: Callable[[Row], str]
+        self,
+        delimiters: Sequence[str],
+        bucket_of: Callable[[Row], str],
+        cache_of: Callable[[Row], str],
     ) -> Callable[[Row], bool]:
         """A function that says whether a row is meant."""
         words = self.text.casefold().split()
@@ -142,6 +151,8 @@ class Filter:
                 and (not self.smallest or min(row.width, row.height) >= self.smallest)
                 and (not self.largest or max(row.width, row.height) <= self.largest)
                 and (not self.bucket or bucket_of(row) == self.bucket)
+                and (not self.cache or cache_of(row) == self.cache)
+                and (not self.twins or row.twins > 0)
             )
 
         return fits
@@ -215,8 +226,13 @@ def list_rows(
     return rows, found.problems
 
 
-def count(rows: Sequence[Row], delimiters: Sequence[str]) -> dict[str, Any]:
-    """Figures about rows: images, captions, masks, problems by kind, the most frequent tags."""
+def count(
+    rows: Sequence[Row], delimiters: Sequence[str], cache_of: Callable[[Row], str]
+) -> dict[str, Any]:
+    """Figures about rows: images, captions, masks, problems by kind, the most frequent tags.
+
+    Also how many the cache has, where it was looked into, and how many look like another.
+    """
     tags: Counter[str] = Counter()
     spelled: dict[str, str] = {}
     problems: Counter[str] = Counter()
@@ -237,11 +253,16 @@ def count(rows: Sequence[Row], delimiters: Sequence[str]) -> dict[str, Any]:
         "largest": max((max(row.width, row.height) for row in rows), default=0),
         "problems": dict(problems.most_common()),
         "tags": dict(tags.most_common(TOP_TAGS)),
+        "cache": dict(Counter(state for row in rows if (state := cache_of(row)))),
+        "twins": sum(row.twins > 0 for row in rows),
     }
 
 
 def table(
-    rows: Sequence[Row], concepts: Sequence[ConceptConfig], resolution: Resolution
+    rows: Sequence[Row],
+    concepts: Sequence[ConceptConfig],
+    resolution: Resolution,
+    cache_of: Callable[[Row], str],
 ) -> pd.DataFrame:
     """Rows as a DataFrame by id."""
     import pandas as pd
@@ -256,6 +277,8 @@ def table(
         "masked": [row.masked for row in rows],
         "problems": [", ".join(row.problems) for row in rows],
         "bucket": [resolution.bucket(row, concepts[row.concept]) for row in rows],
+        "cache": [cache_of(row) for row in rows],
+        "twins": [row.twins for row in rows],
     }
     made: pd.DataFrame = pd.DataFrame(columns, index=pd.Index([row.id for row in rows], name="id"))
     return made

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modules.config import ConceptConfig
 from modules.config.enums import PromptSource
 from modules.config.files import load_concepts, write_json
-from modules.config.paths import resolve
 from modules.data.findings import DataProblem, printable
-from ot_notebook.services import caption_edits
-from ot_notebook.services.caption_edits import CaptionEdit
+from ot_notebook.services import caption_edits, concept_list
+from ot_notebook.services.caption_edits import CaptionEdit, Difference
 from ot_notebook.services.concept_files import (
     as_mask,
     by_stem,
@@ -29,6 +27,7 @@ from ot_notebook.services.concept_files import (
     note_written,
     read_text,
 )
+from ot_notebook.services.concept_insight import Batching, CacheLook, bucket_outlook, told
 from ot_notebook.services.concept_items import (
     Filter,
     Resolution,
@@ -45,16 +44,6 @@ if TYPE_CHECKING:
 
 Where = int | str | Filter | Iterable[int] | None
 """Images: one by its id, several, those that a text search or a `Filter` finds, or all (None)."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What an edit does to one caption."""
-
-    id: int
-    name: str
-    before: str
-    after: str
 
 
 class _Edited(NamedTuple):
@@ -85,7 +74,9 @@ class ConceptStore:
         self._lock = threading.RLock()
         self._journal = EditJournal(journal or usual_place())
         self.resolution = resolution or Resolution()
+        self.batching = Batching()
         self.cache_dir: Path | None = None  # of a run; what it knows of images is not read again
+        self._look: CacheLook | None = None
         self._concepts = tuple(concepts)
         self._rows: list[Row] | None = None
         self._stems: dict[str, list[Row]] | None = None
@@ -124,17 +115,8 @@ class ConceptStore:
             ValueError: if it is no folder, or a concept already.
             ConfigError: for a bad setting.
         """
-        text = str(path).strip()
-        folder = Path(resolve(text)) if text else Path()
-        if not text:
-            raise ValueError("There is no folder. Type its path, or choose one.")
-        if not folder.exists():
-            raise ValueError(f"{printable(text)} does not exist. Check the path.")
-        if folder.is_dir() and folder in roots_of(self._concepts):
-            raise ValueError(f"{printable(text)} is a concept already. Duplicate it for a variant.")
         with self._lock:
-            concept = ConceptConfig(name=printable(folder.name), path=text).update(**settings)
-            self.concepts = (*self._concepts, concept)
+            self.concepts = concept_list.added(self._concepts, path, settings)
             return len(self._concepts) - 1
 
     def change(self, index: int, **settings: Any) -> None:
@@ -145,30 +127,23 @@ class ConceptStore:
             ValueError: if there is no such concept.
         """
         with self._lock:
-            new = self._concept(index).update(**settings)
-            self.concepts = (*self._concepts[:index], new, *self._concepts[index + 1 :])
+            self.concepts = concept_list.changed(self._concepts, index, settings)
 
     def remove(self, index: int) -> None:
         """Take a concept out of the list. Its files stay where they are."""
         with self._lock:
-            self._concept(index)
-            self.concepts = (*self._concepts[:index], *self._concepts[index + 1 :])
+            self.concepts = concept_list.removed(self._concepts, index)
 
     def duplicate(self, index: int) -> int:
         """Put a copy of a concept behind it, and give the copy's index."""
         with self._lock:
-            concept = self._concept(index)
-            copy = concept.update(name=f"{concept.name} copy", seed=concept.seed + 1)
-            self.concepts = (*self._concepts[: index + 1], copy, *self._concepts[index + 1 :])
+            self.concepts = concept_list.duplicated(self._concepts, index)
             return index + 1
 
     def move(self, index: int, to: int) -> None:
         """Move a concept to another place in the list."""
         with self._lock:
-            concept = self._concept(index)
-            self._concept(to)
-            rest = [*self._concepts[:index], *self._concepts[index + 1 :]]
-            self.concepts = (*rest[:to], concept, *rest[to:])
+            self.concepts = concept_list.moved(self._concepts, index, to)
 
     def load(self, path: str | Path) -> list[str]:
         """Take the concepts of a concepts.json of OneTrainer in place of the present ones.
@@ -239,16 +214,45 @@ class ConceptStore:
         return [row.id for row in self._found(where)]
 
     def items(self, where: Where = None) -> pd.DataFrame:
-        """Images as a table: file, concept, caption, size, mask, problems, bucket; by id."""
-        return table(self._found(where), self._concepts, self.resolution)
+        """Images as a table: file, concept, caption, size, mask, problems, bucket; by id.
+
+        Its columns `cache` and `twins` are filled by `look_into_cache` and `mark_twins`.
+        """
+        return table(self._found(where), self._concepts, self.resolution, self.cache_state)
 
     def stats(self, where: Where = None) -> dict[str, Any]:
         """Figures about images; see `concept_items.count`."""
-        return count(self._found(where), self._delimiters())
+        return count(self._found(where), self._delimiters(), self.cache_state)
 
     def bucket(self, row: Row) -> str:
         """The size that an image trains at, such as "576x448"; empty where it does not train."""
         return self.resolution.bucket(row, self._concepts[row.concept])
+
+    def look_into_cache(self) -> None:
+        """Find out how the cache of the run has each image; without a run, there is none.
+
+        Raises:
+            ConfigError: if a resolution is none, or a caption rule cannot work.
+        """
+        with self._lock:
+            rows, concepts, place = self.rows, self._concepts, self.cache_dir
+        look = None
+        if place is not None and place.is_dir():
+            look = CacheLook(concepts, self.resolution, place)
+            look.go_through(rows)  # may read files: nobody waits for the lock meanwhile
+        with self._lock:
+            self._look = None if look is None or look.empty else look
+
+    def cache_state(self, row: Row) -> str:
+        """How the cache has an image; empty where it was not looked into."""
+        return self._look.state(row) if self._look else ""
+
+    def buckets(self) -> list[dict[str, Any]]:
+        """Each size: its images, what crops keep, when they train; see `concept_insight.told`."""
+        with self._lock:
+            rows, concepts = self.rows, self._concepts
+        found = bucket_outlook(rows, concepts, self.resolution, self.batching)
+        return [told(one, self.batching.batch_size) for one in found]
 
     # captions ----------------------------------------------------------------------------------
 
@@ -411,8 +415,8 @@ class ConceptStore:
     # inside ------------------------------------------------------------------------------------
 
     def _take(self, concepts: tuple[ConceptConfig, ...]) -> None:
-        before, self._concepts = self._concepts, concepts
-        if [_files_of(one) for one in before] != [_files_of(one) for one in concepts]:
+        before, self._concepts, self._look = self._concepts, concepts, None
+        if concept_list.files_of(before) != concept_list.files_of(concepts):
             self._rows = None
 
     def _found(self, where: Where) -> list[Row]:
@@ -425,8 +429,9 @@ class ConceptStore:
             if isinstance(where, str):
                 where = Filter(text=where)
             if isinstance(where, Filter):
-                fits = where.test(self._delimiters(), self.bucket)
-                return [row for row in rows if fits(row)]
+                fits = where.test(self._delimiters(), self.bucket, self.cache_state)
+                found = [row for row in rows if fits(row)]
+                return sorted(found, key=lambda row: row.twins) if where.twins else found
             return [self._row(int(number)) for number in where]
 
     def _row(self, number: int) -> Row:
@@ -435,11 +440,6 @@ class ConceptStore:
             last = f"0 to {len(rows) - 1}" if rows else "none, as the set is empty"
             raise ValueError(f"There is no image {number}. Ids are {last}.")
         return rows[number]
-
-    def _concept(self, index: int) -> ConceptConfig:
-        if not 0 <= index < len(self._concepts):
-            raise ValueError(f"There is no concept {index}. There are {len(self._concepts)}.")
-        return self._concepts[index]
 
     def _delimiters(self) -> list[str]:
         return [concept.text.tag_delimiter or "," for concept in self._concepts]
@@ -492,9 +492,3 @@ class ConceptStore:
         if self._stems is None:
             self._stems = by_stem(self._rows)
         note_written(self._stems, paths)
-
-
-def _files_of(concept: ConceptConfig) -> tuple[Any, ...]:
-    """What decides which files are read."""
-    text = concept.text
-    return concept.path, concept.include_subdirectories, text.prompt_source, text.prompt_path

@@ -6,6 +6,12 @@ const THUMBS = 32; // pictures that are asked for at once
 const KEPT_URLS = 1200;
 const LOST_REPLY_MS = 8000;
 const HIDDEN_MS = 400;
+const CACHE = { // how the cache has an image: its sign, and words for it
+  fresh: ["✓", "cached"],
+  stale: ["↻", "changed since it was cached"],
+  new: ["", "not cached yet"],
+  error: ["", ""], // the other mark says what is wrong
+};
 
 /**
  * @param {object} model the widget.
@@ -71,7 +77,7 @@ function createGrid(model, on) {
     const image = new Image();
     image.alt = "";
     image.draggable = false;
-    frame.append(image, element("span", "ot-cell-mark"));
+    frame.append(image, element("span", "ot-cell-cache"), element("span", "ot-cell-mark"));
     node.append(frame, element("small"));
     node.onclick = (event) => {
       at = place;
@@ -108,8 +114,14 @@ function createGrid(model, on) {
     const mark = frame.lastElementChild;
     mark.className = `ot-cell-mark${row.problems.length ? " ot-bad-mark" : row.masked ? " ot-mask-mark" : ""}`;
     write(mark, row.problems.length ? "!" : row.masked ? "◐" : "");
-    node.title = [row.name, `${row.width} × ${row.height}`, ...row.problems].join(" · ");
-    node.setAttribute("aria-label", [row.name, row.caption, ...row.problems].filter(Boolean).join(", "));
+    const badge = frame.children[1];
+    const [sign, state] = CACHE[row.cache] ?? ["", ""];
+    badge.className = `ot-cell-cache ot-cache-${row.cache}`;
+    write(badge, [sign, row.twins ? `≈ ${row.twins}` : ""].filter(Boolean).join("  "));
+    const twins = row.twins ? `looks like others of group ${row.twins}` : "";
+    const remarks = [...row.problems, state, twins].filter(Boolean);
+    node.title = [row.name, `${row.width} × ${row.height}`, ...remarks].join(" · ");
+    node.setAttribute("aria-label", [row.name, row.caption, ...remarks].filter(Boolean).join(", "));
     node.setAttribute("aria-selected", String(selected.has(row.id)));
     node.setAttribute("aria-posinset", String(place + 1));
     node.setAttribute("aria-setsize", String(head.found));

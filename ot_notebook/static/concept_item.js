@@ -176,7 +176,8 @@ function createItemView(root, model, grid, facts) {
     drawChips();
     drawTokens(item);
     remarks.replaceChildren(...item.remarks.map((one) => element("div", "ot-remark", one)));
-    write(path, `${item.width} × ${item.height} px · ${item.concept} · ${item.path}`);
+    const cached = CACHE[item.cache]?.[1];
+    write(path, [`${item.width} × ${item.height} px`, cached, item.concept, item.path].filter(Boolean).join(" · "));
     older.disabled = at === 0;
     newer.disabled = at >= facts().found - 1;
     maskRemove.disabled = !item.mask;

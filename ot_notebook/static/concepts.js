@@ -176,17 +176,21 @@ function createFilters(model) {
   };
   const show = element("select", "ot-input ot-show");
   show.setAttribute("aria-label", "Show");
-  show.onchange = () => send({ problem: "", captioned: null, masked: null, ...JSON.parse(show.value) });
+  show.onchange = () => send({ problem: "", captioned: null, masked: null, twins: false, ...JSON.parse(show.value) });
   const size = select(
     "Size",
     "ot-size",
     [["{}", "Any size"], ...[512, 768, 1024].map((px) => [`{"smallest":${px}}`, `At least ${px} px`]), ...[512, 256].map((px) => [`{"largest":${px}}`, `At most ${px} px`])],
     (value) => send({ smallest: 0, largest: 0, ...JSON.parse(value) }),
   );
+  const cache = element("select", "ot-input ot-show");
+  cache.setAttribute("aria-label", "Cache");
+  cache.onchange = () => send({ cache: cache.value });
   const row = element("div", "ot-filter");
-  row.append(search, show, size);
+  row.append(search, show, cache, size);
   const tags = element("div", "ot-chips ot-top-tags");
-  node.append(row, tags);
+  const only = button("ot-link ot-only", "", () => send({ bucket: "" }));
+  node.append(row, only, tags);
   return {
     node,
     draw() {
@@ -198,16 +202,31 @@ function createFilters(model) {
         ['{"captioned":false}', "Without a caption"],
         ['{"masked":true}', "With a mask"],
         ['{"masked":false}', "Without a mask"],
+        ...(stats.twins ? [['{"twins":true}', `That look alike (${stats.twins.toLocaleString()})`]] : []),
         ...(stats.problems?.length ? [['{"problem":"any"}', "With any problem"]] : []),
         ...(stats.problems ?? []).map(([kind, count]) => [JSON.stringify({ problem: kind }), `${kind} (${count.toLocaleString()})`]),
       ];
       const now = filter.problem
         ? JSON.stringify({ problem: filter.problem })
+        : filter.twins ? '{"twins":true}'
         : filter.captioned === false ? '{"captioned":false}' : filter.masked !== null ? `{"masked":${filter.masked}}` : "{}";
-      if (!options.some(([value]) => value === now)) options.push([now, filter.problem]);
+      if (!options.some(([value]) => value === now)) options.push([now, filter.problem || "That look alike"]);
       show.replaceChildren(...options.map(([value, label]) => Object.assign(element("option", "", label), { value })));
       show.value = now;
       size.value = filter.smallest ? `{"smallest":${filter.smallest}}` : filter.largest ? `{"largest":${filter.largest}}` : "{}";
+      const states = [["", "Any cache state"], ["fresh", "Cached"], ["stale", "Changed since cached"], ["new", "Not cached yet"], ["error", "Cannot be read"]];
+      const counts = stats.cache ?? {};
+      cache.hidden = !Object.keys(counts).length && !filter.cache;
+      cache.replaceChildren(
+        ...states.map(([value, label]) => {
+          const words = value ? `${label} (${(counts[value] ?? 0).toLocaleString()})` : label;
+          return Object.assign(element("option", "", words), { value });
+        }),
+      );
+      cache.value = filter.cache;
+      const bucket = filter.bucket;
+      only.hidden = !bucket;
+      write(only, `Only ${bucket.replace("x", " × ")} · show all sizes`);
       const frequent = (stats.tags ?? []).slice(0, 16);
       if (filter.tag && !frequent.some(([tag]) => tag === filter.tag)) frequent.unshift([filter.tag, ""]);
       tags.replaceChildren(
@@ -266,7 +285,7 @@ function createHead(model) {
       say(redo, "Redo", head.redo);
       const parts = [];
       stop.hidden = !head.task;
-      if (head.task) parts.push(`A model looks at the images: ${head.task[0].toLocaleString()} of ${head.task[1].toLocaleString()}`);
+      if (head.task) parts.push(`${head.task.what}: ${head.task.done.toLocaleString()} of ${head.task.total.toLocaleString()}`);
       else if (head.scanning) parts.push("Reading the folders");
       else if (stats.images) {
         parts.push(`${stats.images.toLocaleString()} images`, `${stats.captioned.toLocaleString()} with a caption`);
@@ -314,15 +333,39 @@ export default () => {
       const view = createItemView(root, model, grid, facts);
       const bulk = createBulk(root, model, facts);
       const edit = button("ot-button", "Edit captions", () => bulk.open());
+      const annotate = createAnnotate(root, model, facts);
+      const ask = button("ot-button", "Ask a model", () => annotate.open());
+      ask.title = "Captions or masks by a model, in the background";
+      const alike = button("ot-button", "Find duplicates", () => model.send({ op: "duplicates" }));
+      alike.title = "Look for images that look the same";
+      const buckets = createBuckets(model, (bucket) => {
+        turn("images");
+        model.send({ op: "filter", filter: { ...model.get("head").filter, bucket } });
+      });
+      const tabs = element("div", "ot-segments ot-set-tabs");
+      tabs.setAttribute("role", "group");
+      tabs.setAttribute("aria-label", "Show");
+      for (const [key, label] of [["images", "Images"], ["buckets", "Sizes"]]) {
+        const one = button("", label, () => turn(key));
+        one.dataset.tab = key;
+        tabs.append(one);
+      }
+      let tab = "images";
+      const turn = (key) => {
+        tab = key;
+        for (const one of tabs.children) one.setAttribute("aria-pressed", String(one.dataset.tab === key));
+        buckets.show(key === "buckets");
+        drawEmpty();
+      };
       const head = createHead(model);
       const list = createList(model, (id) => (id === null ? "" : grid.url(id)));
       const filters = createFilters(model);
       const empty = element("div", "ot-empty ot-grid-empty");
       empty.append(element("span"), element("small"));
       const foot = element("div", "ot-grid-foot");
-      foot.append(status, selection, edit);
+      foot.append(status, selection, alike, ask, edit);
       const main = element("div", "ot-set-main");
-      main.append(filters.node, grid.node, empty, foot);
+      main.append(tabs, filters.node, grid.node, buckets.node, empty, foot);
       const body = element("div", "ot-set-body");
       body.append(list.node, main);
       root.append(head.node, notice, body);
@@ -337,10 +380,13 @@ export default () => {
           : scanning ? ["Reading the folders", ""]
           : missing.length && !model.get("stats").images ? ["There is nothing to show.", missing.join("\n")]
           : ["No image fits.", "Change the search or the filter."];
-        empty.hidden = found > 0;
-        grid.node.hidden = found === 0;
-        filters.node.hidden = none;
-        foot.hidden = none;
+        const images = tab === "images";
+        empty.hidden = found > 0 || !(images || none);
+        grid.node.hidden = found === 0 || !images;
+        filters.node.hidden = none || !images;
+        foot.hidden = none || !images;
+        tabs.hidden = none;
+        buckets.node.hidden = none || images;
         write(empty.children[0], text);
         write(empty.children[1], hint);
       };
@@ -357,6 +403,9 @@ export default () => {
         grid.follow(now);
         write(status, now.found === now.total ? "" : `${now.found.toLocaleString()} of ${now.total.toLocaleString()} images shown`);
         edit.disabled = !now.found;
+        ask.disabled = !now.found || Boolean(now.task);
+        alike.disabled = now.scanning || Boolean(now.task);
+        buckets.follow();
       };
       let queued = false; // traits change together: draw them once
       const drawSoon = () => {
@@ -371,12 +420,13 @@ export default () => {
       const watched = ["change:concepts", "change:head", "change:stats"];
       watched.forEach((event) => model.on(event, drawSoon));
       model.on("msg:custom", covers);
+      turn(tab);
       draw();
       const hidden = line.shown(el);
       return () => {
         watched.forEach((event) => model.off(event, drawSoon));
         model.off("msg:custom", covers);
-        [view, bulk, grid, head].forEach((part) => part.close());
+        [view, bulk, annotate, buckets, grid, head].forEach((part) => part.close());
         hidden();
       };
     },

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import ipywidgets as W
 import traitlets as t
-from ipyfilechooser import FileChooser
 
 from modules.config import ConceptConfig, ConfigError, TrainConfig
-from modules.config.enums import BalancingStrategy, ConceptType
 from modules.config.models import MODELS
 from modules.training.events import Event
 from ot_notebook.services import annotate
 from ot_notebook.services.annotate import Annotation, Captioner, CaptionMode, Masker, MaskMode
-from ot_notebook.services.caption_tokens import TokenCounter, counter
-from ot_notebook.services.concept_items import Filter, Resolution, Row
+from ot_notebook.services.annotate_models import ANNOTATORS, make
+from ot_notebook.services.caption_tokens import Tokens
+from ot_notebook.services.concept_insight import Batching
+from ot_notebook.services.concept_items import Filter, Resolution
 from ot_notebook.services.concept_store import ConceptStore, Where
 from ot_notebook.widgets import concept_page as page
 from ot_notebook.widgets import item_pictures as pictures
-from ot_notebook.widgets import markup
+from ot_notebook.widgets.concept_front import ConceptFront, choices, make_chooser
 from ot_notebook.widgets.core_concepts import CoreConcepts
-from ot_notebook.widgets.live import AdaptiveView, Front, Mode, esm
+from ot_notebook.widgets.live import AdaptiveView, Front, Mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,39 +34,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-ROWS_AT_ONCE = 400
-"""Images that one answer to the page describes."""
-
 COUNTED_AT_ONCE = 20_000
 """Images up to which figures are counted anew with each caption; else when the item view closes."""
-
-THUMBS_AT_ONCE = 32
-"""Thumbnails in one answer: few enough that the grid fills while one scrolls."""
-
-VARIATIONS = 6
-"""Variations that the item view shows."""
-
-
-PARTS = ("concept_mask.js", "concept_item.js", "concept_bulk.js", "concepts.js")
-"""The module's files behind the grid, in order; the last one exports."""
-
-
-def _script(name: str) -> str:
-    return (markup.STATIC / name).read_text(encoding="utf-8")
-
-
-class ConceptFront(Front):
-    """The editor's module. Lists are fetched piece by piece; only figures are state."""
-
-    _esm = "\n".join((esm("concept_grid.js"), *map(_script, PARTS)))
-    _css = markup.css("ot.css", "form.css", "concepts.css")
-
-    concepts = t.List(help="A summary of each concept, in order.").tag(sync=True)
-    head = t.Dict(help="What is shown and what can be done; see `ConceptEditor._head`.").tag(
-        sync=True
-    )
-    stats = t.Dict(help="Figures about the images of the concept chosen.").tag(sync=True)
-    choices = t.Dict(help="Values that settings of a concept may have; fixed.").tag(sync=True)
 
 
 class ConceptEditor(AdaptiveView):
@@ -110,8 +79,8 @@ class ConceptEditor(AdaptiveView):
         self._unseen = False
         self._task: Annotation | None = None
         self._hasty = False  # figures wait until one has gone through the images
-        self._counter: TokenCounter | None = None
-        self._counted = ""  # the model that `_counter` belongs to
+        self._tokens = Tokens()
+        self._looked: tuple[object, ...] = ()  # what the cache was looked into for
         super().__init__(mode)
         self.add_class("ot-card")
         self._take(source)
@@ -165,16 +134,59 @@ class ConceptEditor(AdaptiveView):
         """Mask images by a model in the background; see `annotate.mask`."""
         return annotate.mask(self.store, masker, where, mode, self._on_progress)
 
+    def annotate(
+        self,
+        kind: str,
+        model: str = "",
+        where: Where = None,
+        mode: MaskMode = "fill",
+        **options: str | float,
+    ) -> Annotation:
+        """Caption or mask images by one of the models that the page offers.
+
+        Args:
+            kind: one of `annotate_models.ANNOTATORS`: "blip", "florence2", "chat", "wd14",
+                "clipseg" or "rembg".
+            model: folder or hub id; empty for the usual one.
+            where: which images.
+            mode: what becomes of a caption or mask that is there; see `caption` and `mask`.
+            options: the kind's own, such as `prompt` or `threshold`.
+
+        Raises:
+            ValueError: for an unknown kind, option or mode; says what there is.
+        """
+        made = make(kind, model, **options)
+        start: Any = self.caption if ANNOTATORS[kind].makes == "caption" else self.mask
+        run: Annotation = start(made, where, mode)
+        return run
+
+    def buckets(self) -> pd.DataFrame:
+        """Each size that images train at: how many, what crops keep, what trains when."""
+        import pandas as pd
+
+        table: pd.DataFrame = pd.DataFrame(self.store.buckets())
+        return table
+
+    def duplicates(self) -> pd.DataFrame:
+        """Images that look like another, group by group in the column `twins`; each is decoded."""
+        annotate.duplicates(self.store, self._on_progress).wait()
+        return self.store.items(Filter(twins=True))
+
     def _on_progress(self, run: Annotation) -> None:
         with self._drawing:
             self._task = None if run.ended else run
             if run.error is not None:
                 self._say("bad", f"{type(run.error).__name__}: {run.error}")
             elif run.ended:
-                self._say("good", f"{run.done:,} of {run.total:,} images annotated.")
+                self._say("good", run.result or "There was nothing to do.")
             self._hasty = not run.ended
             self._refilter()
             self._draw_if_made()
+
+    def _on_twins(self, run: Annotation) -> None:
+        if run.ended and any(row.twins for row in self.store.rows):
+            self._filter = Filter(concept=self._filter.concept, twins=True)
+        self._on_progress(run)
 
     def undo(self, force: bool = False) -> str:
         """Take back the latest change, and say which; see `ConceptStore.undo`."""
@@ -230,8 +242,8 @@ class ConceptEditor(AdaptiveView):
         )
         self.store.cache_dir = Path(config.cache_dir)
         self.store.follow(config.concepts or ())
-        if self._counted != config.base_model_name:
-            self._counted, self._counter = config.base_model_name, None
+        self.store.batching = Batching(config.batch_size, config.ot.leftovers, config.ot.seed)
+        self._tokens.follow(config.base_model_name)
 
     def _on_job(self, change: t.Bunch) -> None:
         with self._drawing:
@@ -248,26 +260,17 @@ class ConceptEditor(AdaptiveView):
 
     def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
         self._front = ConceptFront(layout=W.Layout(width="100%"))
-        self._front.choices = {
-            "type": [[one.value, one.name.replace("_", " ").lower()] for one in ConceptType],
-            "balancing_strategy": [[one.value, one.name.lower()] for one in BalancingStrategy],
-        }
-        self._chooser = self._make_chooser()
+        self._front.choices = choices()
+        self._chooser = make_chooser(self._add)
         self._chooser.layout.display = "none"
         return self._front, [self._front, self._chooser]
 
     def _make_core(self) -> Sequence[W.Widget]:
-        self._core = CoreConcepts(self.store, self._thumbs, self._request, self._make_chooser())
+        self._core = CoreConcepts(self.store, self._thumbs, self._request, make_chooser(self._add))
         return self._core.children
 
-    def _make_chooser(self) -> FileChooser:
-        chooser = FileChooser(
-            str(Path.cwd()), show_only_dirs=True, select_desc="Choose", title="Add a folder"
-        )
-        chooser.register_callback(
-            lambda it: self._request({"op": "concept", "action": "add", "path": it.selected_path})
-        )
-        return chooser
+    def _add(self, path: str) -> None:
+        self._request({"op": "concept", "action": "add", "path": path})
 
     def _draw_if_made(self) -> None:
         if self._made and not self._asleep:
@@ -276,6 +279,7 @@ class ConceptEditor(AdaptiveView):
     def _draw(self, events: Sequence[Event] | None) -> None:  # noqa: ARG002 - no run, no events
         if not self.store.scanned and self._scanner is None:
             self._scan()
+        self._look()
         if self.mode == "core":
             self._core.draw(self._ids, self._head(), self._filter)
             return
@@ -313,6 +317,25 @@ class ConceptEditor(AdaptiveView):
         self._scanner = threading.Thread(target=read, name="ot-concept-scan", daemon=True)
         self._scanner.start()
 
+    def _look(self) -> None:
+        """Look into the cache in the background, if what decides on its keys has changed."""
+        changed = page.cache_stamp(self.store.cache_dir)
+        now = self._epoch, self.concepts, self.store.resolution, changed
+        if not self.store.scanned or not changed or now == self._looked:
+            return
+        self._looked = now
+
+        def look() -> None:
+            try:
+                self.store.look_into_cache()
+            except (ConfigError, OSError) as error:
+                self._say("bad", f"The cache could not be looked into: {error}")
+            with self._drawing:
+                self._refilter()
+                self._draw_if_made()
+
+        threading.Thread(target=look, name="ot-cache-look", daemon=True).start()
+
     def _renew_pictures(self) -> None:
         self._epoch, self._list = self._epoch + 1, self._list + 1
         self._thumbs.forget()
@@ -340,7 +363,7 @@ class ConceptEditor(AdaptiveView):
             "undo": undo,
             "redo": redo,
             "notice": self._notice,
-            "task": [self._task.done, self._task.total] if self._task else None,
+            "task": page.task(self._task),
             "job": self._job is not None,
         }
 
@@ -384,31 +407,12 @@ class ConceptEditor(AdaptiveView):
 
     def _answer(self, content: Mapping[str, Any]) -> bool:
         """Reply to a question that changes nothing; False if it is none."""
-        match content:
-            case {"op": "rows", "from": first, "to": last}:
-                ids = self._ids[first : min(last, first + ROWS_AT_ONCE)]
-                told = [page.describe(self.store.rows[number]) for number in ids]
-                answer = {"op": "rows", "version": self._version, "from": first, "rows": told}
-                self._front.send(answer)
-            case {"op": "thumbs", "ids": ids, "epoch": epoch}:
-                known = epoch == self._epoch and self.store.scanned
-                rows = [self.store.rows[number] for number in ids[:THUMBS_AT_ONCE] if known]
-                self._front.send(*page.thumbs(self._thumbs, rows, ids[:THUMBS_AT_ONCE], epoch))
-            case {"op": "open", "id": number}:
-                answer, buffers = page.item(self.store, self.store.rows[number])
-                self._front.send({**answer, **self._tokens(answer["caption"])}, buffers)
-            case {"op": "tokens", "id": number, "text": text}:
-                self._front.send({"op": "tokens", "id": number, **self._tokens(text)})
-            case {"op": "variations", "id": number}:
-                self._send_variations(self.store.rows[number])
-            case {"op": "preview", "action": action, "options": options, "where": where}:
-                self._front.send(page.preview(self.store, action, self._meant(where), options))
-            case {"op": "export"}:
-                concepts = [concept.to_dict() for concept in self.concepts]
-                self._front.send({"op": "export", "name": "concepts.json", "value": concepts})
-            case _:
-                return False
-        return True
+        counters = self._version, self._epoch
+        shown = page.Shown(self.store, self._thumbs, self._tokens, self._ids, *counters)
+        answer = page.answer(content, shown)
+        if answer is not None:
+            self._front.send(*answer)
+        return answer is not None
 
     def _serve(self, content: Mapping[str, Any]) -> None:
         match content:
@@ -417,13 +421,13 @@ class ConceptEditor(AdaptiveView):
                 if self.store.write_caption(number, text, was):
                     self._version += 1  # but the list stays as it is while one goes through it
                 if self.mode == "rich":
-                    row = page.describe(self.store.rows[number])
+                    row = page.describe(self.store, self.store.rows[number])
                     self._front.send({"op": "saved", "id": number, "text": text, "row": row})
             case {"op": "mask", "id": number, "png": png}:
                 self.store.write_mask(number, png)
                 self._version += 1
                 if self.mode == "rich":
-                    row = page.describe(self.store.rows[number])
+                    row = page.describe(self.store, self.store.rows[number])
                     self._front.send({"op": "masked", "id": number, "row": row})
             case {"op": "filter", "filter": given}:
                 self._hasty = False
@@ -459,25 +463,20 @@ class ConceptEditor(AdaptiveView):
                 self._refilter()
             case {"op": "stop"} if self._task:
                 self._task.stop()
+            case {"op": "duplicates"} if self._free():
+                self._task = annotate.duplicates(self.store, self._on_twins)
+            case {"op": "annotate", "where": where, "options": options, **given} if self._free():
+                self._task = self.annotate(where=self._meant(where), **given, **options)
+
+    def _free(self) -> bool:
+        """True; raises ValueError while something runs that a page could stop."""
+        if self._task:
+            raise ValueError(f"{self._task.what} already. Wait for it, or stop it first.")
+        return True
 
     def _meant(self, where: Any) -> Where:
         """The images that a bulk edit of the page is about: its choice, or all that it shows."""
         return [int(number) for number in where] if isinstance(where, list) else list(self._ids)
-
-    def _tokens(self, text: str) -> dict[str, Any]:
-        if self._counter is None and self._counted:
-            self._counter = counter(self._counted)
-            self._counted = self._counted if self._counter else ""
-        if self._counter is None:
-            return {"tokens": None, "limit": None}
-        return {"tokens": self._counter.longest(text), "limit": self._counter.limit}
-
-    def _send_variations(self, row: Row) -> None:
-        concept = self.concepts[row.concept]
-        size = self.store.resolution.size(row, concept)
-        made = pictures.variations(row, concept, size, VARIATIONS) if size else []
-        answer = {"op": "variations", "id": row.id, "mimes": [mime for _, mime in made]}
-        self._front.send(answer, [image for image, _ in made])
 
     # saved notebook ----------------------------------------------------------------------------
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from modules.config import ConfigError
+from ot_notebook.services.annotate import Annotation
+from ot_notebook.services.caption_tokens import Tokens
 from ot_notebook.services.concept_items import Filter, Row
 from ot_notebook.services.concept_store import ConceptStore, Where
 from ot_notebook.widgets import item_pictures as pictures
@@ -24,8 +27,97 @@ SHOWN_TEXT = 2000
 CLIP = 300
 """Characters of a caption in the grid."""
 
+ROWS_AT_ONCE = 400
+"""Images that one answer to the page describes."""
+
+THUMBS_AT_ONCE = 32
+"""Thumbnails in one answer: few enough that the grid fills while one scrolls."""
+
+VARIATIONS = 6
+"""Variations that the item view shows."""
+
 STORY_TILES = 12
 """Images in a saved notebook."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page that asks something looks at.
+
+    Attributes:
+        ids: the images that it lists, in their order.
+        version: changes with what is said of images.
+        epoch: changes with what ids stand for.
+    """
+
+    store: ConceptStore
+    thumbs: pictures.Thumbnails
+    tokens: Tokens
+    ids: Sequence[int]
+    version: int
+    epoch: int
+
+
+def answer(
+    content: Mapping[str, Any], shown: Shown
+) -> tuple[dict[str, Any]] | tuple[dict[str, Any], list[bytes]] | None:
+    """The reply to a question that changes nothing; None if it is none."""
+    store = shown.store
+    match content:
+        case {"op": "rows", "from": first, "to": last}:
+            ids = shown.ids[first : min(last, first + ROWS_AT_ONCE)]
+            told = [describe(store, store.rows[number]) for number in ids]
+            return ({"op": "rows", "version": shown.version, "from": first, "rows": told},)
+        case {"op": "thumbs", "ids": ids, "epoch": epoch}:
+            known = epoch == shown.epoch and store.scanned
+            rows = [store.rows[number] for number in ids[:THUMBS_AT_ONCE] if known]
+            return thumbs(shown.thumbs, rows, ids[:THUMBS_AT_ONCE], epoch)
+        case {"op": "open", "id": number}:
+            found, buffers = item(store, store.rows[number])
+            return {**found, **shown.tokens.told(found["caption"])}, buffers
+        case {"op": "tokens", "id": number, "text": text}:
+            return ({"op": "tokens", "id": number, **shown.tokens.told(text)},)
+        case {"op": "variations", "id": number}:
+            return variations(store, store.rows[number])
+        case {"op": "buckets"}:
+            return (buckets(store),)
+        case {"op": "preview", "action": action, "options": options, "where": where}:
+            meant = where if isinstance(where, list) else list(shown.ids)
+            return (preview(store, action, meant, options),)
+        case {"op": "export"}:
+            concepts = [concept.to_dict() for concept in store.concepts]
+            return ({"op": "export", "name": "concepts.json", "value": concepts},)
+    return None
+
+
+def task(run: Annotation | None) -> dict[str, Any] | None:
+    """What runs in the background, and how far it is."""
+    return {"what": run.what, "done": run.done, "total": run.total} if run else None
+
+
+def cache_stamp(cache_dir: Path | None) -> tuple[int, ...]:
+    """Differs wherever something was encoded into a cache since; empty where there is none."""
+    folders = sorted(cache_dir.glob("*-*")) if cache_dir else []
+    return tuple(folder.stat().st_mtime_ns for folder in folders)
+
+
+def buckets(store: ConceptStore) -> dict[str, Any]:
+    """Each size and what trains when, or why nothing does."""
+    if not store.scanned:
+        return {"op": "buckets", "rows": [], "why": ""}
+    try:
+        return {"op": "buckets", "rows": store.buckets(), "why": ""}
+    except ConfigError as error:
+        return {"op": "buckets", "rows": [], "why": str(error)}
+
+
+def variations(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
+    """An image as training may see it."""
+    concept = store.concepts[row.concept]
+    size = store.resolution.size(row, concept)
+    made = pictures.variations(row, concept, size, VARIATIONS) if size else []
+    told = {"op": "variations", "id": row.id, "mimes": [mime for _, mime in made]}
+    return told, [image for image, _ in made]
 
 
 def summaries(store: ConceptStore) -> list[dict[str, Any]]:
@@ -66,7 +158,7 @@ def figures(store: ConceptStore, concept: int | None) -> dict[str, Any]:
     return stats
 
 
-def describe(row: Row) -> dict[str, Any]:
+def describe(store: ConceptStore, row: Row) -> dict[str, Any]:
     """An image as the grid shows it."""
     return {
         "id": row.id,
@@ -76,6 +168,8 @@ def describe(row: Row) -> dict[str, Any]:
         "height": row.height,
         "masked": row.masked,
         "problems": list(row.problems),
+        "cache": store.cache_state(row),
+        "twins": row.twins,
     }
 
 
@@ -108,7 +202,7 @@ def item(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
     remarks = [f"{kind.capitalize()}: {said.get(kind, '')}".rstrip(": ") for kind in row.problems]
     answer = {
         "op": "item",
-        **describe(row),
+        **describe(store, row),
         "caption": caption,
         "why": why,
         "path": str(row.path).encode("utf-8", "replace").decode(),

@@ -1,6 +1,4 @@
-"""Captions and masks by a model: modes, progress and stop, and real classes with random weights."""
-
-import json
+"""Captions and masks by a model: modes, progress and stop."""
 
 import numpy as np
 import pytest
@@ -106,95 +104,7 @@ def test_a_bad_mode_is_refused(store):
         annotate.caption(store, colours, mode="merge")
 
 
-# real classes, random weights --------------------------------------------------------------------
-
-
-def test_blip_captions(tmp_path, store):
-    torch = pytest.importorskip("torch")
-    torch.manual_seed(0)
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path / "blip"
-    folder.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "a", "red", "fox"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    tokenizer = transformers.BertTokenizer.from_pretrained(folder, bos_token="[DEC]")
-    text = {
-        "vocab_size": len(words),
-        "hidden_size": 16,
-        "encoder_hidden_size": 16,
-        "intermediate_size": 16,
-        "projection_dim": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "bos_token_id": 5,
-        "sep_token_id": 3,
-        "eos_token_id": 3,
-        "pad_token_id": 0,
-    }
-    vision = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "image_size": 32,
-        "patch_size": 16,
-    }
-    config = transformers.BlipConfig(
-        text_config=text, vision_config=vision, projection_dim=16, image_text_hidden_size=16
-    )
-    model = transformers.BlipForConditionalGeneration(config)
-    with torch.no_grad():
-        model.text_decoder.cls.predictions.bias[words.index("fox")] = 50  # its one idea
-    model.save_pretrained(folder)
-    images = transformers.BlipImageProcessor(size={"height": 32, "width": 32})
-    transformers.BlipProcessor(images, tokenizer).save_pretrained(folder)
-    captioner = annotate.TransformersCaptioner(str(folder), max_tokens=6)
-    annotate.caption(store, captioner, where=[1, 2]).wait()
-    assert store.caption(1).startswith("fox fox")
-    assert set(store.caption(2).split()) == {"fox"}
-    assert store.caption(3) == ""
-
-
 def test_a_model_that_says_nothing_takes_no_caption_away(store):
     annotate.caption(store, lambda images: [" "] * len(images), mode="replace").wait()
     assert store.caption(0) == "Blue, square"
     assert store.can() == ("", "")
-
-
-def test_clipseg_masks(tmp_path, store):
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path / "clipseg"
-    folder.mkdir()
-    letters = [
-        *"abcdefghijklmnopqrstuvwxyz",
-        *(f"{one}</w>" for one in "abcdefghijklmnopqrstuvwxyz"),
-    ]
-    words = [*letters, "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: n for n, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder)
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3}
-    text = {**small, "num_attention_heads": 2, "vocab_size": len(words), "eos_token_id": 53}
-    vision = {**small, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
-    config = transformers.CLIPSegConfig(
-        text_config=text,
-        vision_config=vision,
-        projection_dim=16,
-        extract_layers=[1, 2],
-        reduce_dim=8,
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=16,
-        conditional_layer=0,
-    )
-    transformers.CLIPSegForImageSegmentation(config).save_pretrained(folder)
-    images = transformers.ViTImageProcessor(size={"height": 32, "width": 32})
-    transformers.CLIPSegProcessor(images, tokenizer).save_pretrained(folder)
-    masker = annotate.ClipSegMasker(str(folder), "a fox", threshold=None)
-    annotate.mask(store, masker, where=[0, 1]).wait()
-    with Image.open(store.rows[0].mask_path) as mask:
-        assert (mask.size, mask.mode) == ((24, 16), "L")
-        assert 0 < np.asarray(mask).mean() < 255
-    sharp = annotate.ClipSegMasker(str(folder), "a fox")
-    annotate.mask(store, sharp, where=[0], mode="replace").wait()
-    with Image.open(store.rows[0].mask_path) as mask:
-        assert set(np.unique(np.asarray(mask))) <= {0, 255}

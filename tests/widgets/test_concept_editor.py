@@ -183,7 +183,7 @@ def test_job_and_editor_share_their_concepts(make, folder, config):
     job.undo()
     job.undo()
     assert [one.name for one in editor.concepts] == ["line art"]
-    assert editor._tokens("a red fox")["limit"] > 10
+    assert editor._tokens.told("a red fox")["limit"] > 10
     job.close()
 
 
@@ -216,7 +216,7 @@ def test_a_model_captions_in_the_background_and_can_be_stopped(page, folder):
 
     run = page.editor.caption(slow, mode="add")
     assert looking.wait(20)
-    assert page.front.head["task"] == [0, 3]
+    assert page.front.head["task"] == {"what": "A model captions images", "done": 0, "total": 3}
     page.ask("stop")
     asked.set()
     run.wait()

@@ -1,0 +1,156 @@
+"""The editor's cache states, sizes and duplicates: what the page is told, and the same in code."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modules.config import ConceptConfig, TrainConfig
+from modules.data import build, scan
+from ot_notebook.widgets.concept_editor import ConceptEditor
+
+
+class Encoder:
+    image_identity, text_identity = "vae", "clip"
+    hint, hint_identity, at_once = "none", "none", False
+
+    def encode_images(self, pixels):
+        return torch.nn.functional.avg_pool2d(pixels, 8)
+
+    def encode_text(self, captions):
+        return {"hidden": torch.zeros(len(captions), 1, 2)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "foxes"
+    folder.mkdir()
+    for index, size in enumerate([(64, 64), (64, 64), (64, 64), (128, 64), (128, 64)]):
+        coarse = np.random.default_rng(index // 2).integers(0, 256, (5, 5, 3), np.uint8)
+        Image.fromarray(coarse).resize(size).save(folder / f"{index}.png")
+        (folder / f"{index}.txt").write_text(f"fox {index}")
+    return folder
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    concepts = (ConceptConfig(name="foxes", path=str(folder)),)
+    given = {"resolution": "64", "batch_size": 2, "cache_dir": str(tmp_path / "cache")}
+    return TrainConfig().update(concepts=concepts, **given)
+
+
+@pytest.fixture
+def fill(config, tmp_path):
+    def fill():
+        build(
+            scan(config.concepts, tmp_path / "cache"),
+            Encoder(),
+            tmp_path / "cache",
+            resolution="64",
+            quantum=8,
+            bucketing=True,
+            threads=1,
+            report=lambda done, total: None,
+            should_stop=lambda: False,
+        )
+
+    return fill
+
+
+@pytest.fixture
+def make(wire, config, tmp_path):
+    made = []
+
+    def make():
+        editor = ConceptEditor(config, journal=tmp_path / "edits.db")
+        made.append(editor)
+        until(lambda: editor.store.scanned and not editor._scanner)
+        return editor
+
+    yield make
+    for editor in made:
+        editor.close()
+
+
+def until(true):
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ask(wire, editor, op, **content):
+    wire.clear()
+    editor.children[0]._handle_custom_msg({"op": op, **content}, [])
+    answers = [one for one in wire.messages if one[1].get("method") == "custom"]
+    return [data["content"] for _, data, _ in answers]
+
+
+def test_states_of_the_cache_are_shown_filtered_and_follow_an_edit(wire, make, fill):
+    fill()
+    editor = make()
+    front = editor.children[0]
+    until(lambda: front.stats.get("cache") == {"fresh": 5})
+    editor.edit("caption", where=1, text="a cat")
+    assert front.stats["cache"] == {"fresh": 4, "stale": 1}
+    ask(wire, editor, "filter", filter={"cache": "stale"})
+    assert front.head["found"] == 1
+    (rows,) = ask(wire, editor, "rows", **{"from": 0, "to": 5})
+    assert [(row["name"], row["cache"]) for row in rows["rows"]] == [("1.png", "stale")]
+    assert editor.items()["cache"].tolist() == ["fresh", "stale", "fresh", "fresh", "fresh"]
+    editor.undo()
+    assert front.stats["cache"] == {"fresh": 5}
+
+
+def test_a_cache_that_is_filled_meanwhile_is_looked_into(wire, make, fill):
+    editor = make()
+    front = editor.children[0]
+    assert front.stats["cache"] == {}
+    fill()
+    ask(wire, editor, "filter", filter={})
+    until(lambda: front.stats["cache"] == {"fresh": 5})
+
+
+def test_sizes_tell_what_trains_when(wire, make):
+    editor = make()
+    (answer,) = ask(wire, editor, "buckets")
+    square, lying = sorted(answer["rows"], key=lambda row: -row["images"])
+    assert (square["bucket"], square["images"], square["kept"]) == ("64x64", 3, 1.0)
+    assert square["when"] == "2 batches of 2 an epoch; 1 of the places show an image again"
+    assert (lying["images"], lying["batches"], lying["again"]) == (2, 1, 0)
+    assert editor.buckets()["images"].sum() == 5
+    editor.store.change(0, enabled=False)
+    assert ask(wire, editor, "buckets")[0]["rows"] == []
+
+
+def test_duplicates_are_found_in_the_background_and_listed_by_group(wire, make):
+    editor = make()
+    front = editor.children[0]
+    ask(wire, editor, "duplicates")
+    until(lambda: front.head["task"] is None and front.head["notice"])
+    assert front.head["notice"]["text"] == "4 images look like another."
+    assert front.head["filter"]["twins"]
+    (rows,) = ask(wire, editor, "rows", **{"from": 0, "to": 5})
+    # pictures 0 and 1 are of one pattern, 2 and 3 of another, though 3 is wider
+    assert [(row["name"], row["twins"]) for row in rows["rows"]] == [
+        ("0.png", 1),
+        ("1.png", 1),
+        ("2.png", 2),
+        ("3.png", 2),
+    ]
+    assert editor.duplicates()["twins"].tolist() == [1, 1, 2, 2]
+
+
+def test_a_model_is_asked_from_the_page_one_at_a_time(wire, make):
+    editor = make()
+    front = editor.children[0]
+    given = {"kind": "wd14", "model": "/nowhere", "mode": "fill", "where": None}
+    ask(wire, editor, "annotate", options={"threshold": "2"}, **given)
+    assert "must be a number from 0 to 1" in front.head["notice"]["text"]
+    ask(wire, editor, "annotate", options={"threshold": "0.4"}, **given | {"mode": "replace"})
+    until(lambda: front.head["task"] is None and front.head["notice"])
+    assert front.head["notice"]["tone"] == "bad"
+    with pytest.raises(ValueError, match="is no kind of model"):
+        editor.annotate("yolo")
