@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_SWAP = 2
+"""RENAME_EXCHANGE of renameat2(2)."""
 
 
 @contextmanager
@@ -58,16 +63,28 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         for found in [temporary, *temporary.rglob("*")]:
             _flush(found)
         temporary.chmod(0o777 & ~_umask())
-        if path.exists():
+        if not path.exists():
+            temporary.replace(path)
+        elif not _exchange(temporary, path):
+            # no folder stands there between two renames; a kill leaves the old one beside it
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=".", suffix=".old"))
             path.replace(old / path.name)
             temporary.replace(path)
             shutil.rmtree(old)
-        else:
-            temporary.replace(path)
         _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two paths in one step; False where the system or its disk cannot (renameat2(2))."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    if rename is None:
+        return False
+    here = -100  # AT_FDCWD: paths count from the working folder
+    return bool(rename(here, os.fsencode(first), here, os.fsencode(second), _SWAP) == 0)
 
 
 def _flush(path: Path) -> None:

@@ -1,4 +1,7 @@
 import stat
+import sys
+import threading
+import time
 
 import pytest
 
@@ -33,3 +36,39 @@ def test_a_failed_folder_leaves_nothing(tmp_path):
 def test_a_folder_is_never_written_over(tmp_path):
     with pytest.raises(FileExistsError, match="another name"), atomic_folder(tmp_path):
         pass
+
+
+def test_a_replaced_folder_is_there_at_every_moment(tmp_path):
+    model = tmp_path / "model"
+
+    def write(text):
+        with atomic_folder(model, replace=True) as new:
+            (new / "weights").write_text(text)
+
+    write("0")
+    missing, done = [], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            if not model.exists():
+                missing.append(time.monotonic())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for number in range(1, 101):
+        write(str(number))
+    done.set()
+    watcher.join()
+    assert (model / "weights").read_text() == "100"
+    assert list(tmp_path.iterdir()) == [model]
+    if sys.platform == "linux":  # elsewhere no call swaps two folders
+        assert not missing
+
+
+def test_a_folder_is_replaced_where_the_system_cannot_swap(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "other")
+    for text in ("old", "new"):
+        with atomic_folder(tmp_path / "model", replace=True) as new:
+            (new / "weights").write_text(text)
+    assert (tmp_path / "model" / "weights").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
