@@ -12,11 +12,18 @@ import os
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 FILE = "run.live"
+
+STOP_FILE = "run.stop"
+"""Where another process asks a run to stop: the file holds the run's name."""
+
+LOOK_SECONDS = 1.0
+"""Time between two looks for that file."""
 
 SECONDS = 5.0
 """Time between two beats."""
@@ -51,13 +58,20 @@ class Heartbeat:
         workspace: the folder, which exists.
         run: name of the run.
         file: name of the file.
+        asked_to_stop: called, on a thread of the heart, when another process asks the run to stop.
 
     Raises:
         WorkspaceBusyError: if another run is live there.
         OSError: if the file cannot be written.
     """
 
-    def __init__(self, workspace: Path, run: str, file: str = FILE) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        run: str,
+        file: str = FILE,
+        asked_to_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         path = workspace / file
         if (other := living(workspace, file)) is not None:
             raise WorkspaceBusyError(f"{workspace} is in use by {other}.")
@@ -73,6 +87,7 @@ class Heartbeat:
         except BaseException:
             self._file.close()
             raise
+        self._stop_file, self._name, self._asked = workspace / STOP_FILE, run, asked_to_stop
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ot-heartbeat", daemon=True)
         self._thread.start()
@@ -87,11 +102,24 @@ class Heartbeat:
         self._file.close()
 
     def _run(self) -> None:
-        while not self._closed.wait(SECONDS):
+        looks = 0
+        while not self._closed.wait(LOOK_SECONDS):
+            looks += 1
             try:
-                os.utime(self._path)
+                self._look_for_stop()
+                if looks % round(SECONDS / LOOK_SECONDS) == 0:
+                    os.utime(self._path)
             except OSError:
                 continue  # an unplugged drive: the lock still stands, and the next beat tries again
+
+    def _look_for_stop(self) -> None:
+        try:
+            wanted = self._stop_file.read_bytes()[:200]
+        except FileNotFoundError:
+            return
+        self._stop_file.unlink(missing_ok=True)
+        if wanted == self._name.encode():  # else it was meant for one that is over
+            self._asked()
 
 
 def living(workspace: Path, file_name: str = FILE) -> Beat | None:

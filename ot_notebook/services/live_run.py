@@ -36,6 +36,7 @@ class LiveRun:
         config: what it trains.
         flush: brings its store up to date.
         after: the run that it goes on from, if any.
+        asked_to_stop: called when another process asks for its end.
 
     Raises:
         ConfigError: if its workspace cannot be used, or another run is live there.
@@ -43,7 +44,13 @@ class LiveRun:
 
     executor: Executor | None = None
 
-    def __init__(self, config: TrainConfig, flush: Callable[[], None], after: Run | None) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        flush: Callable[[], None],
+        after: Run | None,
+        asked_to_stop: Callable[[LiveRun], None],
+    ) -> None:
         self.config, self.after = config, after
         self.id = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
         self.commands = TrainCommands()
@@ -60,7 +67,9 @@ class LiveRun:
         self.handle = Run(self.id, self.store, flush, self.ended)
         try:
             workspace.mkdir(parents=True, exist_ok=True)
-            self._heartbeat = Heartbeat(workspace, self.id)
+            self._heartbeat = Heartbeat(
+                workspace, self.id, asked_to_stop=lambda: asked_to_stop(self)
+            )
         except OSError as error:
             raise _refusal(f"{workspace} cannot be used: {error}.") from error
         except WorkspaceBusyError as error:

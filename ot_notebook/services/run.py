@@ -264,7 +264,8 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
 def attach(workspace: str | Path | None = None) -> Run:
     """Show the newest run of a workspace in this kernel, say how it ended, and give it.
 
-    `attach().resume()` goes on from its last backup, exactly.
+    `attach().resume()` goes on from its last backup, exactly. A run that is live in another process
+    is shown as it goes on; `trainer().stop()` asks that process to end it.
 
     Args:
         workspace: its folder; else the newest of all in and below the current folder.

@@ -21,43 +21,15 @@ import numpy.typing as npt
 
 from modules.training.events import ENDED, EVENT_TYPES, Event, LossUpdate, Progress, TrainingState
 from ot_notebook.services.network_drive import LocalCopy, is_network
+from ot_notebook.services.store_file import APPLICATION, SCHEMA, VERSION, check
+from ot_notebook.services.store_file import FILE as FILE
+from ot_notebook.services.store_file import StoreError as StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
     from pydantic import TypeAdapter
 
 Floats = npt.NDArray[np.float64]
-
-FILE = "run.db"
-
-APPLICATION = 0x4F544E42
-"""SQLite's application_id of our files: "OTNB"."""
-
-VERSION = 1
-
-SCHEMA = """
-CREATE TABLE runs (
-    key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, started REAL NOT NULL, ended REAL,
-    state TEXT NOT NULL, config TEXT NOT NULL, parent TEXT
-);
-CREATE TABLE events (
-    number INTEGER PRIMARY KEY, run INTEGER NOT NULL, time REAL NOT NULL, name TEXT NOT NULL,
-    body TEXT NOT NULL
-);
-CREATE INDEX events_of_run ON events (run, name);
-CREATE TABLE metrics (
-    run INTEGER NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
-    epoch INTEGER, max_step INTEGER, max_epoch INTEGER, epoch_step INTEGER, max_epoch_step INTEGER,
-    loss REAL, smooth_loss REAL, learning_rate REAL, grad_norm REAL,
-    images_per_second REAL, peak_memory INTEGER, steps_per_second REAL, seconds_left REAL,
-    learning_rates TEXT,
-    PRIMARY KEY (run, step)
-) WITHOUT ROWID;
-CREATE TABLE curves (
-    run INTEGER NOT NULL, name TEXT NOT NULL, last_step INTEGER NOT NULL,
-    steps BLOB NOT NULL, "values" BLOB NOT NULL, PRIMARY KEY (run, name)
-);
-"""
 
 METRICS = (
     "step",
@@ -73,12 +45,11 @@ METRICS = (
 )
 """Columns of `RunStore.metrics`, in order."""
 
+NEWS = 5000
+"""Steps that `RunStore.since` gives at once."""
+
 SERIES = ("loss", "smooth_loss", "learning_rate", "grad_norm", "images_per_second")
 """Those that `RunStore.curves` gives."""
-
-
-class StoreError(RuntimeError):
-    """A `run.db` that cannot be used; the text names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +65,15 @@ class StoredRun:
     workspace: Path
     parent: str | None
     """The run that it went on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in what a run has said."""
+
+    number: int
+    """Of an event that is no step."""
+    step: int
 
 
 class RunStore:
@@ -306,6 +286,37 @@ class RunStore:
             ).fetchone()
         return (row[0], Progress(*row[1:])) if row else None
 
+    def since(self, run: str, mark: Mark) -> tuple[list[tuple[float, Event]], Mark]:
+        """What a run has said since `mark`, steps first and `NEWS` at most; and the next mark."""
+        columns = (*_PROGRESS, "grad_norm", "images_per_second", "peak_memory", "learning_rates")
+        with self._reading() as connection:
+            key = self._key(run, connection)
+            rows = connection.execute(
+                f"SELECT time, {', '.join(columns)} FROM metrics WHERE run = ? AND step > ? "  # noqa: S608
+                "AND loss IS NOT NULL AND max_step IS NOT NULL ORDER BY step LIMIT ?",
+                (key, mark.step, NEWS),
+            ).fetchall()
+            said = connection.execute(
+                "SELECT number, time, name, body FROM events WHERE run = ? AND number > ? "
+                "ORDER BY number",
+                (key, mark.number),
+            ).fetchall()
+        news = [(row[0], event) for row in rows for event in _step_events(columns, row[1:])]
+        news += [(at, self._load(name, body)) for _, at, name, body in said]
+        step = rows[-1][1] if rows else mark.step
+        return news, Mark(said[-1][0] if said else mark.number, step)
+
+    def mark(self, run: str) -> Mark:
+        """The end of what a run has said so far."""
+        with self._reading() as connection:
+            key = self._key(run, connection)
+            number, step = connection.execute(
+                "SELECT (SELECT max(number) FROM events WHERE run = :run), "
+                "(SELECT max(step) FROM metrics WHERE run = :run)",
+                {"run": key},
+            ).fetchone()
+        return Mark(number or 0, step or 0)
+
     # Paths inside the workspace are kept relative to it: a copy on another machine finds its own.
 
     def _dump(self, event: Event) -> str:
@@ -370,7 +381,7 @@ class RunStore:
             else:
                 uri = f"{self.path.as_uri()}?immutable=1"  # replaced whole, never written to
             with closing(sqlite3.connect(uri, uri=True, timeout=5)) as connection:
-                _check(connection, self.path)
+                check(connection, self.path)
                 yield connection
 
     def _open(self) -> sqlite3.Connection:
@@ -385,7 +396,7 @@ class RunStore:
                     f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
                     f"BEGIN; {SCHEMA} COMMIT;"
                 )
-            _check(connection, self.path)
+            check(connection, self.path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")  # with WAL a crash tears nothing
         except BaseException:
@@ -406,22 +417,6 @@ class RunStore:
         except OSError as error:
             fix = "Free some space there, or choose another workspace_dir."
             raise StoreError(f"{self.path} cannot be written: {error}. {fix}") from error
-
-
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is not ours, before anything in it is touched."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION:
-        raise StoreError(
-            f"{path} is a database of another program. Move it away, or choose another "
-            f"workspace_dir; nothing in it was changed."
-        )
-    if version != VERSION:
-        raise StoreError(
-            f"{path} has format {version}; this version of ot_notebook reads {VERSION}. Use the "
-            f"version that wrote it, or choose another workspace_dir."
-        )
 
 
 _PROGRESS = tuple(field.name for field in fields(Progress))
@@ -459,6 +454,23 @@ def _numbers(event: LossUpdate | Progress) -> dict[str, Any]:
         "peak_memory": event.peak_memory,
         "learning_rates": json.dumps(rates) if len(rates) > 1 else None,
     }
+
+
+def _step_events(columns: Sequence[str], row: Sequence[Any]) -> tuple[Event, Event]:
+    """A step's two events, from its columns."""
+    values = dict(zip(columns, row, strict=True))
+    several = values["learning_rates"]
+    update = LossUpdate(
+        values["step"],
+        values["epoch"],
+        values["loss"],
+        values["smooth_loss"],
+        json.loads(several) if several else {"all": values["learning_rate"] or 0.0},
+        values["grad_norm"] or 0.0,
+        values["images_per_second"] or 0.0,
+        values["peak_memory"] or 0,
+    )
+    return update, Progress(*(values[name] for name in _PROGRESS))
 
 
 @cache

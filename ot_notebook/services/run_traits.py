@@ -1,18 +1,25 @@
-"""The latest state of a run, as traits: what views read and observe."""
+"""The latest state of a run as traits, and its events one by one: what views hear."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, get_args
 
 import traitlets as t
 
 from modules.training import events as e
+from ot_notebook.services.readers import Handler, Reader, Readers
 
 
 class RunTraits(t.HasTraits):
-    """What is shown of a run. Read-only: whoever delivers its events calls the methods below."""
+    """What is shown of a run, and who is told of it.
+
+    Read-only for others: whoever delivers a run's events calls the methods at the end.
+
+    Args:
+        warn: receives a text about a function that was told and raised.
+    """
 
     state = t.Enum(get_args(e.State), "idle", read_only=True, help="What the run is doing.")
     status = t.Unicode("", read_only=True, help="The same in words.")
@@ -30,7 +37,54 @@ class RunTraits(t.HasTraits):
     steps_per_second = t.Float(None, allow_none=True, read_only=True, help="Over 20 steps.")
     seconds_left = t.Float(None, allow_none=True, read_only=True, help="Until the last step.")
     error = t.Any(None, read_only=True, help="`RunFailed` of a run that failed, or None.")
+    elsewhere = t.Any(
+        None, read_only=True, help="`Beat` of the other process that the run is live in, or None."
+    )
+    trial = t.Any(None, read_only=True, help="Last `Preflight`, True while one runs, or None.")
     run = t.Any(None, read_only=True, help="The `Run` that is shown, or None.")
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        super().__init__()
+        self._readers = Readers(warn)
+
+    # ---------------------------------------------------------------- readers
+
+    def subscribe(self, reader: Reader) -> Callable[[], None]:
+        """Call `reader` with each batch of events, a few times a second, after the traits are set.
+
+        It is called on the dispatcher's thread, or on that of a `flush`.
+
+        Returns:
+            A function that ends it.
+        """
+        return self._readers.add(reader)
+
+    def on(self, event: type[Any] | str, every: int = 1) -> Callable[[Handler], Handler]:
+        """Decorator: call the function with each event of a kind, none left out.
+
+        Args:
+            event: a class of `ot.events`, or its name: "step", "progress", "sample", "state", ...
+            every: for steps, only those that this divides; for others, each so many.
+
+        Raises:
+            ValueError: for a name that no event has, or `every` below 1.
+
+        Example:
+            >>> @svc.on("step", every=50)
+            ... def show(update):
+            ...     print(update.step, update.smooth_loss)
+        """
+        return self._readers.on(event, every)
+
+    def off(self, function: Handler) -> None:
+        """End what `on` began for a function."""
+        self._readers.remove(function)
+
+    def observe(self, handler: Handler, names: Any = t.All, type: str = "change") -> None:  # noqa: A002
+        """Call `handler` when traits change; see traitlets. If it raises, that is reported."""
+        super().observe(self._readers.guarded(handler), names, type)
+
+    # ---------------------------------------------------------------- for the dispatcher
 
     def _forget(self, run: Any) -> None:
         """Turn to another run: nothing of the one before stays but its state."""

@@ -9,19 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import traitlets as t
-
-from modules.config import ConfigError, SampleConfig, TrainConfig, validate
+from modules.config import ConfigError, Problem, SampleConfig, TrainConfig, validate
 from modules.training import events as e
+from modules.training.commands import TrainCommands
 from ot_notebook.services.budget import training_seconds
 from ot_notebook.services.event_hub import EventHub
 from ot_notebook.services.executors import Execute
 from ot_notebook.services.executors.thread import ThreadExecutor
+from ot_notebook.services.following import Follower, history_of, life_of
 from ot_notebook.services.history import History
 from ot_notebook.services.live_run import LiveRun
-from ot_notebook.services.readers import Handler, Reader, Readers
+from ot_notebook.services.preflight import Preflight, preflight
 from ot_notebook.services.refusals import LIVE, STEPPING, CommandRefused, refusal
 from ot_notebook.services.replay import replay
 from ot_notebook.services.run import Run
@@ -60,20 +60,26 @@ class TrainerService(RunTraits):
     """
 
     def __init__(self, execute: Execute = ThreadExecutor) -> None:
-        super().__init__()
+        super().__init__(lambda message: self._say(self._shown, e.Warned(message)))
         self._execute = execute
         self.history = History()
         """Curves, samples and log of the run that is shown."""
         self._lock = threading.RLock()  # one command at a time
         self._current: LiveRun | None = None
+        self._trial_commands: TrainCommands | None = None
+        self._follower: Follower | None = None
         self._shown: LiveRun | None = None
-        self._readers = Readers(lambda message: self._say(self._shown, e.Warned(message)))
         self._hub: EventHub[_Said] = EventHub(self._deliver)
 
     # ---------------------------------------------------------------- commands
 
     def start(
-        self, config: TrainConfig, *, after: Run | None = None, budget: str | float | None = None
+        self,
+        config: TrainConfig,
+        *,
+        after: Run | None = None,
+        budget: str | float | None = None,
+        preflight: bool = False,
     ) -> Run:
         """Start training and give the run, at once; the model loads on the training thread.
 
@@ -82,19 +88,23 @@ class TrainerService(RunTraits):
             after: the run that it goes on from; its curves are shown before those of this one.
             budget: time after which the session is cut off, in seconds or as "3h40m". The run
                 stops in time to write its backup and its model.
+            preflight: make sure that it fits first, see `preflight`; that takes its time.
 
         Raises:
             CommandRefused: while another run is live.
-            ConfigError: if the config cannot run, or its workspace cannot be used.
+            ConfigError: if the config cannot run or does not fit, or its workspace cannot be used.
             ValueError: for a budget that is no time span, or too short to save in.
         """
         _check_type("start", config, TrainConfig, "as job.config is")
         seconds = None if budget is None else training_seconds(budget)
+        if preflight and not (found := self.preflight(config)).fits:
+            raise ConfigError([Problem("batch_size", "error", str(found), "")])
         with self._lock:
-            self._refuse_while_live()
+            self._refuse_while_live("start")
             if blocking := [p for p in validate(config) if p.severity == "error"]:
                 raise ConfigError(blocking)
-            live = self._current = LiveRun(config, self.flush, after)
+            live = self._current = LiveRun(config, self.flush, after, self._asked_to_stop)
+            self._unfollow()
             self._say(live, e.TrainingState("loading"))
             self._say(live, e.StatusLine("Starting"))
             try:
@@ -112,13 +122,42 @@ class TrainerService(RunTraits):
         self.flush()
         return live.handle
 
+    def preflight(self, config: TrainConfig) -> Preflight:
+        """Whether a config can run here, how fast and how long; takes a few steps to find out.
+
+        Nothing of it is kept. It waits for the answer; `stop` from another thread ends it.
+
+        Raises:
+            CommandRefused: while a run or another pre-flight is live.
+        """
+        _check_type("preflight", config, TrainConfig, "as job.config is")
+        with self._lock:
+            self._refuse_while_live("preflight")
+            commands = self._trial_commands = TrainCommands()
+        found = None
+        try:
+            self._tell_trial(True, "Pre-flight")
+            found = preflight(config, commands, lambda text: self._say(None, e.StatusLine(text)))
+        finally:
+            self._trial_commands = None
+            self._tell_trial(found, f"Pre-flight: {found or 'interrupted'}")
+        return found
+
     def stop(self) -> None:
-        """End the run after this step; a run that loads or caches ends at once.
+        """End the run after this step; a run that loads or caches ends at once, so a pre-flight.
+
+        A run that is live in another process, see `ot.attach`, is asked to end and does so soon.
 
         Raises:
             CommandRefused: if no run is live, or it is stopping already.
         """
         with self._lock:
+            if self._trial_commands is not None:
+                self._trial_commands.stop()
+                return
+            if self._follower is not None:
+                self._follower.ask_to_stop()
+                return
             live = self._live("stop", LIVE)
             live.commands.stop()
             self._say(live, e.TrainingState("stopping"))
@@ -252,45 +291,13 @@ class TrainerService(RunTraits):
         live = self._current
         return live.executor.trainer if live and live.executor else None
 
-    # ---------------------------------------------------------------- readers
-
-    def subscribe(self, reader: Reader) -> Callable[[], None]:
-        """Call `reader` with each batch of events, a few times a second, after the traits are set.
-
-        It is called on the dispatcher's thread, or on that of a `flush`.
-
-        Returns:
-            A function that ends it.
-        """
-        return self._readers.add(reader)
-
-    def on(self, event: type[Any] | str, every: int = 1) -> Callable[[Handler], Handler]:
-        """Decorator: call the function with each event of a kind, none left out.
-
-        Args:
-            event: a class of `ot.events`, or its name: "step", "progress", "sample", "state", ...
-            every: for steps, only those that this divides; for others, each so many.
-
-        Raises:
-            ValueError: for a name that no event has, or `every` below 1.
-
-        Example:
-            >>> @svc.on("step", every=50)
-            ... def show(update):
-            ...     print(update.step, update.smooth_loss)
-        """
-        return self._readers.on(event, every)
-
-    def off(self, function: Handler) -> None:
-        """End what `on` began for a function."""
-        self._readers.remove(function)
-
-    def observe(self, handler: Handler, names: Any = t.All, type: str = "change") -> None:  # noqa: A002
-        """Call `handler` when traits change; see traitlets. If it raises, that is reported."""
-        super().observe(self._readers.guarded(handler), names, type)
+    # ---------------------------------------------------------------- views
 
     def show(self, run: Run) -> None:
-        """Show a run that is over, as if it had been watched here.
+        """Show a run as if it had been watched here: one that is over, or lives elsewhere.
+
+        What a live one says from now on follows about once a second. Of the commands only `stop`
+        reaches it.
 
         Raises:
             CommandRefused: while a run is live here.
@@ -298,18 +305,42 @@ class TrainerService(RunTraits):
         self.flush()
         with self._hub.exclusive(), self._lock:  # in this order, as an observer takes them
             self._refuse_while_live("show")
+            self._unfollow()
             self._shown = None
-            self.history = replay(run, self.history.next_line)
+            beat = life_of(run)
+            self.history, mark = history_of(run, self.history.next_line)
             self._reset(run)
             last = run.store.last_progress(run.id)
             self._set_numbers(last[1] if last else None)
             self.set_trait("error", run.error)
-            self.set_trait("status", run.ending)
-            state: e.State = "stopped"
-            for each in e.ENDED:
-                state = each if each == run.state else state
-            self.set_trait("state", state)
-            self._readers.tell([e.TrainingState(state)])
+            if beat is not None:
+                self.set_trait("elsewhere", beat)
+                self._follower = Follower(run, mark, self._tell_of, lambda: self._seen_off(run))
+            self._show_state(run)
+
+    def _show_state(self, run: Run) -> None:
+        """Where a run stands that is not of this process."""
+        state = run.state if run.state in get_args(e.State) else "stopped"
+        self.set_trait("status", run.ending)
+        self.set_trait("state", state)
+        self._readers.tell([e.TrainingState(self.state)])
+
+    def _tell_of(self, at: float, event: e.Event) -> None:
+        self._hub.post(_Said(None, at or time.time(), event))
+
+    def _seen_off(self, run: Run) -> None:
+        """The run that was followed is over, or its process."""
+        self.flush()
+        with self._hub.exclusive(), self._lock:
+            if self.run is run:
+                self._unfollow()
+                self._show_state(run)
+
+    def _unfollow(self) -> None:
+        if self._follower is not None:
+            self._follower.close()
+            self._follower = None
+        self.set_trait("elsewhere", None)
 
     def flush(self) -> None:
         """Bring traits, store and readers up to date now, from any thread."""
@@ -317,6 +348,8 @@ class TrainerService(RunTraits):
 
     def close(self) -> None:
         """Deliver everything and let go of the store; for tests and the end of the process."""
+        if self._follower is not None:
+            self._follower.close()
         self._hub.close()
         if self._current is not None:
             self._current.store.close()
@@ -325,14 +358,30 @@ class TrainerService(RunTraits):
 
     def _end_in(self, live: LiveRun, seconds: float) -> None:
         """Stop a run when its time is up; its end writes a backup and the model."""
-        if live.ended.wait(seconds) or live.stopping:
+        if not live.ended.wait(seconds):
+            self._end(live, "The session's time is nearly up. The run stops and saves.")
+
+    def _asked_to_stop(self, live: LiveRun) -> None:
+        self._end(live, "Another process asked the run to stop.")
+
+    def _end(self, live: LiveRun, reason: str) -> None:
+        """Stop a run for a reason that its log should have."""
+        if live.stopping or live.state in e.ENDED:
             return
-        self._say(live, e.Warned("The session's time is nearly up. The run stops and saves."))
+        self._say(live, e.Warned(reason))
         live.commands.stop()
         self._say(live, e.TrainingState("stopping"))
 
-    def _refuse_while_live(self, command: str = "start") -> None:
+    def _tell_trial(self, trial: Preflight | bool | None, text: str) -> None:
+        with self._hub.exclusive():
+            self.set_trait("trial", trial)
+        self._say(None, e.StatusLine(text))
+        self.flush()
+
+    def _refuse_while_live(self, command: str) -> None:
         live = self._current
+        if self._trial_commands is not None:
+            raise CommandRefused(f"{command} is refused: a pre-flight is live. Stop it, or wait.")
         if live is None or live.executor is None:
             return
         if live.state in e.ENDED and live.executor.join(timeout=60):
@@ -346,6 +395,10 @@ class TrainerService(RunTraits):
         """The run, if `command` makes sense in its state."""
         live = self._current
         state = self._state_of(live)
+        if self.elsewhere is not None:
+            raise CommandRefused(
+                f"{command} is refused: this is a view of {self.elsewhere}. Only stop reaches it."
+            )
         if live is None or state not in allowed:
             raise refusal(command, state)
         return live

@@ -2,6 +2,7 @@
 
 const ICONS = {
   start: "M3 1.5v11l10-5.5z",
+  preflight: "M7 1a6 6 0 1 1 0 12A6 6 0 0 1 7 1zm0 1.6a4.4 4.4 0 1 0 0 8.8 4.4 4.4 0 0 0 0-8.8zM6.3 4h1.5v3.1l2 1.2-.7 1.2-2.8-1.7z",
   pause: "M3 2h3v10H3zM8 2h3v10H8z",
   resume: "M3 1.5v11l10-5.5z",
   stop: "M2.5 2.5h9v9h-9z",

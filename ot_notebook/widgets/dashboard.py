@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -11,6 +12,7 @@ import traitlets as t
 
 from modules.training.events import ENDED, Event, LossUpdate
 from ot_notebook.services import curve
+from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.chart import LossChart
 from ot_notebook.widgets.live import Front, LiveView, Mode, esm
@@ -97,6 +99,7 @@ class Dashboard(LiveView):
         service = self.service
         actions: dict[str, Callable[[], Any]] = {
             "start": lambda: service.start(self._ready()),
+            "preflight": lambda: self._preflight(self._ready()),
             "pause": service.pause,
             "resume": service.resume,
             "stop": service.stop,
@@ -114,6 +117,17 @@ class Dashboard(LiveView):
         service.flush()
         with self._drawing:
             self._draw(None)
+
+    def _preflight(self, config: TrainConfig) -> None:
+        """Find out whether a config fits, on a thread of its own; its end draws what it found."""
+
+        def fly() -> None:
+            try:
+                self.service.preflight(config)
+            except CommandRefused as error:  # another view was quicker
+                self._alert = Alert(tone="hold", title="Pre-flight refused", text=str(error))
+
+        threading.Thread(target=fly, name="ot-preflight", daemon=True).start()
 
     def _settings(self) -> TrainConfig | None:
         return self.job.config if self.job is not None else self._config

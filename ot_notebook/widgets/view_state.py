@@ -11,12 +11,13 @@ import time
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from modules.training.events import State
+from ot_notebook.services.refusals import LIVE, STEPPING
 
 if TYPE_CHECKING:
     from ot_notebook.services.trainer_service import TrainerService
 
 Tone = Literal["idle", "busy", "run", "hold", "good", "bad"]
-Command = Literal["start", "pause", "resume", "stop", "sample", "backup", "save"]
+Command = Literal["start", "preflight", "pause", "resume", "stop", "sample", "backup", "save"]
 
 
 class Bar(TypedDict):
@@ -97,6 +98,8 @@ LABELS: dict[State, str] = {
 
 NO_VALUE = "\u2013"
 
+_STOP = "End the run after this step; its files stay"
+
 
 def panel_view(service: TrainerService, can_start: bool, alert: Alert | None = None) -> PanelView:
     """Everything the panel draws of `service` now.
@@ -114,7 +117,7 @@ def panel_view(service: TrainerService, can_start: bool, alert: Alert | None = N
         tone=TONES[state],
         status=status_text(service, can_start),
         buttons=controls(service, can_start),
-        alert=failure(service) or alert,
+        alert=(None if service.trial else failure(service)) or alert or tried(service),
         bars=bars(service),
         stats=stats(service),
     )
@@ -122,8 +125,12 @@ def panel_view(service: TrainerService, can_start: bool, alert: Alert | None = N
 
 def status_text(service: TrainerService, can_start: bool) -> str:
     """What the run does now, in words; what to do next where there is no run."""
+    if service.trial is True:
+        return str(service.status)
     if service.state == "idle":
         return "Press Start to train." if can_start else "No run yet."
+    if service.elsewhere is not None:
+        return f"{service.status} · watched from here, live in process {service.elsewhere.pid}"
     task = service.task
     if task is not None and task.total:
         return f"{service.status} ({task.done} of {task.total})".strip()
@@ -133,22 +140,28 @@ def status_text(service: TrainerService, can_start: bool) -> str:
 def controls(service: TrainerService, can_start: bool) -> list[Control]:
     """The buttons, each enabled exactly when the service would accept its command."""
     state: State = service.state
-    live = state in ("loading", "caching", "training", "paused", "sampling", "saving")
-    steps = state in ("training", "paused", "sampling", "saving")
-    paused = state == "paused"
+    here, trying = service.elsewhere is None, service.trial is True
+    live, steps = state in LIVE, state in STEPPING and here
     ready = not live and state != "stopping"
+    if state == "paused":
+        second = _control("resume", "Resume", here, "Go on with the run", "hold")
+    elif ready:
+        words = "Take a few steps on the largest images: does it fit, and how long will it take?"
+        second = _control("preflight", "Pre-flight", can_start and not trying, words, "hold")
+    else:
+        second = _control("pause", "Pause", steps, "Hold the run after this step", "hold")
     return [
         _control(
             "start",
             "Start",
-            ready and can_start,
+            ready and can_start and not trying,
             "Train with the settings of the form" if can_start else "No settings to start with",
             "primary",
         ),
-        _control("resume", "Resume", True, "Go on with the run", "hold")
-        if paused
-        else _control("pause", "Pause", steps, "Hold the run after this step", "hold"),
-        _control("stop", "Stop", live, "End the run after this step; its files stay", "danger"),
+        second,
+        _control(
+            "stop", "Stop", live or trying, "End the run after this step; its files stay", "danger"
+        ),
         _control("sample", "Sample", steps, "Make the sample images now"),
         _control("backup", "Backup", steps, "Write a checkpoint from which the run can resume"),
         _control("save", "Save", steps, "Write the model file as it is now"),
@@ -196,6 +209,15 @@ def failure(service: TrainerService) -> Alert | None:
     what = getattr(error, "error", str(error))
     advice = getattr(error, "advice", "")
     return Alert(tone="bad", title=what, text=advice)
+
+
+def tried(service: TrainerService) -> Alert | None:
+    """What the last pre-flight found, while no run has been started since."""
+    found = service.trial
+    if found is None or found is True:
+        return None
+    title, _, text = str(found).partition("\n")
+    return Alert(tone="good" if found.fits else "bad", title=f"Pre-flight: {title}", text=text)
 
 
 def log_lines(service: TrainerService, keep: int) -> list[LogLine]:

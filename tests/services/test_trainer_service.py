@@ -30,6 +30,7 @@ PATHS = {
 }
 ALLOWED = {
     "start": {"idle", "finished", "stopped", "failed"},
+    "preflight": {"idle", "finished", "stopped", "failed"},
     "stop": LIVE,
     "pause": STEPPING - {"paused"},
     "resume": {"paused"},
@@ -89,11 +90,12 @@ def test_every_command_in_every_state(stage, sample, state, command):
     service = stage.service
     arguments = {
         "start": [stage.config],
+        "preflight": [stage.config.update(base_model_name="/nowhere")],  # no model to load
         "sample": [sample],
         "set": ["learning_rate", 5e-4],
     }.get(command, [])
     if state not in ALLOWED[command]:
-        reason = "a run is" if command == "start" else REASONS[state]
+        reason = "a run is" if command in ("start", "preflight") else REASONS[state]
         with pytest.raises(CommandRefused, match=rf"^{command} is refused: .*{reason}"):
             getattr(service, command)(*arguments)
         service.flush()
@@ -101,6 +103,10 @@ def test_every_command_in_every_state(stage, sample, state, command):
         return
     getattr(service, command)(*arguments)
     service.flush()
+    if command == "preflight":
+        assert service.state == state
+        assert not service.trial.fits
+        return
     told = stage.run.commands
     match command:
         case "start":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def test_a_button_is_enabled_exactly_when_the_service_accepts_its_command(stage,
         stage.go(*PATHS[state])
     assert dashboard._panel.view["state"] == state
     for command, enabled in buttons(dashboard).items():
-        if command in ("start", "stop", "pause", "resume"):
+        if command in ("start", "preflight", "stop", "pause", "resume"):
             continue  # they change the state; each has a test of its own
         alert = press(dashboard, command)
         assert (alert is None or "refused" not in alert["title"]) is enabled, command
@@ -90,6 +91,35 @@ def test_start_trains_with_the_job_and_stop_ends_the_run(stage, dashboard):
     stage.run.end("stopped")
     stage.service.flush()
     assert dashboard._panel.view["label"] == "Stopped"
+
+
+def test_a_pre_flight_is_told_in_every_view_until_a_run_starts(stage, dashboard, monkeypatch):
+    from ot_notebook.services.preflight import Preflight
+
+    found = Preflight(True, (), seconds_per_step=0.5, total_seconds=90.0)
+    tried = []
+    monkeypatch.setattr(
+        "ot_notebook.services.trainer_service.preflight",
+        lambda config, *_: tried.append(config) or found,
+    )
+    other = Dashboard(stage.service)
+    assert buttons(dashboard)["preflight"] is True
+    assert buttons(other)["preflight"] is False, "it has no settings to try"
+    press(dashboard, "preflight")
+    for _ in range(200):
+        if stage.service.trial is found:
+            break
+        time.sleep(0.01)
+    stage.service.flush()
+    assert tried == [stage.config]
+    for view in (dashboard._panel.view, other._panel.view):
+        assert view["alert"]["tone"] == "good"
+        assert view["alert"]["title"] == "Pre-flight: It fits."
+        assert "0.5 s a step, 1 min 30 s for all steps" in view["alert"]["text"]
+    press(dashboard, "start")
+    assert dashboard._panel.view["alert"] is None
+    assert "preflight" not in buttons(dashboard)
+    other.close()
 
 
 def test_pause_and_resume_reach_the_run(stage, dashboard):
@@ -284,7 +314,7 @@ def test_core_buttons_are_those_that_the_service_accepts(stage, core):
         shown = {op: b for op, b in core._buttons.items() if b.layout.display != "none"}
         return {op for op, button in shown.items() if not button.disabled}
 
-    assert visible() == {"start"}
+    assert visible() == {"start", "preflight"}
     stage.go("loading", "training")
     assert visible() == {"pause", "stop", "sample", "backup", "save"}
     stage.go("paused")

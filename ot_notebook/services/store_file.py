@@ -1,0 +1,57 @@
+"""What a `run.db` is: its tables, and how one of ours is told from another file."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+FILE = "run.db"
+
+APPLICATION = 0x4F544E42
+"""SQLite's application_id of our files: "OTNB"."""
+
+VERSION = 1
+
+SCHEMA = """
+CREATE TABLE runs (
+    key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, started REAL NOT NULL, ended REAL,
+    state TEXT NOT NULL, config TEXT NOT NULL, parent TEXT
+);
+CREATE TABLE events (
+    number INTEGER PRIMARY KEY, run INTEGER NOT NULL, time REAL NOT NULL, name TEXT NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE INDEX events_of_run ON events (run, name);
+CREATE TABLE metrics (
+    run INTEGER NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
+    epoch INTEGER, max_step INTEGER, max_epoch INTEGER, epoch_step INTEGER, max_epoch_step INTEGER,
+    loss REAL, smooth_loss REAL, learning_rate REAL, grad_norm REAL,
+    images_per_second REAL, peak_memory INTEGER, steps_per_second REAL, seconds_left REAL,
+    learning_rates TEXT,
+    PRIMARY KEY (run, step)
+) WITHOUT ROWID;
+CREATE TABLE curves (
+    run INTEGER NOT NULL, name TEXT NOT NULL, last_step INTEGER NOT NULL,
+    steps BLOB NOT NULL, "values" BLOB NOT NULL, PRIMARY KEY (run, name)
+);
+"""
+
+
+class StoreError(RuntimeError):
+    """A `run.db` that cannot be used; the text names it and says what to do."""
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is not ours, before anything in it is touched."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION:
+        raise StoreError(
+            f"{path} is a database of another program. Move it away, or choose another "
+            f"workspace_dir; nothing in it was changed."
+        )
+    if version != VERSION:
+        raise StoreError(
+            f"{path} has format {version}; this version of ot_notebook reads {VERSION}. Use the "
+            f"version that wrote it, or choose another workspace_dir."
+        )
