@@ -23,6 +23,9 @@ from torch import Tensor, nn
 
 from modules.families.base import Family, Parts, WordTable
 
+OLD_END = 2
+"""What configs of CLIP call the end of a text that were written before July 2023."""
+
 
 @dataclass(frozen=True)
 class Word:
@@ -73,6 +76,7 @@ class Words:
         self._undo.callback(setattr, self._pipeline, _tokenizer_name(name), plain)
 
         encoder: Any = parts.module(name)
+        self._find_ends(encoder, plain.eos_token_id)
         vectors = [word.vectors[name] for word in words]
         behind = [name in word.behind for word in words]
 
@@ -88,6 +92,17 @@ class Words:
             start = first + len(tokens) - sum(map(len, late))
             layer = layer_of(parts, name, place)
             self._override(encoder, _output(encoder, start, lambda: torch.cat(late), layer))
+
+    def _find_ends(self, encoder: Any, end: int) -> None:
+        """Let an encoder pool where the text ends, as it does for texts without new words.
+
+        Configs of old call the end 2; transformers then looks for the highest id, which a new
+        word has.
+        """
+        for module in encoder.modules():
+            if getattr(module, "eos_token_id", None) == OLD_END:
+                module.eos_token_id = end
+                self._undo.callback(setattr, module, "eos_token_id", OLD_END)
 
     def _override(self, module: nn.Module, forward: Callable[..., Any]) -> None:
         before = module.__dict__.get("forward")

@@ -113,6 +113,24 @@ def test_diffusers_reads_the_vectors_of_both_encoders_of_sdxl_alike():
     torch.testing.assert_close(live["pooled"], pooled, atol=1e-6, rtol=1e-5)
 
 
+def test_text_is_pooled_at_its_end_whatever_the_encoders_config_calls_that():
+    family = family_for(ModelType.STABLE_DIFFUSION_XL_10_BASE)
+    parts, other = family.tiny(), family.tiny()
+    ends = [m for m in parts.pipeline.text_encoder_2.modules() if hasattr(m, "eos_token_id")]
+    assert ends
+    for module in ends:
+        module.eos_token_id = 2
+    rows = vectors_for(family, parts)
+    words = Words(family, parts, [Word("<Cat>", rows)])
+    (tokens,) = {by_hand(other, name, rows[name]) for name in rows}
+    with torch.no_grad():
+        live = family.encode_text(parts, ["a <Cat> card"])["pooled"]
+        expected = family.encode_text(other, [f"a {tokens} card"])["pooled"]
+    torch.testing.assert_close(live, expected)
+    words.remove()
+    assert {module.eos_token_id for module in ends} == {2}
+
+
 @pytest.mark.parametrize("kind", CASES)
 def test_gradients_are_those_of_rows_in_the_table(kind):
     """And the table itself gets what its own words give, nothing from the new ones."""
