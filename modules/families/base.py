@@ -94,7 +94,8 @@ class Parts:
     def dtype(self) -> torch.dtype:
         """The type of the denoiser's own weights; that of an adapter on it may be another."""
         for name, weight in self.module(self.denoiser_name).named_parameters():
-            if not any(word in name for word in ("lora_", "hada_", "lokr_", "oft_")):
+            packed = not weight.is_floating_point()  # as in GGUF files
+            if not packed and not any(word in name for word in ("lora_", "hada_", "lokr_", "oft_")):
                 return weight.dtype
         raise TypeError(f"{self.denoiser_name} has no weights")
 

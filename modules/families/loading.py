@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from modules.config import ConfigError, DataType, Problem, TrainConfig, Training
 from modules.config.paths import resolve
 from modules.families.storage import KINDS, ROUNDS_INPUTS, shrink
 from modules.quiet import quiet_libraries
+from modules.tensor_files import open_tensors
 
 if TYPE_CHECKING:
     from modules.families.base import Family, Parts
@@ -98,6 +100,7 @@ def load_pipeline(
         ConfigError: if nothing is there, a part is missing, or it is another architecture.
     """
     import diffusers
+    from diffusers.loaders.single_file_utils import SingleFileComponentError
 
     source = resolve(config.base_model_name)
     types = {name: torch_dtype(name, dtype) for name, dtype in dtypes.items()}
@@ -110,19 +113,33 @@ def load_pipeline(
             if (settings / "model_index.json").is_file():
                 options["config"] = str(settings)
             # One type for the whole file; the parts follow.
-            options[_dtype_argument()] = torch.float32
+            whole = set(types.values())
+            options[_dtype_argument()] = whole.pop() if len(whole) == 1 else _stored(Path(source))
             pipeline = pipeline_class.from_single_file(source, **options)
             for name, dtype in types.items():
-                if name not in components and getattr(pipeline, name, None) is not None:
-                    getattr(pipeline, name).to(dtype)
+                network = None if name in components else getattr(pipeline, name, None)
+                if network is not None and network.dtype != dtype:
+                    network.to(dtype)
         else:
             _check_folder(Path(source), class_name, replaced=components.keys())
             options[_dtype_argument()] = {"default": torch.float32, **types}
             pipeline = pipeline_class.from_pretrained(source, **options)
-    except FAILURES as error:
+    except (*FAILURES, SingleFileComponentError) as error:
         raise _cannot_load("base_model_name", config.base_model_name, class_name, error) from error
     _check_complete(pipeline, config.base_model_name, dtypes)
     return pipeline
+
+
+def _stored(path: Path) -> torch.dtype:
+    """The type of most of a file's numbers, in which it takes no more memory than on the disk."""
+    if path.suffix != ".safetensors":
+        return torch.float32
+    with open_tensors(path) as opened:
+        sizes: Counter[torch.dtype] = Counter()
+        for shape in opened.shapes.values():
+            sizes[shape.dtype] += shape.nbytes
+    dtype = sizes.most_common(1)[0][0]
+    return dtype if dtype in DTYPES.values() else torch.float32
 
 
 def _dtype_argument() -> str:
@@ -314,6 +331,8 @@ def _cannot_load(field: str, name: str, wanted: str, error: Exception) -> Config
         held = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "something else")
         if held != wanted:
             found = f" It holds a {held}."
+    elif source.suffix == ".safetensors" and source.is_file():
+        found = _held_by_file(source, wanted)
     looks_local = source.is_absolute() or name.startswith((".", "~", "package:"))
     fix = (
         "Check the path, and that the model is of the chosen model_type."
@@ -324,6 +343,35 @@ def _cannot_load(field: str, name: str, wanted: str, error: Exception) -> Config
     )
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
     return _problem(field, f"Cannot load {name} as {wanted} ({reason}).{found}", fix)
+
+
+def _held_by_file(path: Path, wanted: str) -> str:
+    """What a single file holds instead, or lacks; empty if it is not that."""
+    from modules.adapters.files import AdapterError
+    from modules.families import all_families
+    from modules.families.stored import find_model
+
+    try:
+        with open_tensors(path) as opened:
+            keys = list(opened.shapes)
+    except ValueError:
+        return ""  # damaged, as has been said
+    if any(mark in key for key in keys for mark in ("lora_", "hada_w", "lokr_w", "oft_R")):
+        return " It holds an adapter, no model: name it as lora_model_name."
+    parts: Mapping[str, tuple[str, str]] = {}
+    for family in all_families():
+        if family.pipeline == wanted:
+            parts = family.single_file
+    missing = [
+        part for part, (prefix, _) in parts.items() if not any(k.startswith(prefix) for k in keys)
+    ]
+    if parts and len(missing) < len(parts):
+        lacks = f" It lacks the {missing[0]}: name a source of that, {missing[0]}.model_name."
+        return lacks if missing else ""
+    try:
+        return f" It holds a {find_model(path).family.architecture}."
+    except AdapterError:
+        return ""
 
 
 def _problem(field: str, message: str, fix: str) -> ConfigError:

@@ -140,7 +140,7 @@ class Wan(Family):
         torch.manual_seed(0)
         transformer = WanTransformer3DModel(
             num_attention_heads=2,
-            attention_head_dim=12,
+            attention_head_dim=16,
             in_channels=16,
             out_channels=16,
             text_dim=32,

@@ -128,6 +128,42 @@ def test_a_single_file_loads_with_the_settings_beside_it(folders, tmp_path, suff
     assert same(loaded.module("text_encoder"), parts.module("text_encoder").state_dict())
 
 
+def test_a_single_file_stays_in_its_own_type_until_its_parts_are_made(folders, tmp_path):
+    family = family_for(SD)
+    file = tmp_path / "model.safetensors"
+    save_model(family, family.tiny(), file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float16)
+    shutil.copytree(folders(SD), tmp_path / "model")
+    halves = {f"{part}.weight_dtype": "FLOAT_16" for part in ("unet", "text_encoder", "vae")}
+    for changes, vae in (
+        (halves, torch.float16),
+        ({**halves, "vae.weight_dtype": "FLOAT_32"}, None),
+    ):
+        parts = load(SD, file, **changes)
+        assert parts.dtype == torch.float16
+        assert parts.module("text_encoder").dtype == torch.float16
+        assert parts.vae.dtype == (vae or torch.float32)
+        stored = load_file(file)["first_stage_model.quant_conv.weight"]
+        assert torch.equal(parts.vae.quant_conv.weight.float(), stored.float())
+
+
+def test_a_single_file_that_is_something_else_is_named(folders, tmp_path):
+    def refused(name, tensors):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        shutil.copytree(folders(SD), tmp_path / name)
+        return refusal(SD, tmp_path / f"{name}.safetensors").message
+
+    family, flux = family_for(SD), family_for(FLUX)
+    save_model(family, family.tiny(), tmp_path / "a", ModelFormat.ORIGINAL_SINGLE_FILE, torch.half)
+    save_model(flux, flux.tiny(), tmp_path / "b", ModelFormat.ORIGINAL_TRANSFORMER, torch.half)
+    whole = load_file(tmp_path / "a")
+    part = {key: tensor for key, tensor in whole.items() if not key.startswith("cond_stage")}
+    message = refused("part", part)
+    assert "lacks the text_encoder: name a source of that, text_encoder.model_name" in message
+    assert "It holds a Flux.1-dev." in refused("flux", load_file(tmp_path / "b"))
+    lora = {"lora_unet_conv_in.lora_down.weight": torch.zeros(4, 4)}
+    assert "It holds an adapter, no model: name it as lora_model_name." in refused("lora", lora)
+
+
 def test_a_pickle_that_runs_code_is_refused(folders, tmp_path):
     class Trap:
         def __reduce__(self):
