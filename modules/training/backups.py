@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modules.config import TrainConfig
+from modules.data import Batches
 from modules.training.checkpoint import BackupError, Checkpoint, prune, read_newest, write_backup
 from modules.training.method import Method
+from modules.training.onetrainer_backup import ForeignBackup, average, optimizer_state
 from modules.training.places import Place, Workspace
 from modules.training.update import Update
 
@@ -30,6 +32,7 @@ class Backups:
         workspace: the run's folder.
         method: writes and reads the trained weights.
         update: holds moments, loss scale and average.
+        batches: where it is in the training set.
         moving: whatever else moves, by its name in the file.
         warn: is told, in words, what could not be taken up.
     """
@@ -39,11 +42,13 @@ class Backups:
         workspace: Workspace,
         method: Method,
         update: Update,
+        batches: Batches,
         moving: Mapping[str, Moving],
         warn: Callable[[str], None],
     ) -> None:
         self._workspace, self._method, self._update = workspace, method, update
-        self._moving, self._warn = moving, warn
+        self._batches = batches
+        self._moving, self._warn = {"batches": batches, **moving}, warn
 
     def write(self, place: Place, config: TrainConfig, changes: list[dict[str, Any]]) -> Path:
         """Write a backup and remove old ones, as far as the config says so; returns its folder.
@@ -64,8 +69,11 @@ class Backups:
             prune(self._workspace.folder, config.rolling_backup_count)
         return folder
 
-    def take_up(self) -> tuple[Path, Checkpoint] | None:
+    def take_up(self, config: TrainConfig) -> tuple[Path, Place, list[dict[str, Any]]] | None:
         """Go on from the newest backup that can be read; None if there is none.
+
+        Returns:
+            Its folder, where in the run it was written, and the settings changed until then.
 
         Raises:
             ValueError: if the backup is of other weights than this run trains.
@@ -75,10 +83,38 @@ class Backups:
                 self._warn(f"Passed over a damaged backup: {found}.")
                 continue
             self._method.read_backup(folder)
+            if isinstance(found, ForeignBackup):
+                self._take_up_foreign(folder.name, found, config)
+                return folder, found.place, []
             for missing in self._update.load_state_dict(found.optimizer):
                 self._warn(f"{folder.name}: {missing}.")
             for name, part in self._moving.items():
                 if note := part.load_state_dict(found.state[name]):
                     self._warn(note)
-            return folder, found
+            return folder, found.place, found.state["changes"]
         return None
+
+    def _take_up_foreign(self, name: str, found: ForeignBackup, config: TrainConfig) -> None:
+        """Go on from what OneTrainer wrote down, and say what it did not."""
+        live = self._update.optimizer
+        moments = optimizer_state(found.optimizer, config.optimizer.optimizer, live)
+        if isinstance(moments, str):
+            self._warn(f"{name}: {moments}, so the optimizer starts anew.")
+        else:
+            self._update.load_moments(moments)
+        if self._update.ema is not None:
+            averaged = average(found.ema, live.param_groups)
+            if averaged is None:
+                self._warn(f"{name}: its EMA is not this run's, so the average starts anew.")
+            else:
+                self._update.ema.load_state_dict({"average": averaged})
+        batches = self._batches
+        here = min(found.place.epoch_step, batches.batches_in(found.place.epoch) - 1)
+        batches.load_state_dict(
+            {**batches.state_dict(), "epoch": found.place.epoch, "position": here}
+        )
+        self._warn(
+            f"{name} is a backup of OneTrainer, which keeps no generators, no loss scale and no "
+            f"order of images: noise is drawn anew, and epoch {found.place.epoch + 1} goes on "
+            f"after {here} batches of another order."
+        )

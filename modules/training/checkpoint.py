@@ -18,6 +18,7 @@ import torch
 
 from modules.atomic import atomic_folder
 from modules.config import TrainConfig
+from modules.training.onetrainer_backup import ForeignBackup, is_foreign, read_foreign
 from modules.training.places import Place
 
 
@@ -66,14 +67,17 @@ def write_backup(
         (new / CHECKSUMS).write_text(json.dumps(sums, indent=4))
 
 
-def read_backup(folder: Path) -> Checkpoint:
-    """Read a backup, but for its weights; those are checked too.
+def read_backup(folder: Path) -> Checkpoint | ForeignBackup:
+    """Read a backup, but for its weights; those are checked too, in a backup that is ours.
 
     Raises:
         BackupError: if a file is missing or damaged; names it.
     """
     name = CHECKSUMS
     try:
+        if is_foreign(folder):
+            name = "of OneTrainer"
+            return read_foreign(folder)
         digests = json.loads((folder / name).read_text())
         for name, digest in digests.items():
             if _digest(folder / name) != digest:
@@ -96,7 +100,9 @@ def backups(workspace: Path) -> list[Path]:
     return sorted((path for path in found if not path.name.startswith(".")), reverse=True)
 
 
-def read_newest(workspace: Path) -> Iterator[tuple[Path, Checkpoint | BackupError]]:
+def read_newest(
+    workspace: Path,
+) -> Iterator[tuple[Path, Checkpoint | ForeignBackup | BackupError]]:
     """Backups, newest first, each read when asked for; a damaged one gives its error."""
     for folder in backups(workspace):
         try:

@@ -305,6 +305,11 @@ class FineTune(Method):
                 raise OSError(f"{folder / name} holds no weights")
             network = self._parts.module(name)
             own = network.state_dict()
+            # CLIP's keys had this prefix before transformers 5.6
+            tensors = {
+                key if key in own else key.removeprefix("text_model."): tensor
+                for key, tensor in tensors.items()
+            }
             # transformers leaves tied and buffer-only tensors out of its files
             odd = sorted(key for key in tensors if key not in own)
             if odd:

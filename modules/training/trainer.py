@@ -239,13 +239,16 @@ class GenericTrainer:
             config.batch_size * config.gradient_accumulation_steps,
             self._batches.batches_in,
         )
-        self._memory = MemoryLadder(self._method.networks, config.batch_size, self._voice.warn)
+        home = None if self._device.type == "cpu" else torch.device(config.temp_device)
+        self._memory = MemoryLadder(
+            self._method.networks, config.batch_size, self._voice.warn, self._device, home
+        )
         self._backups = Backups(
             self._workspace,
             self._method,
             self._update,
+            self._batches,
             {
-                "batches": self._batches,
                 "random": self._randomness,
                 "meter": self._reporter.meter,
                 "due": self._due,
@@ -447,14 +450,14 @@ class GenericTrainer:
 
     def _resume(self) -> None:
         """Take up the newest backup that can be read; begin anew, and say so, if there is none."""
-        found = self._backups.take_up()
+        found = self._backups.take_up(self.config)
         if found is None:
             folder = self._workspace.folder / "backup"
             self._voice.warn(f"No backup in {folder}; the run begins anew.")
             return
-        folder, checkpoint = found
-        self.step = checkpoint.place.step
-        for past in checkpoint.state["changes"]:
+        folder, place, changes = found
+        self.step = place.step
+        for past in changes:
             self._attempt(partial(self._change, past["setting"], past["value"]), "replay")
         self._stop_parts()
         self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))

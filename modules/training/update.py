@@ -202,9 +202,7 @@ class Update:
         missing: list[str] = []
         kind = type(self.optimizer).__name__
         if state["kind"] == kind:
-            # torch gives moments the type of their parameters, so these have to be wide
-            with widened(self._parameters) if self._rounding else nullcontext():
-                load_optimizer_state(self.optimizer, state["optimizer"])
+            self.load_moments(state["optimizer"])
         else:
             missing.append(
                 f"the optimizer is {kind}, in the backup {state['kind']}: it starts anew"
@@ -215,6 +213,16 @@ class Update:
         elif self.ema is not None:
             missing.append("the backup has no EMA: the average starts from its weights")
         return missing
+
+    def load_moments(self, state: Mapping[str, Any]) -> None:
+        """Take up the optimizer's part of a backup.
+
+        Raises:
+            ValueError: if it is of other parameters.
+        """
+        # torch gives moments the type of their parameters, so these have to be wide
+        with widened(self._parameters) if self._rounding else nullcontext():
+            load_optimizer_state(self.optimizer, state)
 
     def _enter(self, mode: str) -> None:
         """Tell an optimizer that keeps two points which of them the weights shall be."""
