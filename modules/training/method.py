@@ -141,6 +141,8 @@ class Lora(Method):
                 seed=config.ot.seed,
             )
         self.networks = {name: parts.module(name) for name in self.trainable}
+        # a format that has no place for a part is better known now than after the last step
+        to_format(lora_layers(self.networks), family, config.output_model_format)
         if config.lora_model_name:
             self._start_from(config)
 
@@ -220,6 +222,7 @@ class OtherAdapter(Method):
                 layers = matching_layers(network, chosen, config.layer_filter_regex)
                 self.trainable[name] = add_adapter(network, layers, config)
         self.networks = {name: parts.module(name) for name in self.trainable}
+        in_format(adapter_layers(self.networks), family, config.output_model_format)
         if config.lora_model_name:
             what = "lora_model_name goes on from an adapter file, which only plain LoRA can here."
             raise _error("lora_model_name", what, "Leave it empty, or set peft_type to LORA.")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from toys import cards, config_for
 
 from modules import GenericTrainer, TrainCallbacks, TrainConfig
 from modules.config import MODELS, ModelType, TrainingMethod
@@ -21,55 +22,17 @@ TYPES = [
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for number, colour in enumerate(["red", "green"]):
-        image = Image.new("RGB", (64, 64), colour)
-        image.paste("white", (8 * number, 8, 8 * number + 8, 40))
-        image.save(folder / f"{colour}.png")
-        (folder / f"{colour}.txt").write_text(f"a {colour} card" + " of glass" * number)
-    return folder
+    return cards(tmp_path_factory.mktemp("pictures"))
 
 
 def run(kind, pictures, tmp_path, changes=None):
     """Train a toy of the architecture for two epochs: the events of the run."""
-    family, facts = family_for(kind), MODELS[kind]
-    edge = max(64, facts.pixel_multiple)
-    folder = tmp_path / "model"
-    family.tiny().pipeline.save_pretrained(folder)
-    parts = (facts.denoiser, *facts.text_encoders)
-    config, warnings = TrainConfig.load(
-        {
-            "model_type": kind.value,
-            "training_method": "LORA",
-            "base_model_name": str(folder),
-            "workspace_dir": str(tmp_path / "run"),
-            "cache_dir": str(tmp_path / "cache"),
-            "output_model_destination": str(tmp_path / "lora.safetensors"),
-            "output_model_format": "COMFY_LORA",
-            "train_device": "cpu",
-            "train_dtype": "FLOAT_32",
-            "tensorboard": False,
-            "resolution": str(edge),
-            "dataloader_threads": 1,
-            "concepts": [{"name": "cards", "path": str(pictures)}],
-            "batch_size": 2,
-            "epochs": 2,
-            "learning_rate": 1e-2,
-            "learning_rate_warmup_steps": 0,
-            "lora_rank": 4,
-            "lora_alpha": 2.0,
-            "sample_after": 1,
-            "sample_after_unit": "EPOCH",
-            "sample_image_format": "PNG",
-            "backup_after_unit": "NEVER",
-            "samples": [
-                {"prompt": "a card", "width": edge, "height": edge, "diffusion_steps": 2, "seed": 1}
-            ],
-            **{part: {"train": part == facts.denoiser} for part in parts},
-        }
-    )
-    assert warnings == []
-    config = config.update(**(changes or {}))
+    edge = max(64, MODELS[kind].pixel_multiple)
+    definition = {
+        "prompt": "a card", "width": edge, "height": edge, "diffusion_steps": 2, "seed": 1,
+    }  # fmt: skip
+    sampled = {"samples": [definition], "sample_after": 1, "sample_after_unit": "EPOCH"}
+    config = config_for(kind, pictures, tmp_path, **{**sampled, **(changes or {})})
     seen = []
     GenericTrainer(config, TrainCallbacks(on_event=seen.append)).run()
     losses = [event.loss for event in seen if isinstance(event, e.LossUpdate)]

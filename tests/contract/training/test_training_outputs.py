@@ -240,3 +240,16 @@ def test_a_run_lets_go_of_its_networks(make_config, make_run):
     run = make_run(make_config(epochs=1), react)
     run.go()
     assert held[0]() is None
+
+
+@pytest.mark.parametrize("kind", [{}, {"peft_type": "LOHA"}], ids=["LORA", "LOHA"])
+def test_a_format_without_a_place_for_what_trains_is_said_before_anything_does(
+    make_config, make_run, kind
+):
+    config = make_config(
+        output_model_format="ORIGINAL_LORA", **{"text_encoder.train": True}, **kind
+    )
+    run = make_run(config)
+    with pytest.raises(ConfigError, match=r"ORIGINAL_LORA.* has no place for text_encoder"):
+        run.go()
+    assert "caching" not in run.states

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from toys import assert_same_backup
 
 from modules.training import events as e
 
@@ -76,36 +75,6 @@ def last_backup(run):
     return run.of(e.BackupCreated)[-1].path
 
 
-def assert_same_files(one, two):
-    """Every trained weight, moment, average, generator and data position of two backups."""
-    names = sorted(str(path.relative_to(one)) for path in one.rglob("*.safetensors"))
-    assert names
-    for name in names:
-        first, second = load_file(one / name), load_file(two / name)
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first), name
-    for name in ("optimizer/optimizer.pt", "ot/state.pt"):
-        first, second = (torch.load(path / name, weights_only=True) for path in (one, two))
-        first.pop("due", None), second.pop("due", None)  # clocks
-        assert_equal(first, second, name)
-
-
-def assert_equal(one, two, path):
-    assert type(one) is type(two), path
-    if isinstance(one, dict):
-        assert one.keys() == two.keys(), path
-        for key in one:
-            assert_equal(one[key], two[key], f"{path}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(two), path
-        for index, pair in enumerate(zip(one, two, strict=True)):
-            assert_equal(*pair, f"{path}/{index}")
-    elif isinstance(one, torch.Tensor):
-        assert torch.equal(one, two), path
-    else:
-        assert one == two, path
-
-
 @pytest.mark.parametrize(
     "case",
     [
@@ -126,7 +95,7 @@ def test_killed_and_resumed_is_straight(make_config, train, tmp_path, case):
     assert min(resumed.losses) == 5
     assert before == {step: straight.losses[step] for step in range(1, 7)}
     assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 4}
-    assert_same_files(last_backup(straight), last_backup(resumed))
+    assert_same_backup(last_backup(straight), last_backup(resumed))
 
 
 def test_interruptions_change_no_bit(make_config, train):
@@ -158,7 +127,7 @@ def test_interruptions_change_no_bit(make_config, train):
     assert len(noisy.of(e.SampleImage)) == 2 * 6
     assert "paused" in noisy.states
     assert any("resolution is fixed" in warning for warning in noisy.warnings)
-    assert_same_files(last_backup(quiet), last_backup(noisy))
+    assert_same_backup(last_backup(quiet), last_backup(noisy))
 
 
 @pytest.mark.slow
