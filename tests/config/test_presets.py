@@ -99,6 +99,9 @@ def test_presets_for_less_memory_keep_the_effective_batch():
         ("SD 3 LoRA T4 16GB", "SD 3 LoRA"),
         ("Flux.1 LoRA 16GB", "Flux.1 LoRA"),
         ("Flux.1 LoRA 8GB", "Flux.1 LoRA"),
+        ("Lumina 2 LoRA 16GB", "Lumina 2 LoRA"),
+        ("AuraFlow LoRA 16GB", "AuraFlow LoRA"),
+        ("AuraFlow LoRA T4 16GB", "AuraFlow LoRA"),
     ]:
         a, b = load(small), load(usual)
         assert a.batch_size * a.gradient_accumulation_steps == b.batch_size, small
