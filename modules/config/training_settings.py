@@ -40,7 +40,6 @@ _SHIFTED = frozenset(
         ModelType.Z_IMAGE,
     }
 )
-_FULL = frozenset({TrainingMethod.FINE_TUNE})
 _LORA = frozenset({TrainingMethod.LORA})
 _NOISED = frozenset(TrainingMethod) - {TrainingMethod.FINE_TUNE_VAE}
 _EMA = {"ema": (EMAMode.GPU, EMAMode.CPU)}
@@ -214,11 +213,11 @@ class LossSettings(Section):
     ] = False
     """Let the last timestep be pure noise; the model then predicts velocity."""
 
-    force_v_prediction: Annotated[bool, Show(families=_SD, methods=_FULL)] = False
-    """Train the model to predict velocity, whatever it did."""
+    force_v_prediction: Annotated[bool, Show(families=_SD, methods=_NOISED)] = False
+    """Take the model for one that predicts velocity, whatever its files say."""
 
-    force_epsilon_prediction: Annotated[bool, Show(families=_SD, methods=_FULL)] = False
-    """Train the model to predict noise, whatever it did."""
+    force_epsilon_prediction: Annotated[bool, Show(families=_SD, methods=_NOISED)] = False
+    """Take the model for one that predicts noise, whatever its files say."""
 
     min_noising_strength: Annotated[Fraction, Show(methods=_NOISED)] = 0.0
     """Least noise, as a share of the schedule."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modules.config import ConfigError, Problem, TrainConfig
+from modules.config import ConfigError, Problem, TrainConfig, settings
 from modules.training.objective import Diffusion, TrainingObjective
 
 
@@ -87,10 +87,14 @@ def offset_schedule(signal: Tensor, sigma: Tensor) -> Tensor:
 def adapt_scheduler(pipeline: Any, config: TrainConfig) -> None:
     """Give a pipeline the noise schedule that the settings ask for; samples then follow it too.
 
+    Only Stable Diffusion and SDXL can have another; settings leave that of other models alone.
+
     Zero terminal SNR makes the last timestep pure noise, which only a velocity can learn, and
     samples from it have to start there. Source: Lin et al. 2023, arXiv:2305.08891.
     """
     changes: dict[str, Any] = {}
+    if not ADAPTABLE.fits_model(config):
+        return
     if config.rescale_noise_scheduler_to_zero_terminal_snr:
         changes = {
             "rescale_betas_zero_snr": True,
@@ -105,6 +109,10 @@ def adapt_scheduler(pipeline: Any, config: TrainConfig) -> None:
         from diffusers import DDIMScheduler
 
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, **changes)
+
+
+ADAPTABLE = next(s for s in settings(TrainConfig) if s.path == "force_v_prediction")
+"""Says which model types can have another schedule."""
 
 
 def _offset_error(why: str) -> ConfigError:

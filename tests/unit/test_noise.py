@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 
 from modules.config import ConfigError, LossWeight, TrainConfig
@@ -90,3 +90,11 @@ def test_the_prediction_type_can_be_forced(setting, prediction):
     adapt_scheduler(pipeline, TrainConfig(**{setting: True}))
     assert pipeline.scheduler.config.prediction_type == prediction
     assert pipeline.scheduler.config.beta_end == BETAS["beta_end"]
+
+
+@pytest.mark.parametrize("setting", ["force_v_prediction", "force_epsilon_prediction"])
+def test_a_model_of_another_kind_keeps_its_schedule(setting):
+    pipeline = SimpleNamespace(scheduler=FlowMatchEulerDiscreteScheduler())
+    kept = pipeline.scheduler
+    adapt_scheduler(pipeline, TrainConfig(model_type="FLUX_DEV_1", **{setting: True}))
+    assert pipeline.scheduler is kept
