@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from modules.training.placement import offload_activations, offload_layers
+
 Result = TypeVar("Result")
 
 CHECKPOINTING = (
@@ -31,18 +33,27 @@ class MemoryLadder:
 
     Each rung leaves the batch that a step learns from as it is: first caches are emptied, then a
     forward pass takes half of the images at a time, and so on down to one, then activations are
-    recomputed instead of kept.
+    recomputed instead of kept, and what is still kept of them, and at last frozen layers, wait in
+    main memory.
 
     Args:
         networks: what trains, by name.
         batch_size: images of a forward pass.
         tell: called with what was done, in words.
+        device: where the networks compute.
+        home: main memory; None where the device computes in it.
     """
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], batch_size: int, tell: Callable[[str], None]
+        self,
+        networks: Mapping[str, nn.Module],
+        batch_size: int,
+        tell: Callable[[str], None],
+        device: torch.device,
+        home: torch.device | None,
     ) -> None:
         self._networks, self._batch_size, self._tell = networks, batch_size, tell
+        self._device, self._home = device, home
         self._emptied = False
         self.pieces = 1
         """Into how many pieces a batch is cut."""
@@ -77,10 +88,20 @@ class MemoryLadder:
             self.pieces = min(2 * self.pieces, self._batch_size)
             size = -(-self._batch_size // self.pieces)
             return f"a forward pass now takes {size} of {self._batch_size} images at a time"
-        plain = [name for name, network in self._networks.items() if recompute(network)]
-        if plain:
-            return f"turned gradient_checkpointing on for {' and '.join(plain)}"
+        if names := self._where(recompute):
+            return f"turned gradient_checkpointing on for {names}"
+        if self._home is None:
+            return None
+        device, home = self._device, self._home
+        if names := self._where(offload_activations):
+            return f"turned activation_offloading on for {names}"
+        if names := self._where(lambda network: offload_layers(network, device, home)):
+            return f"set offload_fraction to 1 for {names}"
         return None
+
+    def _where(self, change: Callable[[nn.Module], bool]) -> str:
+        """The networks, in words, that a change made any different."""
+        return " and ".join(name for name, network in self._networks.items() if change(network))
 
 
 def recompute(network: nn.Module) -> bool:

@@ -28,6 +28,7 @@ def arrange(parts: Parts, config: TrainConfig) -> None:
     """
     device, home = torch.device(config.train_device), torch.device(config.temp_device)
     for name, network in parts.modules().items():
+        network.requires_grad_(False)
         section = getattr(config, name, None)
         fraction = section.offload_fraction if section is not None and name != "vae" else 0.0
         if fraction and not LayerOffload.layers_of(network):
@@ -46,6 +47,15 @@ def gather(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
         parameter.data = parameter.data.to(device)
 
 
+def offload_layers(network: nn.Module, device: torch.device, home: torch.device) -> bool:
+    """Let everything that is frozen in a network's layers wait at home, from now on.
+
+    Returns:
+        Whether that is new; False where nothing more can wait.
+    """
+    return LayerOffload(network, 1.0, device, home).count > 0
+
+
 class LayerOffload:
     """Keeps some layers' frozen weights at home and lends copies of them to the device.
 
@@ -54,7 +64,7 @@ class LayerOffload:
     the device, and so does everything outside of the chosen layers.
 
     Args:
-        network: loaded, with nothing trainable that shall stay on the device.
+        network: with all that may wait frozen; layers that wait already are left alone.
         fraction: share of the layers' bytes that waits at home, spread evenly over the network.
         device: where the network computes.
         home: where weights wait, such as the CPU.
@@ -72,8 +82,14 @@ class LayerOffload:
         cuda = device.type == "cuda"
         stream = cuda and ahead and fraction
         self._stream = torch.cuda.Stream(device) if stream else None  # type: ignore[no-untyped-call]
-        layers = list(_spread(self.layers_of(network), fraction))
-        self._layers = [_Layer(layer, device, self._stream) for layer in layers]
+        layers = [layer for layer in self.layers_of(network) if _frozen(layer)]
+        self._layers = [
+            _Layer(layer, device, self._stream)
+            for layer in _spread(layers, fraction)
+            if not hasattr(layer, "waits_elsewhere")
+        ]
+        self.count = len(self._layers)
+        """Layers that this made wait."""
         self._last = 0
         resting = {id(tensor) for layer in self._layers for tensor in layer.tensors()}
 
@@ -99,6 +115,8 @@ class LayerOffload:
         return [block for block in blocks if not _any_inside(block, names)]
 
     def _attach(self, index: int, layer: _Layer) -> None:
+        layer.module.waits_elsewhere = True  # type: ignore[assignment]
+
         def enter(*_: Any) -> None:
             layer.enter()
             if self._stream is not None:
@@ -133,7 +151,8 @@ class _Layer:
         """Where the layer looks its tensors up: a table of a module in it, and the name there."""
         for inside in module.modules():
             for table in (inside._parameters, inside._buffers):
-                self._slots += [(table, name) for name, held in table.items() if held is not None]
+                held = [(name, tensor) for name, tensor in table.items() if tensor is not None]
+                self._slots += [(table, name) for name, tensor in held if not tensor.requires_grad]
         self._copies: list[Tensor] | None = None
         self._own: list[Tensor] = []
         self._fetched: torch.cuda.Event | None = None
@@ -230,6 +249,11 @@ def _spread(layers: Sequence[nn.Module], fraction: float) -> Iterator[nn.Module]
         if due >= size / 2:
             due -= size
             yield layer
+
+
+def _frozen(layer: nn.Module) -> bool:
+    tensors = (*layer.parameters(), *layer.buffers())
+    return any(not tensor.requires_grad for tensor in tensors)
 
 
 def _like(tensor: Tensor, copy: Tensor) -> Tensor:

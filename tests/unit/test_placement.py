@@ -108,6 +108,7 @@ def test_only_what_computes_has_copies(kind):
 def test_a_share_of_the_layers_waits_spread_over_the_network():
     network = family_for(ModelType.STABLE_DIFFUSION_XL_10_BASE).tiny().denoiser
     layers = LayerOffload.layers_of(network)
+    network.requires_grad_(False)
     LayerOffload(network, 0.25, CPU, CPU)
     waits = [bool(layer._forward_pre_hooks) for layer in layers]
     sizes = [sum(p.nbytes for p in layer.parameters()) for layer in layers]
@@ -138,6 +139,7 @@ def test_a_text_encoder_that_recomputes_its_layers_lends_them_too(name, chosen):
         encoder = getattr(family_for(ModelType.FLUX_DEV_1).tiny().pipeline, name)
         called = []
         if wait:
+            encoder.requires_grad_(False)
             LayerOffload(encoder, 1.0, CPU, CPU)
             for layer in LayerOffload.layers_of(encoder):
                 layer.register_forward_hook(lambda module, *_, seen=called: seen.append(module))
