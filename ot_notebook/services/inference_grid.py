@@ -62,6 +62,8 @@ class Grid:
     """Where the labelled image was kept."""
     complete: bool
     """Whether every picture was drawn; it is not after a cancel."""
+    axes: tuple[str, ...] = ()
+    """Names of the settings that differ."""
 
     def _repr_png_(self) -> bytes | None:
         return self.image._repr_png_()
@@ -134,7 +136,7 @@ def sheet(
     with atomic_file(path.with_suffix(".csv")) as temporary:
         table.to_csv(temporary, index=False)
     results = tuple(result for _, result in drawn)
-    return Grid(image, table, results, path, len(drawn) == planned)
+    return Grid(image, table, results, path, len(drawn) == planned, tuple(first))
 
 
 def _axis(which: str, axis: Axis, loras: Stack) -> tuple[str, list[Any]]:

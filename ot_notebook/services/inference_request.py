@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from collections.abc import Mapping
@@ -249,7 +250,7 @@ class PictureRules:
                 )
 
 
-def read_picture(name: str, path: Path) -> Any:
+def read_picture(name: str, path: Path | io.BytesIO) -> Any:
     """The picture of a setting, as Pillow has it.
 
     Raises:
@@ -257,6 +258,7 @@ def read_picture(name: str, path: Path) -> Any:
     """
     from PIL import Image
 
+    called = path if isinstance(path, Path) else "a file"
     try:
         with Image.open(path) as opened:
             opened.load()
@@ -264,7 +266,7 @@ def read_picture(name: str, path: Path) -> Any:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise refused(
             name,
-            f"{name} is {path}, which is no picture that can be read ({error}).",
+            f"{name} is {called}, which is no picture that can be read ({error}).",
             "Give a PNG, JPEG or WebP file.",
         ) from error
 

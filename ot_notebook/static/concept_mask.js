@@ -1,15 +1,16 @@
-// Painting a mask: what is learnt stays clear, what is not is dimmed. Joined in front of concepts.js.
+// Painting a mask: what it takes in stays clear, all else is dimmed. Joined in front of what paints one.
 
 const STROKES = 12; // steps back; each is a picture of a few megabytes
 
 /**
  * @param {HTMLElement} stage holds the picture, whose size on the page the canvas takes.
  * @param {(dirty: boolean) => void} changed hears of each stroke.
+ * @param {{label: string, all: string}} words what it is for.
  */
-function createMask(stage, changed) {
+function createMask(stage, changed, words = { label: "Mask: dimmed parts are not learnt", all: "Learn all" }) {
   const view = element("canvas", "ot-mask-canvas");
   view.setAttribute("role", "img");
-  view.setAttribute("aria-label", "Mask: dimmed parts are not learnt");
+  view.setAttribute("aria-label", words.label);
   const shape = document.createElement("canvas"); // opaque where the picture is learnt
   const pen = shape.getContext("2d", { willReadFrequently: true });
   const tools = element("div", "ot-mask-tools");
@@ -140,7 +141,7 @@ function createMask(stage, changed) {
   const undo = button("ot-button ot-small", "Undo stroke", () => back());
   tools.append(
     button("ot-button ot-small", "Invert", () => act(invert)),
-    button("ot-button ot-small", "Learn all", () => act(() => all(true))),
+    button("ot-button ot-small", words.all, () => act(() => all(true))),
     undo,
   );
   const back = () => {

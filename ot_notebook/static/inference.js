@@ -1,24 +1,17 @@
 // Prompt, settings, LoRAs, and what they draw. Python holds everything; this file draws it and sends requests.
 
-const CRISP = 128; // smaller pictures show their pixels: blurred, a 64 px drawing looks broken
-
 const NUMBERS = [
   ["width", "Width", "px"],
   ["height", "Height", "px"],
   ["steps", "Steps", ""],
   ["cfg_scale", "Guidance", ""],
+  ["clip_skip", "Clip skip", ""],
 ];
 
 Object.assign(SHAPES, {
   dice: "M2 1h10a1 1 0 0 1 1 1v10a1 1 0 0 1-1 1H2a1 1 0 0 1-1-1V2a1 1 0 0 1 1-1zm2 2v2h2V3zm4 6v2h2V9zM6 6v2h2V6z",
   lock: "M4 6V4a3 3 0 0 1 6 0v2h1v7H3V6zm1.5 0h3V4a1.5 1.5 0 0 0-3 0z",
 });
-
-/** A comm buffer is a DataView or a typed array, by platform; it may be a window on a larger one. */
-function blobAddress(bytes, mime) {
-  const view = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return URL.createObjectURL(new Blob([view], { type: mime }));
-}
 
 function labelled(text, control) {
   const label = element("label", "", text);
@@ -43,12 +36,17 @@ function createAsk(model, ask) {
   negative.rows = 1;
   const negativeLabel = labelled("Negative prompt", negative);
   const inputs = {};
+  const labels = {};
   const numbers = element("div", "ot-draw-numbers");
   for (const [name, label, unit] of NUMBERS) {
     inputs[name] = element("input", "ot-input");
     inputs[name].inputMode = "decimal";
-    numbers.append(labelled(unit ? `${label}, ${unit}` : label, inputs[name]));
+    labels[name] = labelled(unit ? `${label}, ${unit}` : label, inputs[name]);
+    numbers.append(labels[name]);
   }
+  inputs.strength = element("input", "ot-input");
+  inputs.strength.inputMode = "decimal";
+  labels.strength = labelled("Strength: how much of it goes, 0 to 1", inputs.strength);
   const scheduler = element("select", "ot-input");
   const schedulerLabel = labelled("Scheduler", scheduler);
   schedulerLabel.classList.add("ot-draw-wide");
@@ -75,7 +73,9 @@ function createAsk(model, ask) {
     prompt: prompt.value,
     negative_prompt: negative.value,
     seed: numberIn(seed),
-    ...Object.fromEntries(NUMBERS.map(([name]) => [name, numberIn(inputs[name])])),
+    ...Object.fromEntries(Object.entries(inputs).filter(([name]) => name in model.get("settings")).map(
+      ([name, input]) => [name, numberIn(input)],
+    )),
     ...(scheduler.options.length ? { scheduler: scheduler.value } : {}),
   });
   const changed = () => model.send({ op: "set", settings: read() });
@@ -94,8 +94,10 @@ function createAsk(model, ask) {
   return {
     root,
     read,
+    strength: { input: inputs.strength, label: labels.strength },
     draw() {
       const settings = model.get("settings");
+      labels.clip_skip.hidden = !("clip_skip" in settings);
       const { schedulers, negative: reads } = model.get("view");
       if (schedulers.length !== scheduler.options.length) {
         scheduler.replaceChildren(
@@ -111,7 +113,7 @@ function createAsk(model, ask) {
       put(prompt, settings.prompt);
       put(negative, settings.negative_prompt);
       put(seed, settings.seed);
-      for (const [name] of NUMBERS) put(inputs[name], settings[name]);
+      for (const name of Object.keys(inputs)) put(inputs[name], settings[name]);
       if (settings.scheduler) put(scheduler, settings.scheduler);
     },
   };
@@ -170,89 +172,34 @@ function createLoras(model) {
   };
 }
 
-/** The picture large, what can be done with it, and those before it. */
-function createShow(model) {
-  const root = element("div", "ot-draw-show");
-  const figure = element("figure");
-  const image = new Image();
-  image.className = "ot-large";
-  const caption = element("figcaption");
-  const title = element("b");
-  const words = element("span");
-  caption.append(title, words);
-  figure.append(image, caption);
-  const empty = element("div", "ot-empty");
-  empty.append(element("span", "", "Pictures appear here."), element("small", "", "Ctrl + Enter draws one."));
-  const send = (op, more) => () => model.send({ op, id: model.get("picture").id, ...more });
-  const tools = element("div", "ot-buttons");
-  const code = element("pre", "ot-code");
-  code.tabIndex = 0;
-  code.dataset.lmSuppressShortcuts = "true";
-  code.setAttribute("aria-label", "Python code that draws this picture");
-  const copied = element("span", "ot-caption");
-  copied.setAttribute("role", "status");
-  tools.append(
-    button("ot-button ot-small", "Use its settings", send("reuse", { seed: false })),
-    button("ot-button ot-small", "Copy as Python", send("code")),
-    copied,
-  );
-  const past = element("div", "ot-past");
-  past.setAttribute("role", "group");
-  past.setAttribute("aria-label", "Earlier pictures");
-  root.append(empty, figure, past, tools, code);
-  const addresses = new Map();
-  const thumbnail = (tile) => {
-    if (!addresses.has(tile.id)) addresses.set(tile.id, blobAddress(tile.image, tile.mime));
-    return addresses.get(tile.id);
-  };
-  let large = "";
-  let drawn;
-  return {
-    root,
-    draw() {
-      const picture = model.get("picture");
-      const there = picture.id !== undefined;
-      for (const node of [figure, tools, past]) node.hidden = !there;
-      empty.hidden = there;
-      const text = model.get("view").code;
-      code.hidden = !text;
-      if (text && text !== code.textContent) {
-        navigator.clipboard?.writeText(text).then(
-          () => write(copied, "Copied."),
-          () => write(copied, "Select it below to copy."),
-        );
-      }
-      if (!text) write(copied, "");
-      write(code, text);
-      if (!there || drawn === picture) return;
-      drawn = picture;
-      URL.revokeObjectURL(large);
-      large = blobAddress(picture.image, picture.mime);
-      image.src = large;
-      image.alt = picture.prompt || "A picture without a prompt";
-      image.classList.toggle("ot-crisp", Math.max(picture.width, picture.height) <= CRISP);
-      write(title, picture.prompt);
-      write(words, picture.words);
-      past.replaceChildren(
-        ...model.get("history").map((tile) => {
-          const node = button("ot-tile", undefined, () => model.send({ op: "pick", id: tile.id }));
-          const small = new Image();
-          small.src = thumbnail(tile);
-          small.alt = "";
-          small.classList.toggle("ot-crisp", tile.small);
-          node.append(small);
-          node.title = tile.words;
-          node.setAttribute("aria-label", tile.words);
-          node.setAttribute("aria-pressed", String(tile.id === picture.id));
-          return node;
-        }),
-      );
-    },
-    close() {
-      URL.revokeObjectURL(large);
-      for (const url of addresses.values()) URL.revokeObjectURL(url);
-    },
-  };
+/** Files that are dropped or pasted: onto the fold, or from the clipboard, to begin with; elsewhere for their settings. */
+function takeFiles(root, startRoot, model) {
+  const pictureOf = (transfer) => [...(transfer?.files ?? [])].find((file) => file.type.startsWith("image/"));
+  root.addEventListener("dragover", (event) => {
+    if (![...event.dataTransfer.types].includes("Files")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    root.classList.add("ot-dropping");
+  });
+  root.addEventListener("dragleave", (event) => {
+    if (!root.contains(event.relatedTarget)) root.classList.remove("ot-dropping");
+  });
+  root.addEventListener("drop", (event) => {
+    root.classList.remove("ot-dropping");
+    const file = pictureOf(event.dataTransfer);
+    if (!file) return;
+    event.preventDefault();
+    event.stopPropagation();
+    if (root.contains(document.activeElement)) document.activeElement.blur(); // what it holds may change, too
+    sendFile(model, startRoot.contains(event.target) ? "start" : "png", file);
+  });
+  root.addEventListener("paste", (event) => {
+    const file = pictureOf(event.clipboardData);
+    if (!file) return;
+    event.preventDefault();
+    event.stopPropagation();
+    sendFile(model, "start", file);
+  });
 }
 
 export default () => {
@@ -286,17 +233,23 @@ export default () => {
       track.setAttribute("aria-valuemax", "100");
       track.append(element("div", "ot-fill"));
       const form = createAsk(model, () => draw.click());
+      const start = createStart(model, form.strength);
+      const grid = createGrid(model, form.read);
       const loras = createLoras(model);
       const show = createShow(model);
-      const ask = () => {
-        if (usable(draw)) model.send({ op: "draw", settings: form.read() });
+      const ask = async () => {
+        if (!usable(draw)) return;
+        await start.flush(); // the last stroke counts
+        model.send({ op: "draw", settings: form.read() });
       };
+      root.append(head, alert.node);
+      takeFiles(root, start.root, model);
       const actions = element("div", "ot-draw-actions");
       actions.append(draw, stop, track);
-      form.root.append(loras.root, actions);
+      form.root.append(start.root, loras.root, grid.root, actions);
       const body = element("div", "ot-draw-body");
       body.append(form.root, show.root);
-      root.append(head, alert.node, body);
+      root.append(body);
       el.append(root);
 
       const redraw = () => {
@@ -312,7 +265,9 @@ export default () => {
         track.setAttribute("aria-valuenow", String(Math.round(view.percent)));
         track.firstElementChild.style.width = `${view.percent}%`;
         form.draw();
+        start.draw();
         loras.draw();
+        grid.draw();
         show.draw();
       };
       let queued = false; // several traits change together: draw them once
@@ -324,13 +279,16 @@ export default () => {
           redraw();
         });
       };
-      const watched = ["change:view", "change:settings", "change:picture", "change:history"];
+      const watched = ["view", "settings", "picture", "history", "preview", "other", "start", "sheet"].map(
+        (name) => `change:${name}`,
+      );
       watched.forEach((event) => model.on(event, soon));
       redraw();
       const hidden = line.shown(el);
       return () => {
         watched.forEach((event) => model.off(event, soon));
         show.close();
+        start.close();
         hidden();
       };
     },

@@ -10,13 +10,14 @@ from typing import Any
 import ipywidgets as W
 
 from ot_notebook.widgets import markup
+from ot_notebook.widgets.core_inference_tools import CoreTools
 
 Request = Callable[[dict[str, Any]], None]
 
 CRISP_PX = 128
 """Smaller pictures show their pixels: blurred, a 64 px drawing looks broken."""
 
-NUMBERS = ("width", "height", "steps", "seed")
+NUMBERS = ("width", "height", "steps", "seed", "clip_skip")
 
 
 class CoreInference:
@@ -39,7 +40,9 @@ class CoreInference:
         self._status, self._notice = W.HTML(layout=wide), W.HTML(layout=wide)
         self._prompt = W.Textarea(description="Prompt", rows=2, layout=wide)
         self._negative = W.Textarea(description="Negative", rows=1, layout=wide)
-        self._numbers = {name: W.Text(description=name.capitalize()) for name in NUMBERS}
+        self._numbers = {
+            name: W.Text(description=name.capitalize().replace("_", " ")) for name in NUMBERS
+        }
         self._numbers["seed"].placeholder = "another each time"
         self._guidance = W.Text(description="Guidance")
         self._scheduler = W.Dropdown(description="Scheduler", options=[])
@@ -61,7 +64,8 @@ class CoreInference:
         self._choice.observe(self._pick, "value")
         self._again = _button("Use its settings", lambda: self._of_shown("reuse", seed=False))
         self._seed = _button("Use its seed", lambda: self._of_shown("reuse", seed=True))
-        self._code_button = _button("Copy as Python", lambda: self._of_shown("code"))
+        self.tools = CoreTools(request, self._send)
+        """Starts, grids and comparisons."""
         self._code = W.Textarea(rows=8, layout=W.Layout(width="100%", display="none"))
         self._code.disabled = True
         self._shown: int | None = None
@@ -76,11 +80,13 @@ class CoreInference:
             _row(*self._numbers.values(), self._guidance, self._scheduler),
             _row(self._lora, add),
             self._loras,
+            *self.tools.form,
             _row(self._draw_button, self._stop_button),
             self._image,
             self._words,
             self._choice,
-            _row(self._again, self._seed, self._code_button),
+            _row(self._again, self._seed),
+            *self.tools.below,
             self._code,
         ]
 
@@ -116,6 +122,7 @@ class CoreInference:
         self._negative.value = settings.get("negative_prompt", "")
         for name, box in self._numbers.items():
             value = settings.get(name)
+            box.layout.display = "" if name in settings or name == "seed" else "none"
             box.value = "" if value is None else str(value)
         self._guidance.value = str(settings.get("cfg_scale", ""))
         if settings.get("scheduler") in self._scheduler.options:
@@ -146,7 +153,8 @@ class CoreInference:
             (self._image.add_class if crisp else self._image.remove_class)("ot-crisp")
             self._image.layout.width = f"{max(256, min(512, picture['width']))}px"
             self._words.value = markup.caption(f"{picture['prompt']} · {picture['words']}")
-        for control in (self._again, self._seed, self._code_button):
+        self.tools.show(self._shown)
+        for control in (self._again, self._seed):
             control.disabled = not picture
         options = [(f"{one['id'] + 1}: {one['words']}"[:90], one["id"]) for one in history]
         if list(self._choice.options) != options:
@@ -155,6 +163,10 @@ class CoreInference:
             self._choice.value = self._shown
 
     def _ask(self) -> None:
+        self._send("draw", {})
+
+    def _send(self, op: str, more: dict[str, Any]) -> None:
+        """Send the settings as they are written."""
         settings: dict[str, Any] = {
             "prompt": self._prompt.value,
             "negative_prompt": self._negative.value,
@@ -164,7 +176,8 @@ class CoreInference:
             settings[name] = _number(box.value, int)
         if self._scheduler.options:
             settings["scheduler"] = self._scheduler.value
-        self._request({"op": "draw", "settings": settings})
+        settings["strength"] = _number(self.tools.strength.value, float)
+        self._request({"op": op, "settings": settings, **more})
 
     def _add(self) -> None:
         loras = [*self._added, [self._lora.value.strip(), 1.0]]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
-import traitlets as t
 
 from modules.config import NoiseScheduler
 from modules.training.events import Event
-from ot_notebook.services.inference_request import ONE_PROMPT
+from ot_notebook.services.inference_axes import read_axis
+from ot_notebook.services.inference_grid import Grid, axis_names
+from ot_notebook.services.inference_recipe import Recipe, read_recipe
+from ot_notebook.services.inference_request import ONE_PROMPT, STRENGTH, refused
+from ot_notebook.services.inference_result import Preview
 from ot_notebook.services.inference_service import (
     Cancelled,
     InferenceService,
@@ -22,29 +27,20 @@ from ot_notebook.services.inference_service import (
     Result,
     inference,
 )
-from ot_notebook.widgets import markup
 from ot_notebook.widgets.core_inference import CoreInference
-from ot_notebook.widgets.live import PULL_SECONDS, AdaptiveView, Front, Mode, esm
-from ot_notebook.widgets.thumbnails import data_uri, full, shrink
+from ot_notebook.widgets.inference_front import InferenceFront, state_words
+from ot_notebook.widgets.inference_pictures import begun, beside, large, series, small, story
+from ot_notebook.widgets.live import PULL_SECONDS, AdaptiveView, Front, Mode
+from ot_notebook.widgets.thumbnails import full, shrink
 
 HISTORY = 60
 """Pictures that a page holds; all of them stay in the gallery."""
 
-THUMB_PX = 128
-LARGE_PX = 1024
-"""Longest edge of the picture in a page's state; the file is fetched on request."""
+MAX_UPLOAD = 64 * 2**20
+"""Largest picture that a page may give, in bytes."""
 
-
-class InferenceFront(Front):
-    """Prompt, settings, LoRAs, result and history. Python holds everything."""
-
-    _esm = esm("inference.js")
-    _css = markup.css("ot.css", "form.css", "inference.css")
-
-    view = t.Dict(help="State, progress, model, notice, LoRAs and choices.").tag(sync=True)
-    settings = t.Dict(help="What the next picture is drawn with.").tag(sync=True)
-    picture = t.Dict(help="The picture shown large; empty where there is none.").tag(sync=True)
-    history = t.List(help="Small pictures, newest first.").tag(sync=True)
+CODES = ("python", "web", "comfy", "sample")
+"""What a recipe can be copied as."""
 
 
 class InferencePanel(AdaptiveView):
@@ -52,6 +48,7 @@ class InferencePanel(AdaptiveView):
 
     Args:
         service: whose model to use; this kernel's inference service by default.
+        job: a `JobConfig`, to whose samples pictures can be added.
         mode: "auto", "rich" or "core"; see `AdaptiveView`.
 
     Example:
@@ -59,14 +56,23 @@ class InferencePanel(AdaptiveView):
         >>> ot.InferencePanel()
     """
 
-    def __init__(self, service: InferenceService | None = None, *, mode: Mode = "auto") -> None:
+    def __init__(
+        self, service: InferenceService | None = None, *, job: Any = None, mode: Mode = "auto"
+    ) -> None:
         super().__init__(mode)
         self.service = service if service is not None else inference()
         self.results: list[Result] = []
         """What this panel has drawn, oldest first."""
+        self.grid: Grid | None = None
+        """The grid that was drawn last."""
+        self.job = job
         self._settings: dict[str, Any] = {}
         self._model = ""
         self._shown: int | None = None
+        self._beside: int | None = None
+        self._series: list[dict[str, Any]] = []
+        self._preview: Preview | None = None
+        self._abilities = {"image": False, "mask": False}
         self._notice: dict[str, str] | None = None
         self._code = ""
         self._thread: threading.Thread | None = None
@@ -108,27 +114,65 @@ class InferencePanel(AdaptiveView):
 
     # what the page asks for --------------------------------------------------------------------
 
+    def _on_message(self, front: Front, content: dict[str, Any], buffers: Any) -> None:
+        """Pictures come beside a message, everything else inside it."""
+        match content:
+            case {"op": "start" | "mask" | "png" as op} if buffers:
+                self._do(lambda: self._given(op, bytes(buffers[0])))
+            case _:
+                super()._on_message(front, content, buffers)
+
     def _on_request(self, content: dict[str, Any]) -> None:
         match content:
             case {"op": "set", "settings": dict() as settings}:
-                self._settings |= {k: v for k, v in settings.items() if k in self._settings}
+                self._keep(settings)
             case {"op": "draw", "settings": dict() as settings}:
-                self._settings |= {k: v for k, v in settings.items() if k in self._settings}
+                self._keep(settings)
                 self._do(self._start)
+            case {"op": "grid", "axes": list() as axes, "settings": dict() as settings}:
+                self._keep(settings)
+                self._do(lambda: self._start_grid([(str(name), str(text)) for name, text in axes]))
             case {"op": "stop"}:
                 self.service.cancel()
             case {"op": "load", "model": str() as model}:
                 self._do(lambda: self._load(model))
             case {"op": "loras", "loras": list() as loras}:
                 self._in_line(lambda: self.service.set_loras([(p, s) for p, s in loras]))
+            case {"op": "begin", "id": int() as number}:
+                self._do(lambda: self._begin(str(self.results[self._at(number)].path)))
+            case {"op": "begin", "path": str() as path}:
+                self._do(lambda: self._begin(path))
+            case {"op": "begin"}:
+                self._do(lambda: self._begin(""))
+            case {"op": "mask", "path": str() as path}:
+                self._do(lambda: self._mask(path))
+            case {"op": "png", "path": str() as path}:
+                self._do(lambda: self._take_settings(read_recipe(Path(path).expanduser())))
+            case _:
+                self._on_picture(content)
+
+    def _on_picture(self, content: dict[str, Any]) -> None:
+        """What is asked about a picture that was drawn."""
+        match content:
             case {"op": "pick", "id": int() as number}:
                 self._do(lambda: self._pick(number))
+            case {"op": "beside", "id": int() as number}:
+                self._do(lambda: self._lay_beside(number))
+            case {"op": "beside"}:
+                self._do(lambda: self._lay_beside(None))
             case {"op": "reuse", "id": int() as number, "seed": bool() as seed}:
                 self._in_line(lambda: self._reuse(number, seed))
             case {"op": "code", "id": int() as number}:
-                self._do(lambda: self._give_code(number))
+                self._do(lambda: self._give_code(number, str(content.get("as", "python"))))
+            case {"op": "sample", "id": int() as number}:
+                self._do(lambda: self._add_sample(number))
             case {"op": "full", "id": int() as number}:
                 self._do(lambda: self._give_full(number))
+
+    def _keep(self, settings: dict[str, Any]) -> None:
+        """What a page writes; the pictures to begin with come another way."""
+        own = self._settings.keys() - {"image", "mask"}
+        self._settings |= {name: value for name, value in settings.items() if name in own}
 
     def _do(self, action: Callable[[], Any]) -> None:
         """Do what a page asked for; a refusal is shown to who asked."""
@@ -151,8 +195,30 @@ class InferencePanel(AdaptiveView):
 
     def _start(self) -> None:
         self._adopt()
-        self.service.check(**self._settings)
-        self._work(lambda: self.service.generate(**self._settings), "ot-inference")
+        asked = self._asked()
+        self.service.check(**asked)
+        self._work(lambda: self.service.generate(**asked, preview=self._see), "ot-inference")
+
+    def _start_grid(self, axes: list[tuple[str, str]]) -> None:
+        """Draw a grid of what was written; its pictures are a series."""
+        read = [read_axis(self.service, name, text) for name, text in axes]
+        if not read:
+            raise refused("x", "No setting is on an axis.", "Choose one, and write its values.")
+        chosen = {name for axis in read for name in axis}
+        asked = {name: value for name, value in self._asked().items() if name not in chosen}
+        given: dict[str, Any] = dict(zip("xyz", read, strict=False))
+        self._work(lambda: self.service.grid(**given, **asked), "ot-inference-grid")
+
+    def _asked(self) -> dict[str, Any]:
+        """The settings as `generate` takes them: strength goes only with a picture."""
+        asked = dict(self._settings)
+        if not asked.get("image"):
+            for name in ("image", "mask", "strength"):
+                asked.pop(name, None)
+        return asked
+
+    def _see(self, preview: Preview) -> None:
+        self._preview = preview
 
     def _load(self, model: str) -> None:
         name = model.strip()
@@ -170,10 +236,13 @@ class InferencePanel(AdaptiveView):
                 answer = action()
                 if isinstance(answer, Result):
                     self._take(answer)
+                elif isinstance(answer, Grid):
+                    self._take_grid(answer)
             except Cancelled:
                 self._notice = {"tone": "hold", "title": "Stopped", "text": "Nothing was kept."}
             except Exception as error:  # noqa: BLE001 - shown to the person at the page
                 self._refuse(error)
+            self._preview = None
             self._on_status(final=True)
 
         self._thread = threading.Thread(target=work, name=name, daemon=True)
@@ -185,8 +254,19 @@ class InferencePanel(AdaptiveView):
         if result.notes:
             self._notice = {"tone": "hold", "title": "Note", "text": "\n".join(result.notes)}
 
+    def _take_grid(self, grid: Grid) -> None:
+        """Keep the sheet, and its pictures as a series."""
+        self.grid = grid
+        first = len(self.results)
+        self.results += grid.results
+        self._shown = first
+        self._series = series(grid, first)
+
     def _pick(self, number: int) -> None:
         self._shown, self._code = self._at(number), ""
+
+    def _lay_beside(self, number: int | None) -> None:
+        self._beside = None if number is None else self._at(number)
 
     def _reuse(self, number: int, seed: bool) -> None:
         """Take the settings of a picture, or its seed alone."""
@@ -194,11 +274,69 @@ class InferencePanel(AdaptiveView):
         if seed:
             self._settings["seed"] = recipe.seed
         else:
-            self._settings |= recipe.settings()
-            self.service.set_loras(recipe.loras)
+            self._take_up(recipe)
 
-    def _give_code(self, number: int) -> None:
-        self._code = self.service.as_python(self.results[self._at(number)].recipe)
+    def _take_up(self, recipe: Recipe) -> None:
+        """The settings of a recipe, as far as the model has them."""
+        self._adopt()
+        given = recipe.settings()
+        if given.get("strength") is None:
+            given["strength"] = self._settings.get("strength", STRENGTH)
+        self._settings |= {name: given[name] for name in given if name in self._settings}
+        self.service.set_loras(recipe.loras)
+
+    def _take_settings(self, recipe: Recipe) -> None:
+        self._take_up(recipe)
+        said = "Its settings are in the form; Draw draws it again."
+        self._notice = {"tone": "good", "title": "Settings read", "text": said}
+
+    def _given(self, op: str, data: bytes) -> None:
+        """A picture from the page: to begin with, a mask, or one whose settings are wanted."""
+        if len(data) > MAX_UPLOAD:
+            raise refused(
+                "image", f"The file has {len(data) // 2**20} MiB.", "At most 64 MiB are taken."
+            )
+        if op == "png":
+            self._take_settings(read_recipe(io.BytesIO(data), "The picture"))
+        elif op == "mask":
+            self._settings["mask"] = str(self.service.keep_picture("mask", io.BytesIO(data)))
+        else:
+            self._begin(io.BytesIO(data))
+
+    def _begin(self, picture: str | io.BytesIO) -> None:
+        """Begin with this picture from now on; with none where it is empty."""
+        self._adopt()
+        if not self._abilities["image"]:
+            raise refused("image", "This model draws from text alone.", "Load another one.")
+        kept = str(self.service.keep_picture("image", picture)) if picture else None
+        self._settings |= {"image": kept, "mask": None}
+
+    def _mask(self, path: str) -> None:
+        kept = str(self.service.keep_picture("mask", path)) if path else None
+        self._settings["mask"] = kept
+
+    def _give_code(self, number: int, kind: str) -> None:
+        recipe = self.results[self._at(number)].recipe
+        match kind:
+            case "web":
+                self._code = recipe.as_web_ui()
+            case "comfy":
+                self._code = self.service.as_comfy(recipe)
+            case "sample":
+                self._code = json.dumps(recipe.as_sample().to_dict(), indent=2)
+            case _:
+                self._code = self.service.as_python(recipe)
+
+    def _add_sample(self, number: int) -> None:
+        """Let the job draw this picture during training; without one, show its definition."""
+        if self.job is None:
+            self._give_code(number, "sample")
+            return
+        sample = self.results[self._at(number)].recipe.as_sample()
+        samples = [*(self.job.config.samples or ()), sample]
+        self.job.update(samples=[one.to_dict() for one in samples])
+        said = f"It is sample {len(samples)} of the job."
+        self._notice = {"tone": "good", "title": "Added to the samples", "text": said}
 
     def _give_full(self, number: int) -> None:
         path = self.results[self._at(number)].path
@@ -242,7 +380,14 @@ class InferencePanel(AdaptiveView):
         except NoModelError:
             return
         kept = {k: v for k, v in self._settings.items() if k in ("prompt", "seed")}
-        self._settings = {"seed": None, **usual, **kept}
+        self._abilities = self.service.abilities
+        begin = {"image": None, "mask": None, "strength": STRENGTH}
+        self._settings = {
+            "seed": None,
+            **usual,
+            **(begin if self._abilities["image"] else {}),
+            **kept,
+        }
 
     def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
         self._front = InferenceFront(layout=W.Layout(width="100%"))
@@ -258,12 +403,23 @@ class InferencePanel(AdaptiveView):
         view, settings, picture = self._view(), dict(self._settings), self._picture()
         if self.mode == "core":
             self._core.draw(view, settings, picture, self._history())
+            self._core.tools.draw(view, settings, self._other(), self._sheet())
             return
-        with self._front.hold_sync():
-            if self._front.picture.get("id") != picture.get("id"):
-                self._front.picture = picture
-                self._front.history = self._history()
-            self._front.view, self._front.settings = view, settings
+        front = self._front
+        with front.hold_sync():
+            if front.picture.get("id") != picture.get("id"):
+                front.picture = picture
+            if [one["id"] for one in front.history] != [one["id"] for one in self._history()]:
+                front.history = self._history()
+            if (front.other.get("id"), front.other.get("to")) != (self._beside, self._shown):
+                front.other = self._other()
+            begin = [settings.get(name) or "" for name in ("image", "mask")]
+            if front.start.get("of", ["", ""]) != begin:
+                front.start = {**begun(*begin), "of": begin}
+            if self.grid is not None and front.sheet.get("path") != str(self.grid.path):
+                front.sheet = self._sheet()
+            front.preview = self._small_preview()
+            front.view, front.settings = view, settings
 
     def _view(self) -> dict[str, Any]:
         status = self.service.status
@@ -271,7 +427,7 @@ class InferencePanel(AdaptiveView):
         own = bool(self._settings) and "scheduler" not in self._settings
         return {
             "state": status.state,
-            "status": _words(self.service),
+            "status": state_words(self.service),
             "model": status.model,
             "percent": 100 * status.done / status.total if status.total else 0,
             "notice": self._notice,
@@ -281,56 +437,57 @@ class InferencePanel(AdaptiveView):
             ],
             "schedulers": [] if own else [scheduler.value for scheduler in NoiseScheduler],
             "negative": kind not in ONE_PROMPT,
+            "abilities": {**self._abilities, "clip_skip": "clip_skip" in self._settings},
+            "axes": self._axes(),
+            "series": self._series,
+            "job": self.job is not None,
             "code": self._code,
         }
 
+    def _axes(self) -> list[str]:
+        """What the page offers for an axis."""
+        held = self._settings.keys() - {"image", "mask"}
+        names = axis_names(self.service.loras)
+        return [name for name in names if name in held or name.startswith(("lora", "save"))]
+
     def _picture(self) -> dict[str, Any]:
-        if self._shown is None:
+        return {} if self._shown is None else large(self.results[self._shown], self._shown)
+
+    def _other(self) -> dict[str, Any]:
+        if self._beside is None or self._shown is None:
             return {}
-        result = self.results[self._shown]
-        whole = max(result.image.size) <= LARGE_PX and result.path is not None
-        try:
-            image, mime = (
-                full(result.path)
-                if whole and result.path is not None
-                else shrink(result.image, LARGE_PX)
-            )
-        except OSError:  # the file was removed; the picture is still here
-            image, mime = shrink(result.image, LARGE_PX)
-        return {
-            "id": self._shown,
-            "image": image,
-            "mime": mime,
-            "width": result.image.width,
-            "height": result.image.height,
-            "prompt": result.recipe.prompt,
-            "words": describe(result),
-            "path": str(result.path or ""),
-        }
+        pair = self.results[self._beside], self.results[self._shown]
+        return beside(*pair, self._beside, self._shown)
+
+    def _sheet(self) -> dict[str, Any]:
+        if self.grid is None:
+            return {}
+        image, mime = shrink(self.grid.image, 2048)
+        whole = "" if self.grid.complete else " It was stopped before it was whole."
+        words = f"{len(self.grid.results)} pictures. Kept as {self.grid.path}, with a table.{whole}"
+        return {"image": image, "mime": mime, "words": words, "path": str(self.grid.path)}
+
+    def _small_preview(self) -> dict[str, Any]:
+        preview = self._preview
+        if preview is None:
+            return {}
+        buffer = io.BytesIO()
+        preview.image.save(buffer, "PNG")
+        return {"image": buffer.getvalue(), "step": preview.step, "total": preview.total}
 
     def _history(self) -> list[dict[str, Any]]:
         numbered = list(enumerate(self.results))[-HISTORY:]
-        return [_small(number, result) for number, result in reversed(numbered)]
+        return [small(result, number) for number, result in reversed(numbered)]
 
     # saved notebook ----------------------------------------------------------------------------
 
     def story(self) -> str:
         """The last pictures as HTML that needs no kernel."""
-        if not self.results:
-            return markup.empty("No picture was drawn.", "Load a model and write a prompt.", 150)
-        cells = []
-        for result in self.results[-8:]:
-            source = data_uri(*shrink(result.image, 2 * THUMB_PX), edge=2 * THUMB_PX)
-            words = escape(describe(result))
-            cells.append(
-                f'<td style="text-align:center;vertical-align:top"><img width="160" '
-                f'src="{source}" alt="{words}"><br>{escape(result.recipe.prompt[:80])}</td>'
-            )
-        return f'<h3 class="ot-title">Pictures</h3><table><tr>{"".join(cells)}</tr></table>'
+        return story(self.results)
 
     def plain(self) -> str:
         """What was drawn, in a few lines."""
-        lines = [_words(self.service)]
+        lines = [state_words(self.service)]
         lines += [f"{one.recipe.prompt}: {one.path}" for one in self.results[-8:]]
         return "\n".join(lines)
 
@@ -340,42 +497,3 @@ class InferencePanel(AdaptiveView):
         if unlisten is not None:
             unlisten()
         super().close()
-
-
-def describe(result: Result) -> str:
-    """What decided a picture, in words."""
-    recipe = result.recipe
-    parts = [
-        f"seed {recipe.seed}",
-        f"{recipe.width} x {recipe.height} px",
-        f"{recipe.steps} steps",
-        f"guidance {recipe.cfg_scale:g}",
-        *([recipe.scheduler] if recipe.scheduler else []),
-        *(f"{path.rpartition('/')[2]} {strength:g}" for path, strength in recipe.loras),
-        f"{result.seconds:.1f} s",
-    ]
-    return " · ".join(parts)
-
-
-def _small(number: int, result: Result) -> dict[str, Any]:
-    image, mime = shrink(result.image, THUMB_PX)
-    return {
-        "id": number,
-        "image": image,
-        "mime": mime,
-        "small": max(result.image.size) <= THUMB_PX,
-        "words": f"{result.recipe.prompt}, {describe(result)}",
-    }
-
-
-def _words(service: InferenceService) -> str:
-    status = service.status
-    match status.state:
-        case "empty":
-            return "No model is loaded."
-        case "loading":
-            return status.words
-        case "drawing":
-            return f"{status.words or 'Drawing'}: step {status.done} of {status.total}"
-        case _:
-            return f"Ready: {status.model}"

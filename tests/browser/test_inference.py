@@ -41,7 +41,7 @@ def test_it_draws_keeps_and_gives_settings_back(notebook, page, panel):
     expect(panel.get_by_label("Prompt", exact=True)).to_have_value("a fox")
     notebook.run(2)
     assert "'seed': 7" in notebook.text(2)
-    panel.get_by_role("button", name="Copy as Python").click()
+    panel.get_by_label("Copy the settings of this picture").select_option("python")
     expect(panel.locator(".ot-code")).to_contain_text("StableDiffusionPipeline.from_pretrained")
     assert violations(page, ".ot-draw") == []
     notebook.shot("inference-light", panel)
@@ -67,6 +67,104 @@ def test_what_is_refused_is_said_and_stop_stops(notebook, panel):
     notebook.shot("inference-stopped", panel)
 
 
+def test_it_begins_with_a_picture_and_paints_into_a_mask(notebook, page, panel):
+    draw(panel, "a red apple")
+    panel.get_by_text("Begin with a picture").click()
+    panel.get_by_role("button", name="The one shown").click()
+    canvas = panel.get_by_role("img", name="Mask: dimmed parts stay as they are")
+    expect(canvas).to_be_visible()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 30)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + box["height"] - 30, steps=5)
+    page.mouse.up()
+    draw(panel, "a green apple")
+    expect(panel.locator("figcaption span").first).to_contain_text("from a picture, strength 0.75")
+    expect(panel.locator(".ot-fold-note").first).to_have_text("with a mask")
+    notebook.run(2)
+    assert "'mask': '" in notebook.text(2)
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-mask-light", panel)
+    notebook.theme(dark=True)
+    page.set_viewport_size({"width": 460, "height": 1000})
+    notebook.shot("inference-mask-dark-narrow", panel)
+    panel.get_by_role("button", name="Remove", exact=True).click()
+    expect(canvas).to_be_hidden()
+
+
+def test_a_grid_is_leafed_through_and_pictures_are_laid_beside_one_another(notebook, page, panel):
+    draw(panel, "a fox")
+    panel.get_by_role("button", name="Compare others with it").click()
+    panel.get_by_text("Grid of settings").click()
+    panel.get_by_label("Across: setting").select_option("seed")
+    panel.get_by_label("Across: values").fill("1-3")
+    panel.get_by_label("Down: setting").select_option("cfg_scale")
+    panel.get_by_label("Down: values").fill("1, 4")
+    panel.get_by_role("button", name="Draw grid").click()
+    expect(panel.locator(".ot-sheet img")).to_be_visible()
+    expect(panel.locator(".ot-past .ot-tile")).to_have_count(7)
+    series = panel.locator(".ot-series input")
+    series.focus()
+    page.keyboard.press("End")
+    expect(panel.locator(".ot-series span")).to_have_text("seed 3, cfg scale 4")
+    expect(panel.locator("figcaption span").first).to_contain_text("guidance 4")
+    border = panel.get_by_label("Border between the two pictures")
+    border.focus()
+    page.keyboard.press("ArrowRight")
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-pair-light", panel)
+    panel.get_by_role("button", name="Difference").click()
+    expect(panel.get_by_text("of 255 on average")).to_be_visible()
+    notebook.theme(dark=True)
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-difference-dark", panel)
+    page.set_viewport_size({"width": 1800, "height": 1000})
+    notebook.shot("inference-grid-dark-wide", panel)
+    panel.get_by_role("button", name="Done").click()
+    expect(border).to_be_hidden()
+    panel.get_by_label("Down: values").fill("many")
+    panel.get_by_role("button", name="Draw grid").click()
+    expect(panel.get_by_role("alert")).to_contain_text("cfg_scale is 'many'")
+
+
+DROP = """(root, bytes) => {
+    const file = new File([new Uint8Array(bytes)], 'old.png', {type: 'image/png'});
+    const held = new DataTransfer();
+    held.items.add(file);
+    const options = {dataTransfer: held, bubbles: true, cancelable: true};
+    root.dispatchEvent(new DragEvent('drop', options));
+}"""
+
+
+def test_a_dropped_picture_gives_its_settings_back(notebook, lab, panel):
+    panel.get_by_label("Seed", exact=True).last.fill("7")
+    draw(panel, "a fox")
+    (kept,) = sorted((lab.folder / "pictures").glob("*-7-*.png"))[-1:]
+    panel.get_by_label("Prompt", exact=True).fill("something else")
+    panel.locator(".ot-draw").evaluate(DROP, list(kept.read_bytes()))
+    expect(panel.get_by_label("Prompt", exact=True)).to_have_value("a fox")
+    expect(panel.get_by_role("alert")).to_contain_text("Settings read")
+    panel.locator(".ot-draw").evaluate(DROP, [1, 2, 3])
+    expect(panel.get_by_role("alert")).to_contain_text("is no picture")
+
+
+PAINTED = """async () => {
+    const late = performance.now() + 20000;
+    while (!document.querySelector('.ot-draw') && performance.now() < late)
+        await new Promise((done) => setTimeout(done, 5));
+    await new Promise(requestAnimationFrame);
+    return (performance.now() - window.otBegun) / 1000;
+}"""
+
+
+def test_the_panel_is_painted_within_a_second(notebook, page):
+    notebook.open("first.ipynb", [SETUP.format(mode=""), "panel"])
+    notebook.run(0)
+    page.evaluate("() => { window.otBegun = performance.now(); }")
+    notebook.run(1, wait=False)
+    assert page.evaluate(PAINTED) < 1
+
+
 def test_core_widgets_do_the_same(notebook):
     notebook.open("core.ipynb", [SETUP.format(mode=', mode="core"'), "panel"])
     notebook.run(0)
@@ -74,5 +172,5 @@ def test_core_widgets_do_the_same(notebook):
     output = notebook.output(1)
     output.get_by_label("Prompt").first.fill("a fox")
     output.get_by_role("button", name="Draw", exact=True).click()
-    expect(output.locator("img")).to_be_visible()
+    expect(output.locator("img:visible")).to_have_count(1)
     notebook.shot("inference-core", output)

@@ -1,14 +1,19 @@
 """The inference panel without a page: what it sends, and what its requests do."""
 
+import io
+import re
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import ot_notebook as ot
 from modules.config import ConfigError
 from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.widgets.inference_panel import InferencePanel
+from ot_notebook.widgets.job_config import JobConfig
 
 torch.set_num_threads(1)
 QUICK = {"steps": 1, "cfg_scale": 3.0, "scheduler": "DDIM"}
@@ -58,6 +63,102 @@ def test_settings_and_seed_of_a_picture_are_taken_up_again(panel):
     assert panel.settings["prompt"] == "a fox"
     ask(panel, op="code", id=0)
     assert "manual_seed(3)" in panel._front.view["code"]
+
+
+def given(panel, op, picture, **more):
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", **more)
+    panel._front._handle_custom_msg({"op": op}, [memoryview(buffer.getvalue())])
+    return panel._front.view["notice"]
+
+
+def test_a_picture_and_a_mask_from_the_page_decide_the_next_picture(panel):
+    first = draw(panel, prompt="a red apple", seed=3, steps=4)
+    assert ask(panel, op="begin", id=0) is None
+    assert panel._front.start["width"] == 64
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    assert given(panel, "mask", mask) is None
+    assert panel._front.start["masked"]
+    second = draw(panel, prompt="an owl", strength=1.0)
+    recipe = second.recipe
+    assert (bool(recipe.image), bool(recipe.mask), recipe.strength) == (True, True, 1.0)
+    change = abs(np.asarray(first.image, int) - np.asarray(second.image, int)).mean(axis=(0, 2))
+    assert change[:28].mean() < change[36:].mean()
+    ask(panel, op="mask", path="")
+    assert draw(panel).recipe.mask == ""
+    ask(panel, op="begin")
+    assert panel._front.start == {"of": ["", ""]}
+    assert draw(panel, prompt="a fox").recipe.image == ""
+    assert given(panel, "start", Image.new("RGB", (32, 16), "red")) is None
+    assert panel._front.start["height"] == 16
+    panel._front._handle_custom_msg({"op": "start"}, [memoryview(b"no picture")])
+    assert "image is a file, which is no picture" in panel._front.view["notice"]["text"]
+
+
+def test_a_png_from_the_page_gives_its_settings_back(panel):
+    drawn = draw(panel, prompt="a fox", seed=11, clip_skip=1)
+    panel.set(prompt="something else", seed=None, clip_skip=0)
+    with Image.open(drawn.path) as kept:
+        notice = given(panel, "png", kept, pnginfo=drawn.recipe.png_info())
+    assert notice["title"] == "Settings read"
+    assert panel.settings["prompt"] == "a fox"
+    assert (panel.settings["seed"], panel.settings["clip_skip"]) == (11, 1)
+    assert "holds no settings" in given(panel, "png", Image.new("RGB", (8, 8)))["text"]
+
+
+def test_a_grid_becomes_a_sheet_a_table_and_a_series(panel):
+    settings = {"prompt": "a fox", "steps": 1}
+    axes = [["seed", "1-3"], ["cfg_scale", "1, 3"]]
+    assert ask(panel, op="grid", axes=axes, settings=settings) is None
+    panel.wait(60)
+    assert list(panel.grid.table["seed"]) == [1, 2, 3] * 2
+    series = panel._front.view["series"]
+    assert [one["label"] for one in series][:2] == ["seed 1, cfg scale 1", "seed 2, cfg scale 1"]
+    assert panel._front.sheet["path"] == str(panel.grid.path)
+    ask(panel, op="pick", id=series[4]["id"])
+    assert "seed 2" in panel._front.picture["words"]
+    for axes, words in [
+        ([["seed", "one"]], "seed is 'one'"),
+        ([["seed", "5-1"]], "5-1 is no range"),
+        ([], "No setting is on an axis"),
+        ([["save", "nothing"]], "There is no run nothing"),
+    ]:
+        ask(panel, op="grid", axes=axes, settings=settings)
+        panel.wait(60)
+        assert words in panel._front.view["notice"]["text"]
+    assert "save" in panel._front.view["axes"]
+
+
+def test_two_pictures_are_laid_beside_one_another_with_their_difference(panel):
+    draw(panel, prompt="a fox", seed=1)
+    draw(panel, prompt="a fox", seed=1)
+    draw(panel, prompt="a fox", seed=2)
+    ask(panel, op="beside", id=0)
+    other = panel._front.other
+    assert (other["id"], other["to"]) == (0, 2)
+    assert float(re.search(r"by ([\d.]+)", other["distance"])[1]) > 1
+    ask(panel, op="pick", id=1)
+    assert "differs by 0.0 of 255" in panel._front.other["distance"]
+    ask(panel, op="beside")
+    assert panel._front.other == {}
+
+
+def test_settings_are_copied_for_other_programs_and_added_to_the_job(panel, config):
+    draw(panel, prompt="a fox", seed=3)
+    for kind, words in [
+        ("web", "Steps: 1, Sampler: DDIM"),
+        ("comfy", "CheckpointLoaderSimple"),
+        ("sample", '"diffusion_steps": 1'),
+    ]:
+        ask(panel, op="code", id=0, **{"as": kind})
+        assert words in panel._front.view["code"]
+    panel.job = JobConfig(config)
+    before = len(panel.job.config.samples or ())
+    assert ask(panel, op="sample", id=0)["title"] == "Added to the samples"
+    samples = panel.job.config.samples
+    assert (len(samples), samples[-1].prompt, samples[-1].seed) == (before + 1, "a fox", 3)
+    panel.job.close()
 
 
 def test_what_is_refused_is_shown_and_nothing_is_drawn(panel, tmp_path):
@@ -130,6 +231,26 @@ def test_core_widgets_draw_the_same(service, wire):
     assert core._image.value == result.path.read_bytes()
     assert "&lt;b&gt;fox" in core._words.value
     assert "<b>fox" not in core._words.value
+    tools = core.tools
+    (across, values), *_ = tools._axes
+    across.value, values.value = "seed", "1, 2"
+    panel._on_request({"op": "beside", "id": 0})
+    core._send("grid", {"axes": tools._written()})
+    panel.wait(60)
+    assert len(panel.results) == 3
+    assert tools._sheet.value
+    assert tools._pair.layout.display == "flex"
+    tools._series.value = 2
+    assert core._shown == 2
+    tools._copy.value = "web"
+    assert "Seed: 2" in core._code.value
+    tools._image.value = str(result.path)
+    assert panel.settings["image"]
+    core._numbers["steps"].value = "4"
+    core._draw_button.click()
+    assert panel.wait(60).recipe.image
+    tools._settings.value = str(result.path)
+    assert core._prompt.value == "a <b>fox</b>"
     core._numbers["width"].value = "many"
     core._draw_button.click()
     assert "width is &#x27;many&#x27;" in core._notice.value

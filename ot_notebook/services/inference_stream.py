@@ -1,0 +1,44 @@
+"""A picture as a loop sees it: what there is of it after each step, and then the whole."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ot_notebook.services.inference_result import Preview, Result
+
+if TYPE_CHECKING:
+    from ot_notebook.services.inference_service import InferenceService
+
+
+def stream(
+    service: InferenceService, prompt: str, every: int, settings: Mapping[str, Any]
+) -> Iterator[Preview | Result]:
+    """Draw on a thread of its own, and give what comes; leaving the loop cancels the picture."""
+    found: queue.SimpleQueue[Preview | Result | BaseException] = queue.SimpleQueue()
+    shown: Preview | Result | BaseException | None = None
+
+    def seen(preview: Preview) -> None:
+        if preview.step % every == 0:
+            found.put(preview)
+
+    def draw() -> None:
+        try:
+            found.put(service.generate(prompt, preview=seen, **settings))
+        except BaseException as error:  # noqa: BLE001 - raised where the loop is
+            found.put(error)
+
+    worker = threading.Thread(target=draw, name="ot-inference-stream", daemon=True)
+    worker.start()
+    try:
+        while isinstance(shown := found.get(), Preview):
+            yield shown
+        if isinstance(shown, BaseException):
+            raise shown
+        yield shown
+    finally:
+        if worker.is_alive() and not isinstance(shown, Result):
+            service.cancel()
+        worker.join()

@@ -1,0 +1,150 @@
+"""Drawn pictures as a page holds them: large, small, beside one another, and in words."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops
+
+from ot_notebook.services.inference_grid import Grid
+from ot_notebook.services.inference_result import Result
+from ot_notebook.widgets import markup
+from ot_notebook.widgets.thumbnails import data_uri, full, shrink
+
+THUMB_PX = 128
+LARGE_PX = 1024
+"""Longest edge of the picture in a page's state; the file is fetched on request."""
+
+START_PX = 512
+"""Longest edge of the picture to begin with, on the page."""
+
+GAIN = 4
+"""How much stronger differences are shown than they are: small ones matter, too."""
+
+
+def large(result: Result, number: int) -> dict[str, Any]:
+    """A picture with its words, as large as a page's state may hold."""
+    whole = max(result.image.size) <= LARGE_PX and result.path is not None
+    try:
+        image, mime = (
+            full(result.path)
+            if whole and result.path is not None
+            else shrink(result.image, LARGE_PX)
+        )
+    except OSError:  # the file was removed; the picture is still here
+        image, mime = shrink(result.image, LARGE_PX)
+    return {
+        "id": number,
+        "image": image,
+        "mime": mime,
+        "width": result.image.width,
+        "height": result.image.height,
+        "prompt": result.recipe.prompt,
+        "words": describe(result),
+        "path": str(result.path or ""),
+    }
+
+
+def small(result: Result, number: int) -> dict[str, Any]:
+    """A picture among those before it."""
+    image, mime = shrink(result.image, THUMB_PX)
+    return {
+        "id": number,
+        "image": image,
+        "mime": mime,
+        "small": max(result.image.size) <= THUMB_PX,
+        "words": f"{result.recipe.prompt}, {describe(result)}",
+    }
+
+
+def beside(result: Result, shown: Result, number: int, to: int) -> dict[str, Any]:
+    """A picture to lay beside the one shown, and a map of where they differ."""
+    other = result.image.convert("RGB").resize(shown.image.size)
+    difference = ImageChops.difference(shown.image.convert("RGB"), other)
+    red, green, blue = difference.split()
+    most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    values = most.histogram()
+    mean = sum(value * count for value, count in enumerate(values)) / max(1, sum(values))
+    image, mime = shrink(most.point(lambda value: min(255, GAIN * value)), LARGE_PX)
+    return {
+        **large(result, number),
+        "to": to,
+        "shown": large(shown, to)["image"],
+        "difference": image,
+        "difference_mime": mime,
+        "distance": f"differs by {mean:.1f} of 255 on average (shown {GAIN} times as strong)",
+    }
+
+
+def series(grid: Grid, first: int) -> list[dict[str, Any]]:
+    """The pictures of a grid, the first numbered `first`, each with what sets it apart."""
+    columns = list(grid.table.columns)
+    axes = [name for name in grid.axes if name in columns]
+    return [
+        {"id": first + at, "label": ", ".join(_label(name, row[name]) for name in axes)}
+        for at, (_, row) in enumerate(grid.table.iterrows())
+    ]
+
+
+def _label(name: str, value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, int | float) else str(value)
+    return text if name in ("prompt", "save") else f"{name.replace('_', ' ')} {text}"
+
+
+def begun(path: str, mask: str) -> dict[str, Any]:
+    """The picture to begin with, as the page shows it; empty where there is none."""
+    if not path:
+        return {}
+    with Image.open(path) as picture:
+        width, height = picture.size
+        image, mime = shrink(picture, START_PX)
+    state: dict[str, Any] = {
+        "key": f"{Path(path).stem}",
+        "image": image,
+        "mime": mime,
+        "width": width,
+        "height": height,
+        "masked": bool(mask),
+    }
+    if mask:
+        with Image.open(mask) as painted:
+            buffer = io.BytesIO()
+            painted.convert("L").save(buffer, "PNG")
+        state |= {"mask": buffer.getvalue(), "key": f"{state['key']}-{Path(mask).stem}"}
+    return state
+
+
+def describe(result: Result) -> str:
+    """What decided a picture, in words."""
+    recipe = result.recipe
+    parts = [
+        f"seed {recipe.seed}",
+        f"{recipe.width} x {recipe.height} px",
+        f"{recipe.steps} steps",
+        f"guidance {recipe.cfg_scale:g}",
+        *([recipe.scheduler] if recipe.scheduler else []),
+        *([f"clip skip {recipe.clip_skip}"] if recipe.clip_skip else []),
+        *([f"from a picture, strength {recipe.strength:g}"] if recipe.image else []),
+        *(f"{path.rpartition('/')[2]} {strength:g}" for path, strength in recipe.loras),
+        f"{result.seconds:.1f} s",
+    ]
+    return " · ".join(parts)
+
+
+def story(results: Sequence[Result]) -> str:
+    """The last pictures as HTML that needs no kernel."""
+    if not results:
+        return markup.empty("No picture was drawn.", "Load a model and write a prompt.", 150)
+    cells = []
+    for result in results[-8:]:
+        source = data_uri(*shrink(result.image, 2 * THUMB_PX), edge=2 * THUMB_PX)
+        words = escape(describe(result))
+        cells.append(
+            f'<td style="text-align:center;vertical-align:top"><img width="160" '
+            f'src="{source}" alt="{words}"><br>{escape(result.recipe.prompt[:80])}</td>'
+        )
+    return f'<h3 class="ot-title">Pictures</h3><table><tr>{"".join(cells)}</tr></table>'
