@@ -1,4 +1,4 @@
-"""`config show|diff|convert|schema|options`: configs for people and scripts."""
+"""`config show|diff|convert|schema|options|models`: configs for people and scripts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from modules.config import ConceptConfig, SampleConfig, TrainConfig, settings
 from modules.config.files import write_json
-from modules.config.reference import options_markdown, options_text, schema
+from modules.config.reference import models_markdown, options_markdown, options_text, schema
 from modules.config.section import Section, plain
 
 DIFFERENT = 1
@@ -92,6 +92,7 @@ def build_config_app(load: Load) -> typer.Typer:
 
     app.command("schema")(print_schema)
     app.command()(options)
+    app.command()(models)
     return app
 
 
@@ -114,6 +115,11 @@ def options(
         typer.echo(f"No setting is about {' '.join(words or ())}.", err=True)
         raise typer.Exit(INVALID)
     typer.echo(text, nl=not markdown)
+
+
+def models() -> None:
+    """Print which architectures train how, and the files they are written as, as a table."""
+    typer.echo(models_markdown())
 
 
 def paths(config: TrainConfig) -> list[str]:

@@ -175,6 +175,27 @@ def write_tensors(
             file.write(text.replace(EMPTY.encode(), f"0x{digest.hexdigest()}".encode(), 1))
 
 
+def finite(tensor: Tensor, dtype: torch.dtype, key: str) -> Tensor:
+    """A tensor in the type that it is written in.
+
+    Raises:
+        ValueError: if a number is not finite, or too large for the type; names it.
+    """
+    ready = tensor.detach().to(dtype)
+    if ready.is_floating_point() and not ready.isfinite().all():
+        if not tensor.isfinite().all():
+            raise ValueError(
+                f"{key} holds numbers that are not finite; nothing was written. Lower the learning "
+                f"rate, and go on from a backup."
+            )
+        word = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{key} holds numbers up to {float(tensor.abs().max()):.0f}, too large for {word}; "
+            f"nothing was written. Set output_dtype to BFLOAT_16 or FLOAT_32."
+        )
+    return ready
+
+
 def _bytes(tensor: Tensor, shape: Shape, key: str) -> bytes:
     if tuple(tensor.shape) != shape.sizes:
         raise ValueError(f"{key} is {tuple(tensor.shape)}, announced as {shape.sizes}")

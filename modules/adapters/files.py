@@ -16,7 +16,7 @@ from modules.adapters.key_map import Fused, KeyMap, Place
 from modules.adapters.lora import LoraLayer
 from modules.config import ConfigError, ModelFormat, Problem
 from modules.families.base import Family
-from modules.tensor_files import MODEL_SPEC, Shape, write_tensors
+from modules.tensor_files import MODEL_SPEC, Shape, finite, write_tensors
 
 DOWN, UP, ALPHA = "lora_down.weight", "lora_up.weight", "alpha"
 PEFT = {DOWN: "lora_A.weight", UP: "lora_B.weight"}
@@ -128,10 +128,14 @@ def save_tensors(
     dtype: torch.dtype,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a safetensors file atomically, its numbers in `dtype`, whole ones as they are."""
+    """Write a safetensors file atomically, its numbers in `dtype`, whole ones as they are.
+
+    Raises:
+        ValueError: if a number is not finite, or not in that type; nothing is written then.
+    """
     shapes = {key: Shape.of(tensor, dtype) for key, tensor in tensors.items()}
     notes = {"format": "pt", **MODEL_SPEC, **(metadata or {})}
-    write_tensors(path, shapes, tensors.__getitem__, notes)
+    write_tensors(path, shapes, lambda key: finite(tensors[key], shapes[key].dtype, key), notes)
 
 
 def _entries(

@@ -7,7 +7,9 @@ from typing import Any, get_args
 
 from modules.config.describe import Setting, settings
 from modules.config.enums import ModelType, TrainingMethod
+from modules.config.models import MODELS
 from modules.config.section import Section, plain
+from modules.config.supported import HONOURED
 
 _APPLIES = {"now": "at once", "epoch": "at the next epoch", "restart": "at the next start"}
 
@@ -37,6 +39,29 @@ def options_text(cls: type[Section], words: Iterable[str] = ()) -> str:
             facts = [_kind(setting), f"default {_default(setting)}", *_conditions(setting)]
             found.append(f"{setting.path}  ({'; '.join(facts)})\n    {setting.help}")
     return "\n".join(found)
+
+
+def models_markdown() -> str:
+    """A table of every model type: how it trains, and the files that it is written as."""
+    rows: dict[tuple[str, ...], list[ModelType]] = {}
+    for kind, facts in MODELS.items():
+        if kind in HONOURED["model_type"]:
+            methods = [m.value for m in facts.methods if m in HONOURED["training_method"]]
+            formats = [f.value for f in facts.formats if f in HONOURED["output_model_format"]]
+            adapters = [name.removesuffix("_LORA") for name in formats if name.endswith("_LORA")]
+            whole = [name for name in formats if not name.endswith("_LORA")]
+            cells = tuple(", ".join(words) for words in (methods, adapters, whole))
+            rows.setdefault(cells, []).append(kind)
+    return "\n".join(
+        [
+            "| model types | methods | adapters (`…_LORA`) | embeddings and whole models |",
+            "|---|---|---|---|",
+            *(
+                f"| {', '.join(kind.value for kind in kinds)} | {' | '.join(cells)} |"
+                for cells, kinds in rows.items()
+            ),
+        ]
+    )
 
 
 def schema(cls: type[Section]) -> dict[str, Any]:

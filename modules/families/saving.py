@@ -20,6 +20,7 @@ from modules.config import MODELS, ModelFormat
 from modules.config.problems import error
 from modules.families.base import Family, Parts
 from modules.families.storage import unpacked_state
+from modules.tensor_files import finite
 
 Layout = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """From a network's weights to those of a file."""
@@ -107,9 +108,21 @@ def save_model(
         if network is not None:
             with unpacked_state(network):
                 weights = network.state_dict()
-            tensors |= {f"{prefix}{key}": tensor for key, tensor in layout(weights).items()}
+            written = layout(weights)
+            _check_whole(part, weights, written)
+            tensors |= {f"{prefix}{key}": tensor for key, tensor in written.items()}
     architecture = {"modelspec.architecture": family.architecture}
     save_tensors(tensors, path, dtype, {**architecture, **(metadata or {})})
+
+
+def _check_whole(part: str, weights: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:
+    """Notice a layout that gives two weights one name, before a file lacks one of them."""
+    own, other = (sum(tensor.numel() for tensor in each.values()) for each in (weights, written))
+    if other < own:
+        raise ValueError(
+            f"{part} has {own} numbers, of which the file would hold {other}; nothing was written. "
+            f"Use DIFFUSERS."
+        )
 
 
 def part_layouts(family: Family, model_format: ModelFormat) -> list[tuple[str, str, Layout]]:
@@ -181,7 +194,7 @@ def _rewrite(folder: Path, dtype: torch.dtype) -> None:
     size = 0
     for file in files:
         tensors = {
-            name(key): tensor.to(dtype) if tensor.is_floating_point() else tensor
+            name(key): finite(tensor, dtype, key) if tensor.is_floating_point() else tensor
             for key, tensor in load_file(file).items()
         }
         size += sum(tensor.nbytes for tensor in tensors.values())

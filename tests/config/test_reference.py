@@ -19,7 +19,7 @@ from modules.config import (
     TrainingMethod,
     settings,
 )
-from modules.config.reference import options_markdown, options_text, schema
+from modules.config.reference import models_markdown, options_markdown, options_text, schema
 from modules.config.section import Int
 
 DOCS = Path(__file__).parents[2] / "docs" / "options.md"
@@ -95,6 +95,13 @@ def test_the_page_of_options_is_current():
     assert DOCS.read_text(encoding="utf-8") == cli_config.options_page(), (
         "docs/options.md is old; write it anew with "
         "`ot-notebook config options --markdown > docs/options.md`"
+    )
+
+
+def test_the_table_of_architectures_is_current():
+    page = DOCS.with_name("compatibility.md").read_text(encoding="utf-8")
+    assert models_markdown() in page, (
+        "the table in docs/compatibility.md is old; take that of `ot-notebook config models`"
     )
 
 

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from modules.config import MODELS, ConfigError, ModelFormat
-from modules.families import all_families
-from modules.families.saving import save_model
+from modules.families import all_families, saving
+from modules.families.saving import part_layouts, save_model
 
 FAMILIES = list(all_families())
 
@@ -114,12 +114,48 @@ def test_comfys_transformer_is_the_one_that_diffusers_converts(family, tmp_path)
     assert all(torch.equal(back[key], own[key]) for key in own)
 
 
+@pytest.mark.parametrize(
+    "family", FAMILIES, ids=lambda each: f"{each.architecture}-{each.pipeline}"
+)
+def test_the_config_promises_the_formats_that_the_family_has(family):
+    for kind in family.model_types:
+        promised = set(MODELS[kind].formats) - {ModelFormat.SAFETENSORS, ModelFormat.DIFFUSERS}
+        adapters = {each for each in promised if each.value.endswith("_LORA")}
+        assert set(family.lora_formats) == adapters
+        for model_format in promised - adapters:
+            assert part_layouts(family, model_format)
+
+
 def test_a_format_that_a_family_lacks_is_refused(tmp_path):
     family = next(each for each in FAMILIES if each.architecture == "Flux.1-dev")
     parts = family.tiny()
     with pytest.raises(ConfigError, match=r"ORIGINAL_SINGLE_FILE, which Flux\.1-dev does not have"):
         save_model(family, parts, tmp_path / "x", ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", ["model", "model.safetensors"])
+def test_numbers_that_a_file_cannot_hold_are_named_and_nothing_is_written(name, tmp_path):
+    family = FAMILIES[0]
+    parts = family.tiny()
+    kind = ModelFormat.ORIGINAL_SINGLE_FILE if "." in name else ModelFormat.DIFFUSERS
+    parts.denoiser.conv_in.bias.data[0] = 1e5
+    with pytest.raises(ValueError, match=r"bias holds numbers up to 100000, too large for float16"):
+        save_model(family, parts, tmp_path / name, kind, torch.float16)
+    parts.denoiser.conv_in.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"bias holds numbers that are not finite"):
+        save_model(family, parts, tmp_path / name, kind, torch.bfloat16)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_layout_that_loses_a_weight_is_noticed(tmp_path, monkeypatch):
+    family = FAMILIES[0]
+    part, (prefix, _) = next(iter(family.single_file.items()))
+    lossy = [(part, prefix, lambda weights: {"one": next(iter(weights.values()))})]
+    monkeypatch.setattr(saving, "part_layouts", lambda *_: lossy)
+    kind = ModelFormat.ORIGINAL_SINGLE_FILE
+    with pytest.raises(ValueError, match=r"unet has \d+ numbers, of which the file would hold"):
+        save_model(family, family.tiny(), tmp_path / "x", kind, torch.float32)
 
 
 def test_a_folder_of_other_things_is_left_alone(tmp_path):
