@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from modules.config.case import Case, Rule, refuse
+from modules.config.case import Case, Rule, refuse, warn
 from modules.config.enums import ModelFormat, TrainingMethod
 from modules.config.problems import Problem
 
@@ -62,10 +62,14 @@ def bundles(case: Case) -> Iterator[Problem]:
     """An adapter file that has no place for the embeddings that it should hold."""
     config, field = case.config, "bundle_additional_embeddings"
     lora = config.training_method is TrainingMethod.LORA
-    bare = config.output_model_format is ModelFormat.ORIGINAL_LORA
-    if lora and bare and config.embeddings_in_use and config.get(field):
+    if not lora or not config.embeddings_in_use or not config.get(field):
+        return
+    if config.output_model_format is ModelFormat.ORIGINAL_LORA:
         message = f"{field} is true, but ORIGINAL_LORA has no place for them."
         yield refuse(field, message, "Set it to false, or use another output_model_format.")
+    elif config.output_model_format is ModelFormat.DIFFUSERS_LORA:
+        message = f"{field} is true, but diffusers may refuse a LoRA with embeddings in its file."
+        yield warn(field, message, "Set it to false for files of their own, or use KOHYA_LORA.")
 
 
 RULES: tuple[Rule, ...] = (placeholders, something_learned, output_embeddings, bundles)

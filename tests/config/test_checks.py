@@ -139,6 +139,7 @@ CASES = [
     ({**EMBEDDING, "text_encoder.train_embedding": False}, "error text_encoder.train_embedding: No text encoder's embeddings train. Set text_encoder.train_embedding to true."),
     ({**EMBEDDING, "embedding.is_output_embedding": True, "text_encoder_layer_skip": 1}, "error embedding.is_output_embedding: embedding.is_output_embedding is true, but with text_encoder_layer_skip the model norms what is behind the encoder. Set it to false, or text_encoder_layer_skip to 0."),
     ({"output_model_format": "ORIGINAL_LORA", "additional_embeddings": [{}]}, "error bundle_additional_embeddings: bundle_additional_embeddings is true, but ORIGINAL_LORA has no place for them. Set it to false, or use another output_model_format."),
+    ({"output_model_format": "DIFFUSERS_LORA", "additional_embeddings": [{}]}, "warning bundle_additional_embeddings: bundle_additional_embeddings is true, but diffusers may refuse a LoRA with embeddings in its file. Set it to false for files of their own, or use KOHYA_LORA."),
     ({**EMBEDDING, "embedding_weight_dtype": "FLOAT_16"}, "error embedding_weight_dtype: embedding_weight_dtype is FLOAT_16, which this engine cannot do. Use one of FLOAT_32, BFLOAT_16."),
     ({"unmasked_probability": 0.3}, "warning unmasked_probability: unmasked_probability is 0.3, but no mask is read. Turn masked_training on, or set it to 0.1."),
     ({"custom_conditioning_image": True}, "warning custom_conditioning_image: custom_conditioning_image is true, which has no effect on Stable Diffusion 1.5. Set it to false."),

@@ -257,6 +257,41 @@ def test_it_goes_on_exactly(config_of, train, tmp_path, case):
         assert load_file(folder / "my-card.safetensors")["emp_params"].shape == (2, 32)
 
 
+def test_recomputing_the_frozen_networks_changes_nothing(config_of, make_run):
+    """They are checkpointed though they stay in evaluation mode, without dropout."""
+    kept = {"gradient_checkpointing": False}
+    plain = make_run(config_of(unet=kept, text_encoder=kept)).go()
+    layers = []
+
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate) and not layers:
+            parts = run.trainer.parts
+            for network in (parts.denoiser, parts.module("text_encoder")):
+                layers.extend(m for m in network.modules() if hasattr(m, "gradient_checkpointing"))
+                assert not network.training
+
+    run = make_run(
+        config_of(
+            **{"unet.gradient_checkpointing": True, "text_encoder.gradient_checkpointing": True}
+        ),
+        react,
+    )
+    run.go()
+    assert any(type(layer).__name__ == "CLIPEncoderLayer" for layer in layers)
+    assert all(layer.gradient_checkpointing and layer.training for layer in layers)
+    assert run.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_word_in_full_precision_learns_before_an_encoder_in_half(config_of, train):
+    """As the presets have it: the networks in 16 bits, the vectors in 32, gradients scaled."""
+    half = {f"{part}.weight_dtype": "FLOAT_16" for part in ("unet", "text_encoder")}
+    run = train(config_of(**half, train_dtype="FLOAT_16"))
+    assert all(0 < loss < 20 for loss in run.losses.values())
+    assert run.of(e.LossUpdate)[-1].grad_norm > 0
+    assert not run.warnings or all("FLOAT_16" in text for text in run.warnings)
+
+
 def test_a_word_goes_on_from_a_file(config_of, train, tmp_path):
     torch.manual_seed(3)
     rows = torch.randn(3, 32)
