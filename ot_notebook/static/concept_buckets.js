@@ -11,7 +11,7 @@ function createBuckets(model, show) {
   words.setAttribute("role", "status");
   const table = element("table", "ot-bucket-table");
   const head = element("tr");
-  for (const [label, className] of [["Size", ""], ["Images", ""], ["Crops keep", ""], ["In an epoch", "ot-when"]]) {
+  for (const [label, className] of [["Size", ""], ["Images", ""], ["Crops keep", ""], ["What trains when", "ot-when"]]) {
     const cell = element("th", className, label);
     cell.scope = "col";
     head.append(cell);
@@ -24,11 +24,13 @@ function createBuckets(model, show) {
   let asked = -1;
   let shown = false;
 
-  const meter = (share, text) => {
+  const meter = (share, text, unit) => {
     const box = element("span", "ot-meter");
     const bar = element("span", "ot-meter-bar");
     bar.append(Object.assign(element("span"), { style: `width: ${Math.round(100 * share)}%` }));
-    box.append(bar, element("span", "", text));
+    const words = element("span", "", text);
+    words.append(element("span", "ot-unit", ` ${unit}`)); // where there is no head of the table
+    box.append(bar, words);
     return box;
   };
   const shape = (bucket) => {
@@ -51,10 +53,10 @@ function createBuckets(model, show) {
     link.title = "Show its images";
     size.append(link);
     const count = element("td");
-    count.append(meter(row.images / most, row.images.toLocaleString()));
+    count.append(meter(row.images / most, row.images.toLocaleString(), "images"));
     if (row.smaller) count.append(element("small", "", `${row.smaller.toLocaleString()} smaller than that`));
     const kept = element("td");
-    kept.append(meter(row.kept, `${Math.floor(100 * row.kept)} %`));
+    kept.append(meter(row.kept, `${Math.floor(100 * row.kept)} %`, "kept"));
     const when = element("td", "ot-when", row.when);
     if (row.dropped || !row.looks) when.classList.add("ot-bad-words");
     tr.append(size, count, kept, when);
@@ -64,7 +66,9 @@ function createBuckets(model, show) {
     if (message.op !== "buckets") return;
     const { rows, why } = message;
     const most = Math.max(1, ...rows.map((row) => row.images));
-    body.replaceChildren(...rows.map((row) => line(row, most)));
+    const aspect = ({ bucket }) => bucket.split("x").reduce((width, height) => width / height);
+    const ordered = [...rows].sort((one, other) => aspect(other) - aspect(one)); // from lying to upright
+    body.replaceChildren(...ordered.map((row) => line(row, most)));
     table.hidden = !rows.length;
     const total = rows.reduce((sum, row) => sum + row.batches, 0);
     words.classList.toggle("ot-bad-words", Boolean(why));

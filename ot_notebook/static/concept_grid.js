@@ -106,6 +106,7 @@ function createGrid(model, on) {
     } else image.removeAttribute("src");
     if (!row) {
       write(words, "");
+      node.setAttribute("aria-label", `Image ${place + 1}, on its way`);
       return;
     }
     const missing = row.problems.find((kind) => kind.endsWith("caption") && kind !== "long caption");

@@ -168,7 +168,7 @@ function createFilters(model) {
   const node = element("div", "ot-filters");
   const send = (change) => model.send({ op: "filter", filter: { ...model.get("head").filter, ...change } });
   let timer = 0;
-  const search = Object.assign(element("input", "ot-input ot-search"), { type: "search", placeholder: "Search captions and names; -word leaves out" });
+  const search = Object.assign(element("input", "ot-input ot-search"), { type: "search", placeholder: "Search; -word leaves out" });
   search.setAttribute("aria-label", "Search captions and names");
   search.oninput = () => {
     clearTimeout(timer);

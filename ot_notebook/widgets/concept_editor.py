@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import ipywidgets as W
 import traitlets as t
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from ot_notebook.widgets.job_config import JobConfig
 
 Result = TypeVar("Result")
-
-COUNTED_AT_ONCE = 20_000
-"""Images up to which figures are counted anew with each caption; else when the item view closes."""
 
 
 class ConceptEditor(AdaptiveView):
@@ -71,8 +68,7 @@ class ConceptEditor(AdaptiveView):
         self._thumbs = pictures.Thumbnails()
         self._filter = Filter()
         self._ids: list[int] = []
-        # counters, by which the page knows what to fetch anew: what is said of the images, which of
-        # them are listed, what their ids stand for
+        # by which the page knows what to fetch anew: what is said of images, the list, their ids
         self._version = self._list = self._epoch = self._notices = 0
         self._notice: dict[str, Any] | None = None
         self._scanner: threading.Thread | None = None
@@ -81,6 +77,7 @@ class ConceptEditor(AdaptiveView):
         self._hasty = False  # figures wait until one has gone through the images
         self._tokens = Tokens()
         self._looked: tuple[object, ...] = ()  # what the cache was looked into for
+        self._looking: threading.Thread | None = None
         super().__init__(mode)
         self.add_class("ot-card")
         self._take(source)
@@ -98,7 +95,13 @@ class ConceptEditor(AdaptiveView):
         self._do(lambda: setattr(self.store, "concepts", concepts))
 
     def items(self, where: Where = None) -> pd.DataFrame:
-        """Images as a table, by id; see `ConceptStore.items`."""
+        """Images as a table, by id, with how the cache has each; see `ConceptStore.items`."""
+        with self._drawing:
+            missing, under_way = bool(self.store.rows) and self._to_look(), self._looking
+        if missing:
+            self.store.look_into_cache()
+        elif under_way:
+            under_way.join()
         return self.store.items(where)
 
     def preview(self, action: str, where: Where = None, **options: Any) -> pd.DataFrame:
@@ -145,11 +148,10 @@ class ConceptEditor(AdaptiveView):
         """Caption or mask images by one of the models that the page offers.
 
         Args:
-            kind: one of `annotate_models.ANNOTATORS`: "blip", "florence2", "chat", "wd14",
-                "clipseg" or "rembg".
+            kind: "blip", "florence2", "chat", "wd14", "clipseg" or "rembg"; see `ANNOTATORS`.
             model: folder or hub id; empty for the usual one.
             where: which images.
-            mode: what becomes of a caption or mask that is there; see `caption` and `mask`.
+            mode: what becomes of what is there; see `caption` and `mask`.
             options: the kind's own, such as `prompt` or `threshold`.
 
         Raises:
@@ -157,15 +159,13 @@ class ConceptEditor(AdaptiveView):
         """
         made = make(kind, model, **options)
         start: Any = self.caption if ANNOTATORS[kind].makes == "caption" else self.mask
-        run: Annotation = start(made, where, mode)
-        return run
+        return cast(Annotation, start(made, where, mode))
 
     def buckets(self) -> pd.DataFrame:
         """Each size that images train at: how many, what crops keep, what trains when."""
         import pandas as pd
 
-        table: pd.DataFrame = pd.DataFrame(self.store.buckets())
-        return table
+        return cast("pd.DataFrame", pd.DataFrame(self.store.buckets()))
 
     def duplicates(self) -> pd.DataFrame:
         """Images that look like another, group by group in the column `twins`; each is decoded."""
@@ -266,11 +266,13 @@ class ConceptEditor(AdaptiveView):
         return self._front, [self._front, self._chooser]
 
     def _make_core(self) -> Sequence[W.Widget]:
-        self._core = CoreConcepts(self.store, self._thumbs, self._request, make_chooser(self._add))
+        self._core = CoreConcepts(
+            self.store, self._thumbs, self._on_request, make_chooser(self._add)
+        )
         return self._core.children
 
     def _add(self, path: str) -> None:
-        self._request({"op": "concept", "action": "add", "path": path})
+        self._on_request({"op": "concept", "action": "add", "path": path})
 
     def _draw_if_made(self) -> None:
         if self._made and not self._asleep:
@@ -318,12 +320,9 @@ class ConceptEditor(AdaptiveView):
         self._scanner.start()
 
     def _look(self) -> None:
-        """Look into the cache in the background, if what decides on its keys has changed."""
-        changed = page.cache_stamp(self.store.cache_dir)
-        now = self._epoch, self.concepts, self.store.resolution, changed
-        if not self.store.scanned or not changed or now == self._looked:
+        """Look into the cache in the background, if it has to be."""
+        if not self.store.scanned or not self._to_look():
             return
-        self._looked = now
 
         def look() -> None:
             try:
@@ -334,7 +333,15 @@ class ConceptEditor(AdaptiveView):
                 self._refilter()
                 self._draw_if_made()
 
-        threading.Thread(target=look, name="ot-cache-look", daemon=True).start()
+        self._looking = threading.Thread(target=look, name="ot-cache-look", daemon=True)
+        self._looking.start()
+
+    def _to_look(self) -> bool:
+        """Whether what decides on the cache's keys has changed since it was last asked."""
+        changed = page.cache_stamp(self.store.cache_dir)
+        now = self._epoch, self.concepts, self.store.resolution, changed
+        before, self._looked = self._looked, now
+        return bool(changed) and now != before
 
     def _renew_pictures(self) -> None:
         self._epoch, self._list = self._epoch + 1, self._list + 1
@@ -382,10 +389,7 @@ class ConceptEditor(AdaptiveView):
             content = {**content, "png": bytes(buffers[0]) if buffers else None}
         super()._on_message(front, content, buffers)
 
-    def _on_request(self, content: dict[str, Any]) -> None:
-        self._request(content)
-
-    def _request(self, content: Mapping[str, Any]) -> None:
+    def _on_request(self, content: Mapping[str, Any]) -> None:
         """A question or an edit of the page. What goes wrong is shown there, not raised."""
         with self._drawing:
             try:
@@ -407,9 +411,8 @@ class ConceptEditor(AdaptiveView):
 
     def _answer(self, content: Mapping[str, Any]) -> bool:
         """Reply to a question that changes nothing; False if it is none."""
-        counters = self._version, self._epoch
-        shown = page.Shown(self.store, self._thumbs, self._tokens, self._ids, *counters)
-        answer = page.answer(content, shown)
+        about = self._ids, self._version, self._epoch
+        answer = page.answer(content, page.Shown(self.store, self._thumbs, self._tokens, *about))
         if answer is not None:
             self._front.send(*answer)
         return answer is not None
@@ -417,7 +420,7 @@ class ConceptEditor(AdaptiveView):
     def _serve(self, content: Mapping[str, Any]) -> None:
         match content:
             case {"op": "caption", "id": number, "text": text, "was": was}:
-                self._hasty = len(self.store.rows) > COUNTED_AT_ONCE
+                self._hasty = len(self.store.rows) > page.COUNTED_AT_ONCE
                 if self.store.write_caption(number, text, was):
                     self._version += 1  # but the list stays as it is while one goes through it
                 if self.mode == "rich":
@@ -465,8 +468,8 @@ class ConceptEditor(AdaptiveView):
                 self._task.stop()
             case {"op": "duplicates"} if self._free():
                 self._task = annotate.duplicates(self.store, self._on_twins)
-            case {"op": "annotate", "where": where, "options": options, **given} if self._free():
-                self._task = self.annotate(where=self._meant(where), **given, **options)
+            case {"op": "annotate", "where": where, "options": options, **kind} if self._free():
+                self._task = self.annotate(where=self._meant(where), **kind, **options)
 
     def _free(self) -> bool:
         """True; raises ValueError while something runs that a page could stop."""

@@ -33,6 +33,9 @@ ROWS_AT_ONCE = 400
 THUMBS_AT_ONCE = 32
 """Thumbnails in one answer: few enough that the grid fills while one scrolls."""
 
+COUNTED_AT_ONCE = 20_000
+"""Images up to which figures are counted anew with each caption; else when the item view closes."""
+
 VARIATIONS = 6
 """Variations that the item view shows."""
 

@@ -280,6 +280,8 @@ class CoreConcepts:
 
 def _head(head: Mapping[str, Any]) -> str:
     figures = "Reading the folders" if head["scanning"] else f"{head['total']:,} images"
+    if task := head["task"]:
+        figures = f"{task['what']}: {task['done']:,} of {task['total']:,}"
     return (
         f'{markup.style("ot.css", "form.css", "concepts.css")}<div class="ot ot-title">'
         f'<h3>Training set</h3><span class="ot-caption">{figures}</span></div>'

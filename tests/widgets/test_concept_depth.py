@@ -113,6 +113,13 @@ def test_a_cache_that_is_filled_meanwhile_is_looked_into(wire, make, fill):
     until(lambda: front.stats["cache"] == {"fresh": 5})
 
 
+def test_code_is_told_of_the_cache_without_a_page(config, fill, tmp_path):
+    fill()
+    editor = ConceptEditor(config, mode="core", journal=tmp_path / "edits.db")
+    assert set(editor.items()["cache"]) == {"fresh"}
+    editor.close()
+
+
 def test_sizes_tell_what_trains_when(wire, make):
     editor = make()
     (answer,) = ask(wire, editor, "buckets")
