@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ot_notebook.preset_files import presets as presets
     from ot_notebook.services.inference_service import Cancelled as Cancelled
     from ot_notebook.services.inference_service import inference as inference
+    from ot_notebook.services.publishing import publish as publish
     from ot_notebook.services.queue_service import queue as queue
     from ot_notebook.services.refusals import CommandRefused as CommandRefused
     from ot_notebook.services.run import attach as attach
@@ -67,6 +68,7 @@ _HOMES = {
     "extract": "modules.adapters.low_rank",
     "inference": "ot_notebook.services.inference_service",
     "merge": "modules.adapters.merging",
+    "publish": "ot_notebook.services.publishing",
     "queue": "ot_notebook.services.queue_service",
     "presets": "ot_notebook.preset_files",
     "resize": "modules.adapters.low_rank",
