@@ -34,6 +34,20 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     return [round(n * step, 12) for n in range(first, last + 1)]
 
 
+def log_ticks(low: float, high: float, about: int) -> list[float]:
+    """Round values from `low` to `high`, both positive, for an axis of powers of ten.
+
+    They are 1, 2 and 5 times each power; fewer where those are more than `about`; the ends
+    themselves where less than two are left.
+    """
+    powers = [10.0**n for n in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = [f * p for p in powers for f in factors if low <= f * p <= high]
+        if len(found) <= about:
+            break
+    return found if len(found) > 1 else [low, high]
+
+
 def svg(raw: Sequence[Point], smooth: Sequence[Point], label: str) -> str:
     """Both curves as SVG that needs no style sheet: GitHub and mail strip those.
 

@@ -36,6 +36,21 @@ class LogLine:
     text: str
 
 
+MarkKind = Literal["sample", "backup", "save", "setting"]
+
+MAX_MARKS = 2_000
+"""Marks in memory, the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveMark:
+    """Something that happened at a step, to be seen beside the curve."""
+
+    step: int
+    kind: MarkKind
+    text: str
+
+
 class Series:
     """Values over steps, in bounded memory. When full, each four points become their extremes."""
 
@@ -84,6 +99,7 @@ class History:
         self._series: dict[str, Series] = {}
         self._samples: list[e.SampleImage] = []
         self._log: deque[LogLine] = deque(maxlen=MAX_LINES)
+        self._marks: deque[CurveMark] = deque(maxlen=MAX_MARKS)
         self._lines = first_line
 
     def points(self, name: str, max_points: int) -> tuple[Floats, Floats]:
@@ -124,6 +140,12 @@ class History:
             return list(self._log)
 
     @property
+    def marks(self) -> list[CurveMark]:
+        """What happened at which step; samples of one step are one mark."""
+        with self._lock:
+            return list(self._marks)
+
+    @property
     def next_line(self) -> int:
         """Number of the line that comes next."""
         return self._lines
@@ -162,17 +184,21 @@ class History:
                     self._series.setdefault(name, Series()).add(event.step, value)
             case e.SampleImage():
                 self._samples.append(event)
+                self._mark(event.step, "sample", f"Samples at step {event.step}")
                 self._line(at, "info", f"Sample of {event.prompt!r} at step {event.step}")
             case e.StatusLine(text):
                 self._line(at, "info", text)
             case e.BackupCreated(path, step):
+                self._mark(step, "backup", f"Backup at step {step}")
                 self._line(at, "info", f"Backup at step {step}: {path}")
             case e.ModelSaved(path, layout, step, _):
+                self._mark(step, "save", f"Model saved at step {step}")
                 self._line(at, "info", f"Model at step {step}, as {layout}: {path}")
             case e.ValidationLoss(step, loss):
                 self._series.setdefault("validation_loss", Series()).add(step, loss)
                 self._line(at, "info", f"Validation loss at step {step}: {loss:.4f}")
             case e.SettingChanged(setting, old, new, step):
+                self._mark(step, "setting", f"{setting} is {new} after step {step}")
                 self._line(at, "info", f"{setting} is {new} instead of {old} after step {step}")
             case e.Warned(message):
                 self._line(at, "warning", message)
@@ -182,6 +208,11 @@ class History:
                 pass  # the service's traits show them
             case _:
                 assert_never(event)
+
+    def _mark(self, step: int, kind: MarkKind, text: str) -> None:
+        mark = CurveMark(step, kind, text)
+        if mark not in list(self._marks)[-4:]:  # other things may happen between two samples
+            self._marks.append(mark)
 
     def _line(self, at: float, level: Level, text: str) -> None:
         if text:

@@ -1,9 +1,21 @@
-// The last lines of a run's log, newest last. Follows the end unless the reader has scrolled up.
+// The last lines of a run's log, newest last, by level and words. Follows the end unless one has scrolled up.
+
+const LEVELS = [["", "All"], ["warning", "Warnings and errors"], ["error", "Errors"]];
+const RANK = { info: 0, warning: 1, error: 2 };
 
 export default {
   render({ model, el }) {
-    const root = document.createElement("div");
-    root.className = "ot ot-log";
+    const box = element("div", "ot ot-console");
+    const tools = element("div", "ot-console-tools");
+    const level = element("select", "ot-input");
+    level.setAttribute("aria-label", "Lines of the log");
+    level.append(...LEVELS.map(([value, text]) => Object.assign(element("option", "", text), { value })));
+    const search = element("input", "ot-input");
+    search.type = "search";
+    search.placeholder = "Search the log";
+    search.setAttribute("aria-label", "Search the log");
+    tools.append(element("span", "", "Log"), level, search);
+    const root = element("div", "ot-log");
     root.tabIndex = 0; // scrollable, so a keyboard must reach it
     root.setAttribute("role", "log");
     root.setAttribute("aria-label", "Log of the run");
@@ -11,11 +23,12 @@ export default {
     root.dataset.lmSuppressShortcuts = "true";
     const list = document.createElement("ol");
     root.append(list);
-    el.append(root);
+    box.append(tools, root);
+    el.append(box);
 
-    const row = ({ id, time, level, text }) => {
+    const row = ({ id, time, level: kind, text }) => {
       const item = document.createElement("li");
-      item.className = `ot-${level}`;
+      item.className = `ot-${kind}`;
       item.dataset.id = id;
       const stamp = document.createElement("time");
       stamp.textContent = time;
@@ -24,18 +37,23 @@ export default {
     };
     const none = document.createElement("li");
     none.className = "ot-none";
-    none.textContent = "What the run says appears here.";
+    const wanted = (line) =>
+      (RANK[line.level] ?? 0) >= (RANK[level.value] ?? 0) && line.text.toLowerCase().includes(search.value.trim().toLowerCase());
     const draw = () => {
       const follow = root.scrollHeight - root.scrollTop - root.clientHeight < 24;
-      const lines = model.get("lines");
-      if (!lines.length) return list.replaceChildren(none);
+      const all = model.get("lines");
+      const lines = all.filter(wanted);
+      if (!lines.length) {
+        none.textContent = all.length ? "No line is like that." : "What the run says appears here.";
+        return list.replaceChildren(none);
+      }
       none.remove();
-      const kept = new Set(lines.map((line) => String(line.id)));
-      for (const item of [...list.children]) if (!kept.has(item.dataset.id)) item.remove();
-      const shown = new Set([...list.children].map((item) => item.dataset.id));
-      list.append(...lines.filter((line) => !shown.has(String(line.id))).map(row));
+      const known = new Map([...list.children].map((item) => [item.dataset.id, item]));
+      arrange(list, lines.map((line) => known.get(String(line.id)) ?? row(line)));
       if (follow) root.scrollTop = root.scrollHeight;
     };
+    level.onchange = draw;
+    search.oninput = draw;
     model.on("change:lines", draw);
     draw();
     requestAnimationFrame(() => {

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
+import numpy as np
+
 from modules.config import ConfigError, SampleConfig, TrainConfig, settings
 from modules.training.events import ENDED, SampleImage
 from ot_notebook.services.curve import finite
@@ -162,7 +164,7 @@ def compare_view(
     by_key = {one.key: one for one in found}
     chosen = [(colour, by_key[key]) for colour, key in choice.chosen() if key in by_key]
     colours = {one.key: colour for colour, one in chosen}
-    curves = [(one.run.id, colour, _points(one, choice.metric)) for colour, one in chosen]
+    curves = [(one.run.id, colour, points_of(one, choice.metric)) for colour, one in chosen]
     lines = _differences([one for _, one in chosen])
     label = METRICS[choice.metric]
     return CompareView(
@@ -198,11 +200,13 @@ def _row(one: Found, colour: int | None) -> RunRow:
     )
 
 
-def _points(one: Found, metric: str) -> list[tuple[float, float]]:
-    for name, steps, values in one.store.curves(one.run.id):
-        if name == metric:
-            return finite(*thin(steps, values, MAX_POINTS))
-    return []
+def points_of(one: Found, metric: str) -> list[tuple[float, float]]:
+    """A curve of a run, thinned out."""
+    pieces = [(x, y) for name, x, y in one.store.curves(one.run.id) if name == metric]
+    if not pieces:
+        return []
+    steps, values = (np.concatenate(column) for column in zip(*pieces, strict=True))
+    return finite(*thin(steps, values, MAX_POINTS))
 
 
 def _caption(curves: Sequence[tuple[str, int, Sequence[tuple[float, float]]]], label: str) -> str:

@@ -15,9 +15,13 @@ from ot_notebook.services import curve
 from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.chart import LossChart
+from ot_notebook.widgets.chart_view import SERIES, ChartChoice, as_overlay
+from ot_notebook.widgets.described import row_of
 from ot_notebook.widgets.live import Front, LiveView, Mode, esm
 from ot_notebook.widgets.machine_strip import MachineStrip
+from ot_notebook.widgets.overlay import overlay_svg
 from ot_notebook.widgets.view_state import (
+    LEVELS,
     Alert,
     Command,
     Control,
@@ -57,8 +61,8 @@ class Panel(Front):
 class LogView(anywidget.AnyWidget):
     """The last lines of the log."""
 
-    _esm = markup.STATIC / "log.js"
-    _css = markup.css()
+    _esm = esm("log.js")
+    _css = markup.css("ot.css", "form.css")
 
     lines = t.List(help="`LogLine`s, oldest first.").tag(sync=True)
 
@@ -115,8 +119,7 @@ class Dashboard(LiveView):
                 tone="hold", title=f"{command.capitalize()} refused", text=str(error)
             )
         service.flush()
-        with self._drawing:
-            self._draw(None)
+        self._redraw()
 
     def _preflight(self, config: TrainConfig) -> None:
         """Find out whether a config fits, on a thread of its own; its end draws what it found."""
@@ -143,6 +146,7 @@ class Dashboard(LiveView):
     def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
         self._panel = Panel(layout=W.Layout(width="100%"))
         self._chart = LossChart(self.service)
+        self._chart.tools.on_msg(self._on_chart)
         self._log = LogView(layout=W.Layout(width="100%"))
         self._log.add_class("ot-log-host")
         return self._panel, [self._panel, self._strip, self._chart, self._log]
@@ -160,8 +164,28 @@ class Dashboard(LiveView):
             list(self._buttons.values()),
             layout=W.Layout(display="flex", flex_flow="row wrap", margin="10px 0 0 0"),
         )
-        top = [W.HTML(markup.style()), self._core_panel, row, self._strip]
-        return [*top, self._core_curve, self._core_log]
+        self._core_choice = ChartChoice()
+        series = W.Dropdown(
+            options=[(words, name) for name, words in SERIES.items()], description="Curve"
+        )
+        series.observe(lambda change: self._choose_core(series=change.new), "value")
+        log = W.Checkbox(description="Logarithmic", indent=False, layout=W.Layout(width="auto"))
+        log.observe(lambda change: self._choose_core(log=change.new), "value")
+        self._level = W.Dropdown(options=list(LEVELS.items()), description="Log")
+        self._words = W.Text(placeholder="Search the log")
+        for control in (self._level, self._words):
+            control.observe(lambda _change: self._redraw(), "value")
+        top = [W.HTML(markup.style()), self._core_panel, row, self._strip, row_of(series, log)]
+        return [*top, self._core_curve, row_of(self._level, self._words), self._core_log]
+
+    def _choose_core(self, **chosen: Any) -> None:
+        for name, value in chosen.items():
+            setattr(self._core_choice, name, value)
+        self._redraw()
+
+    def _redraw(self) -> None:
+        with self._drawing:
+            self._draw(None)
 
     def _pull(self) -> bool:
         self._strip.draw()
@@ -177,18 +201,18 @@ class Dashboard(LiveView):
         another_run = self._history is not self.service.history
         self._history = self.service.history
         final, stepped = final or another_run, final or another_run or stepped
-        lines = log_lines(self.service, LOG_LINES)
         if self.mode == "rich":
             self._panel.view = dict(view)
-            self._log.lines = list(lines)
+            self._log.lines = list(log_lines(self.service, LOG_LINES))
             if stepped or self._chart.late:
                 self._chart.draw(final)
             return
         self._core_panel.value = markup.panel(view)
-        self._core_log.value = markup.log(lines)
+        kept = log_lines(self.service, LOG_LINES, self._level.value, self._words.value)
+        self._core_log.value = markup.log(kept)
         self._draw_buttons(view["buttons"])
         if stepped:
-            self._core_curve.value = self._curve_html(CORE_POINTS)
+            self._core_curve.value = self._core_chart()
 
     def _draw_buttons(self, controls: Sequence[Control]) -> None:
         shown = {control["op"]: control for control in controls}
@@ -199,6 +223,14 @@ class Dashboard(LiveView):
                 button.description, button.disabled = control["label"], not control["enabled"]
                 button.tooltip = control["hint"]
 
+    def _core_chart(self) -> str:
+        choice = self._core_choice
+        if choice == ChartChoice():
+            return self._curve_html(CORE_POINTS)
+        placed = as_overlay(self.service, choice, CORE_POINTS)
+        body = overlay_svg(placed) if placed["lines"] else markup.no_curve(curve.HEIGHT)
+        return f'<div class="ot">{body}</div>{markup.caption(placed["label"])}'
+
     def _curve_html(self, points: int) -> str:
         history = self.service.history
         text = curve_caption(self.service)
@@ -206,6 +238,10 @@ class Dashboard(LiveView):
         smooth = curve.finite(*history.points("smooth_loss", points))
         body = curve.svg(raw, smooth, text) if raw else markup.no_curve(curve.HEIGHT)
         return f'{markup.curve_title()}<div class="ot">{body}</div>{markup.caption(text)}'
+
+    def _on_chart(self, _tools: Front, content: dict[str, Any], _buffers: Any) -> None:
+        with self._drawing:
+            self._chart.choose(content)
 
     def _on_request(self, content: dict[str, Any]) -> None:
         if content.get("op") == "do":

@@ -220,8 +220,28 @@ def tried(service: TrainerService) -> Alert | None:
     return Alert(tone="good" if found.fits else "bad", title=f"Pre-flight: {title}", text=text)
 
 
-def log_lines(service: TrainerService, keep: int) -> list[LogLine]:
-    """The last `keep` lines of the run's log, oldest first."""
+LEVELS = {"All": "", "Warnings and errors": "warning", "Errors": "error"}
+"""Which lines of a log are shown."""
+
+
+def log_lines(
+    service: TrainerService, keep: int, least: str = "", words: str = ""
+) -> list[LogLine]:
+    """The last `keep` lines of the run's log, oldest first.
+
+    Args:
+        service: whose log it is.
+        keep: how many.
+        least: "warning" or "error" leaves out what is less.
+        words: only lines with these.
+    """
+    order = ["info", "warning", "error"]
+    rank = order.index(least) if least else 0
+    found = [
+        line
+        for line in service.history.log
+        if order.index(line.level) >= rank and words.lower() in line.text.lower()
+    ]
     return [
         LogLine(
             id=line.number,
@@ -229,7 +249,7 @@ def log_lines(service: TrainerService, keep: int) -> list[LogLine]:
             level=line.level,
             text=line.text,
         )
-        for line in list(service.history.log)[-keep:]
+        for line in found[-keep:]
     ]
 
 

@@ -166,9 +166,9 @@ def test_numbers_bars_curve_and_log_follow_the_run(stage, dashboard):
     stage.go("paused")  # draws what a fast step put off
     stage.run.end("finished")
     stage.service.flush()
-    assert list(dashboard._chart._raw.x) == list(range(1, 26))
-    assert set(dashboard._chart._raw.y) == {0.25}
-    assert "Step 25: loss 0.25" in dashboard._chart._caption.value
+    assert list(dashboard._chart._lines[0].x) == list(range(1, 26))
+    assert set(dashboard._chart._lines[0].y) == {0.25}
+    assert "Step 25: loss 0.25" in dashboard._chart.tools.view["caption"]
     assert [line["text"] for line in dashboard._log.lines] == ["Starting", "Encoding images"]
 
 
@@ -194,7 +194,7 @@ def test_views_are_in_step_and_a_new_one_replays_everything(stage, dashboard, wi
     stage.service.flush()
     assert late._panel.view == dashboard._panel.view
     assert late._log.lines == dashboard._log.lines
-    assert list(late._chart._raw.x) == list(dashboard._chart._raw.x) == list(range(1, 12))
+    assert list(late._chart._lines[0].x) == list(dashboard._chart._lines[0].x) == list(range(1, 12))
     late.close()
     stage.go("loading")
     assert dashboard._panel.view["label"] == "Loading"
@@ -205,7 +205,6 @@ def test_a_second_run_starts_with_an_empty_curve(stage, dashboard):
     stage.step(1, 2)
     stage.go("finished")
     stage.go("loading")
-    assert len(dashboard._chart._raw.x) == 0
     assert dashboard._chart._empty in dashboard._chart.children
 
 
@@ -217,7 +216,7 @@ def test_a_loss_that_is_not_finite_breaks_no_page(stage, dashboard):
     view = dashboard._panel.view
     json.dumps(view, allow_nan=False)
     assert dict(view["stats"])["Loss"] == NO_VALUE
-    assert len(dashboard._chart._raw.x) == 2
+    assert len(dashboard._chart._lines[0].x) == 2
 
 
 def test_a_long_curve_is_thinned_out_but_keeps_its_extremes(stage, dashboard):
@@ -226,8 +225,8 @@ def test_a_long_curve_is_thinned_out_but_keeps_its_extremes(stage, dashboard):
         loss = 9.0 if number_ == 3333 else 0.5 + 0.1 * math.sin(number_)
         stage.run.emit(e.LossUpdate(number_, 1, loss, loss, {"unet": 1e-3}, 1.0, 8.0, 0))
     stage.go("finished")
-    assert len(dashboard._chart._raw.x) <= 2000
-    assert np.max(dashboard._chart._raw.y) == 9.0
+    assert len(dashboard._chart._lines[0].x) <= 2000
+    assert np.max(dashboard._chart._lines[0].y) == 9.0
 
 
 def test_a_view_that_nobody_sees_sleeps_and_wakes_up_to_date(stage, dashboard, wire):
@@ -278,7 +277,7 @@ def test_what_was_pushed_unasked_is_sent_again_to_a_page_that_asks(stage, dashbo
     dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
     assert wire.states(dashboard._panel)[-1]["view"]["label"] == "Finished"
     assert len(wire.states(dashboard._log)[-1]["lines"]) == 1
-    assert "x" in wire.states(dashboard._chart._raw)[-1]
+    assert "x" in wire.states(dashboard._chart._lines[0])[-1]
     wire.clear()
     dashboard._panel._handle_custom_msg({"op": "beat", "client": "a"}, [])
     assert wire.states(dashboard._panel) == []
