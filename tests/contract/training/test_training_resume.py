@@ -49,6 +49,13 @@ CASES = {
         "output_model_format": "DIFFUSERS",
         "layer_filter": "",
     },
+    "embedding": {
+        "training_method": "EMBEDDING",
+        "output_model_format": "SAFETENSORS",
+        "embedding": {"placeholder": "card", "token_count": 3},
+        "preserve_embedding_norm": True,
+    },
+    "vae": {"training_method": "FINE_TUNE_VAE", "output_model_format": "DIFFUSERS"},
     "bfloat16": {
         "training_method": "FINE_TUNE",
         "output_model_format": "DIFFUSERS",
