@@ -159,6 +159,33 @@ def check_read_back(
             raise ValueError(f"{name} would come back with another weight change.")
 
 
+def verify_found(
+    tensors: Mapping[str, Tensor],
+    names: Iterable[str],
+    family: Family,
+    networks: Mapping[str, nn.Module],
+) -> None:
+    """Read an adapter of any kind back before it is written: each layer has its place.
+
+    Args:
+        tensors: what shall be written.
+        names: the layers that it changes, `part.path`.
+        family: the architecture.
+        networks: its live networks.
+
+    Raises:
+        ValueError: if a key belongs nowhere, or a layer is missing.
+    """
+    check_found(tensors, names, spellings(family, _paths(networks)))
+
+
+def check_found(tensors: Mapping[str, Tensor], names: Iterable[str], index: Index) -> None:
+    """What `verify_found` does, by known spellings instead of live networks."""
+    back = read_with(tensors, index)
+    if odd := [*back.unplaced, *sorted(set(names) - back.layers)]:
+        raise ValueError(f"{odd[0]} would not be found in the file again; nothing was written.")
+
+
 def split_key(key: str) -> tuple[str, str]:
     """A key's layer and the canonical name of its tensor; ("", "") for an unknown ending."""
     for ending, name in ENDINGS:

@@ -18,7 +18,7 @@ from modules.adapters.files import (
 )
 from modules.adapters.kinds import MAGNITUDE, AdapterLayer, in_format
 from modules.adapters.lora import LoraLayer
-from modules.adapters.reading import Index, check_read_back, read_with, split_key
+from modules.adapters.reading import Index, check_found, check_read_back, split_key
 from modules.config import ModelFormat
 from modules.families.base import Family
 
@@ -65,10 +65,7 @@ def in_any_format(
     check_read_back(written, plain, family, index)
     if others:
         rest = in_format(others, family, model_format)
-        back = read_with(rest, index)
-        if back.unplaced or back.layers != {f"{each.part}.{each.path}" for each in others}:
-            odd = next(iter(back.unplaced), others[0].path)
-            raise ValueError(f"{odd} would not be found in the file again.")
+        check_found(rest, (f"{each.part}.{each.path}" for each in others), index)
         written |= rest
     return written
 

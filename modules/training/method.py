@@ -22,7 +22,7 @@ from modules.adapters.files import (
 )
 from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
-from modules.adapters.reading import read_adapter, verify
+from modules.adapters.reading import read_adapter, verify, verify_found
 from modules.config import (
     ConfigError,
     PeftType,
@@ -253,8 +253,11 @@ class OtherAdapter(Method):
         beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> None:
         """One safetensors file of adapter weights, and of what else belongs in it."""
-        layers = adapter_layers(self.networks)
-        tensors = in_format(layers, self._family, config.output_model_format)
+        layers = list(adapter_layers(self.networks))
+        family = self._family
+        tensors = in_format(layers, family, config.output_model_format)
+        names = (f"{each.part}.{family.adapter_name(each.part, each.path)}" for each in layers)
+        verify_found(tensors, names, family, self.networks)
         architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
         whole = {**tensors, **beside}
         save_tensors(whole, path, DTYPES[config.output_dtype], {**architecture, **metadata})

@@ -16,7 +16,7 @@ from modules.adapters.kinds import adapter_layers, add_adapter, in_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
 from modules.adapters.low_rank import extract, resize
 from modules.adapters.merging import merge
-from modules.adapters.reading import read_adapter
+from modules.adapters.reading import read_adapter, verify_found
 from modules.adapters.recognise import recognise
 from modules.config import ConfigError, ModelFormat, ModelType, TrainConfig
 from modules.families import family_for
@@ -197,6 +197,18 @@ def test_other_kinds_of_adapter_convert_too(model, kind, tmp_path):
         assert found.keys() == expected.keys()
         for key, tensor in expected.items():
             torch.testing.assert_close(found[key], tensor, msg=key)
+
+
+def test_an_adapter_of_any_kind_is_read_back_before_it_is_written(model):
+    its = model(SD)
+    names = [f"unet.{layer.path}" for layer in its.layers if layer.part == "unet"][:2]
+    tensors = {f"{name}.hada_w1_a": torch.zeros(4, 4) for name in names}
+    verify_found(tensors, names, its.family, its.networks)
+    with pytest.raises(ValueError, match=rf"{names[1]} would not be found in the file again"):
+        verify_found({f"{names[0]}.hada_w1_a": torch.zeros(4)}, names, its.family, its.networks)
+    odd = {**tensors, "nowhere.hada_w1_a": torch.zeros(4)}
+    with pytest.raises(ValueError, match=r"nowhere\.hada_w1_a would not be found"):
+        verify_found(odd, names, its.family, its.networks)
 
 
 def test_the_architecture_is_found_by_metadata_or_keys(model):
