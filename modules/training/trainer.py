@@ -15,8 +15,10 @@ from torch import Tensor
 from modules.config import (
     ConceptType,
     ConfigError,
+    DataFacts,
     DataType,
     EMAMode,
+    Problem,
     SampleConfig,
     TrainConfig,
     validate,
@@ -166,14 +168,24 @@ class GenericTrainer:
         except CachingStopped:
             return
         self._prepare()
+        self._check_data()
         if self.config.continue_last_backup:
             self._resume()
 
     def _check(self) -> None:
-        problems = [*validate(self.config), *optimizer_problems(self.config.optimizer)]
+        self._heed([*validate(self.config), *optimizer_problems(self.config.optimizer)])
+        preview(self.config, 1)  # a scheduler that is not there is known before the model loads
+
+    def _check_data(self) -> None:
+        """What can only be known of the images that were found."""
+        images = sum(plan.images for plan in self._batches.buckets())
+        before = validate(self.config)
+        now = validate(self.config, data=DataFacts(images))
+        self._heed([problem for problem in now if problem not in before])
+
+    def _heed(self, problems: list[Problem]) -> None:
         if blocking := [problem for problem in problems if problem.severity == "error"]:
             raise ConfigError(blocking)
-        preview(self.config, 1)  # a scheduler that is not there is known before the model loads
         for problem in problems:
             self._emit(Warned(f"{problem.message} {problem.fix}"))
 

@@ -174,3 +174,12 @@ def test_a_fused_back_pass_trains_to_the_same_bits(make_config, train):
         return train(config).losses
 
     assert losses(fused=True) == losses(fused=False)
+
+
+def test_what_is_wrong_for_the_images_found_is_said_before_training(make_config, train):
+    run = train(make_config(batch_size=8, learning_rate_warmup_steps=50))
+    said = "\n".join(run.warnings)
+    assert "batch_size is 8, but there are 6 images. Use at most 6." in said
+    assert "learning_rate_warmup_steps is 50, but the run is only 3 steps" in said
+    order = [type(event) for event in run.events]
+    assert order.index(e.Warned) < order.index(e.LossUpdate)
