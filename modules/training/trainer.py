@@ -120,6 +120,11 @@ class GenericTrainer:
         """The live diffusers pipeline: the very networks that train."""
         return self.parts.pipeline
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """The live optimizer; None before `start()` has made it and after `close()`."""
+        return self._update.optimizer if "_update" in self.__dict__ else None
+
     def run(self) -> None:
         """Do the whole run, and say how it ended.
 
