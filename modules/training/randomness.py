@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,9 +15,10 @@ MIX = 0x9E3779B97F4A7C15  # 2^64 over the golden ratio: spreads consecutive numb
 class Randomness:
     """A run's generators, and the seeding of layers that draw for themselves.
 
-    Dropout draws from torch's global generators, which a notebook draws from as well. They are
-    seeded anew before every forward pass, from the pass's place in the run alone, so that a resumed
-    run drops what the straight one would have.
+    Dropout draws from torch's global generators, which a notebook draws from as well, and the
+    optimizers of adv_optm from one that lives as long as the process. They are seeded anew before
+    every forward pass, from the pass's place in the run alone, so that a resumed run draws what the
+    straight one would have.
 
     Args:
         device: where the loop runs.
@@ -36,12 +38,16 @@ class Randomness:
             index = torch.cuda.current_device() if device.index is None else device.index
             self._layers.append(torch.cuda.default_generators[index])
             self._devices.append(torch.device("cuda", index))
+        self._device = self._devices[0] if self._devices else device
 
     def seed_layers(self, step: int, index: int) -> None:
-        """Seed dropout for forward pass `index` of optimizer step `step`."""
+        """Seed what draws for itself in forward pass `index` of optimizer step `step`."""
         seed = (self._seed + (step * 65536 + index + 1) * MIX) % 2**63
         for generator in self._layers:
             generator.manual_seed(seed)
+        library = sys.modules.get("adv_optm.util.param_update")  # None if none of them trains
+        if library is not None and hasattr(library, "get_generator"):
+            library.get_generator(self._device).manual_seed(seed)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Where the generators are."""

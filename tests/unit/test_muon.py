@@ -1,12 +1,19 @@
 """Muon trains matrices of hidden layers, and Adam the rest, each as torch's own classes do."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from modules.config import ConfigError, Optimizer, TrainConfig
 from modules.training.muon import AUX, group_rates, split_groups
-from modules.training.optimizers import build_optimizer, optimizer_problems
+from modules.training.optimizers import (
+    build_optimizer,
+    load_optimizer_state,
+    optimizer_problems,
+)
+from modules.training.randomness import Randomness
 from modules.training.schedules import base_rates
 
 
@@ -138,3 +145,35 @@ def test_muon_learns(kind):
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < sum(losses[:10]) / 2
+
+
+def test_a_muon_that_draws_for_itself_draws_by_the_step_alone():
+    """Twice in one process, and from the middle on: adv_optm's own generator goes on for ever."""
+
+    def trained(first, network, moments=None):
+        config = made("MUON_ADV", low_rank_ortho=True, ortho_rank=4)
+        groups = split(config, network)
+        optimizer = build_optimizer(config.optimizer, groups, dict.fromkeys(groups, 1e-2))
+        if moments is not None:
+            load_optimizer_state(optimizer, moments)
+        randomness = Randomness(torch.device("cpu"), seed=1)
+        for step in range(first, 4):
+            randomness.seed_layers(step, 0)
+            generator = torch.Generator().manual_seed(step)
+            for p in network.parameters():
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+            if step == 1:
+                middle = copy.deepcopy(network), copy.deepcopy(optimizer.state_dict())
+        return network, None if first else middle
+
+    torch.manual_seed(0)
+    start = Toy()
+    straight, (network, moments) = trained(0, copy.deepcopy(start))
+    again, _ = trained(0, copy.deepcopy(start))
+    resumed, _ = trained(2, network, moments)
+    for p, q, r in zip(
+        straight.parameters(), again.parameters(), resumed.parameters(), strict=True
+    ):
+        assert torch.equal(p, q)
+        assert torch.equal(p, r)
