@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,27 +198,50 @@ def _nvml() -> tuple[Any, str]:
     return pynvml, ""
 
 
-def vram_of(trainer: GenericTrainer) -> dict[str, int]:
-    """Bytes on the training device by what holds them; empty without a GPU.
+def vram_of(trainer: GenericTrainer | None) -> dict[str, int]:
+    """Bytes on the training device by what holds them; empty without a GPU or a live model.
 
-    weights: parameters and buffers; other: what else is in use, between steps mostly the
-    optimizer's state; cached: held by torch for reuse.
+    weights: parameters and buffers of the networks; gradients: of those that train; optimizer: its
+    state; other: what else is in use, in the middle of a step mostly activations; cached: held by
+    torch for reuse; process: all of this process by the driver, as far as it tells.
     """
     torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
+    parts = getattr(trainer, "parts", None)  # only from start() to close()
+    if trainer is None or parts is None or torch is None or not torch.cuda.is_available():
         return {}
-
-    def bytes_of(tensors: Any) -> int:
-        return sum(x.numel() * x.element_size() for x in tensors if x.is_cuda)
-
-    networks = trainer.parts.modules().values()
-    weights = sum(bytes_of([*part.parameters(), *part.buffers()]) for part in networks)
-    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    return {
-        "weights": weights,
-        "other": max(0, allocated - weights),
-        "cached": reserved - allocated,
+    networks, optimizer = parts.modules().values(), trainer.optimizer
+    state = list(optimizer.state.values()) if optimizer is not None else []
+    weights = {id(x): x for part in networks for x in (*part.parameters(), *part.buffers())}
+    held = {
+        "weights": _bytes_of(weights.values()),
+        "gradients": _bytes_of(x.grad for x in weights.values() if x.grad is not None),
+        "optimizer": _bytes_of(_tensors(state, torch.Tensor)),
     }
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    reading = monitor().reading
+    ours = [gpu.process_memory for gpu in reading.gpus if gpu.process_memory] if reading else []
+    return {
+        **held,
+        "other": max(0, allocated - sum(held.values())),
+        "cached": reserved - allocated,
+        **({"process": sum(ours)} if ours else {}),
+    }
+
+
+def _bytes_of(tensors: Iterable[Any]) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors if x.is_cuda)
+
+
+def _tensors(value: Any, kind: type) -> Iterator[Any]:
+    """Every tensor in nested dicts and lists."""
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _tensors(one, kind)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _tensors(one, kind)
 
 
 if "_monitor" not in globals():  # `%autoreload` runs this file again

@@ -1,28 +1,5 @@
 // Runs beside one another. Python writes every text and places every curve; this file draws them.
 
-const SVG = "http://www.w3.org/2000/svg";
-
-function shape(tag, attributes, text) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-
-function drawCurves(svg, { width, height, frame, across, down, lines, label }) {
-  const [left, , right] = frame;
-  svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  svg.setAttribute("aria-label", label);
-  svg.replaceChildren(
-    ...down.flatMap(({ at, text }) => [
-      shape("line", { x1: left, x2: right, y1: at, y2: at, class: "ot-grid" }),
-      shape("text", { x: left - 8, y: at + 4, "text-anchor": "end" }, text),
-    ]),
-    ...across.map(({ at, text }) => shape("text", { x: at, y: height - 6, "text-anchor": "middle" }, text)),
-    ...lines.map(({ points, colour, dash }) => shape("polyline", { points, stroke: colour, "stroke-dasharray": dash })),
-  );
-}
-
 function cell(tag, text, className) {
   return element(tag, className, text);
 }
@@ -68,32 +45,6 @@ function tableOf(names, first, rows) {
   return table;
 }
 
-/** Pictures of the matrix; addresses of those that are gone are given back. */
-function createPictures() {
-  const urls = new Map();
-  return {
-    cell(one, prompt) {
-      const node = element("td");
-      if (!one) return cell("td", "–");
-      if (!one.image.byteLength) return cell("td", "the file is gone");
-      const { buffer, byteOffset, byteLength } = one.image;
-      if (!urls.has(one.id)) {
-        urls.set(one.id, URL.createObjectURL(new Blob([new Uint8Array(buffer, byteOffset, byteLength)], { type: one.mime })));
-      }
-      const image = new Image();
-      image.src = urls.get(one.id);
-      image.alt = `${prompt}, step ${one.step}`;
-      image.classList.toggle("ot-crisp", one.width > 0 && one.width <= 128);
-      node.append(image, element("small", "", `step ${one.step}`));
-      return node;
-    },
-    clear() {
-      for (const url of urls.values()) URL.revokeObjectURL(url);
-      urls.clear();
-    },
-  };
-}
-
 export default () => {
   let line;
   return {
@@ -131,8 +82,9 @@ export default () => {
       tools.append(metric, logLabel, key);
       const svg = shape("svg", { class: "ot-overlay", role: "img" });
       const caption = element("div", "ot-caption");
+      const readout = createReadout(svg);
       const curves = element("div");
-      curves.append(tools, svg, caption);
+      curves.append(tools, svg, readout.node, caption);
 
       const settings = element("div");
       const samples = element("div");
@@ -143,6 +95,7 @@ export default () => {
 
       const rows = new Map();
       const pictures = createPictures();
+      const large = createLarge(root, model, pictures.url);
       const drawSettings = ({ names, differences, more_differences: more }) => {
         settings.hidden = names.length < 2;
         const title = element("h3", "ot-title", "Settings that differ");
@@ -162,11 +115,12 @@ export default () => {
       const drawSamples = ({ names, samples: matrix }) => {
         samples.hidden = !matrix.length;
         pictures.clear();
-        const body = matrix.map(({ prompt, seed, cells }) => {
+        const body = matrix.map((line) => {
+          const { prompt, seed, cells } = line;
           const row = element("tr");
           const words = element("td", "ot-matrix-prompt", prompt);
           words.append(element("small", "", `seed ${seed}`));
-          row.append(words, ...cells.map((one) => pictures.cell(one, prompt)));
+          row.append(words, ...cells.map((one) => pictures.cell(one, prompt, () => large.open(line, names))));
           return row;
         });
         const box = scrolling("Samples of the same prompt and seed", tableOf(names, "Prompt", body));
@@ -214,6 +168,7 @@ export default () => {
           }),
         );
         drawCurves(svg, view.curves);
+        readout.fill(view.curves);
         write(caption, view.caption);
         drawSettings(view);
         const now = JSON.stringify(view.samples.map(({ prompt, seed, cells }) => [prompt, seed, cells.map((one) => one?.id)]));
@@ -226,6 +181,7 @@ export default () => {
       return () => {
         model.off("change:view", draw);
         pictures.clear();
+        large.close();
         hidden();
       };
     },

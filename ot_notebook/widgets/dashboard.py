@@ -13,6 +13,7 @@ import traitlets as t
 from modules.training.events import ENDED, Event, LossUpdate
 from ot_notebook.services import curve
 from ot_notebook.services.refusals import CommandRefused
+from ot_notebook.services.system_monitor import vram_of
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.chart import LossChart
 from ot_notebook.widgets.chart_view import SERIES, ChartChoice, as_overlay
@@ -89,7 +90,7 @@ class Dashboard(LiveView):
         self._config: TrainConfig | None = None
         self._alert: Alert | None = None
         self._history: History | None = None
-        self._strip = MachineStrip()
+        self._strip = MachineStrip(held=lambda: vram_of(self.service.trainer))
         super().__init__(service, mode)
         self.add_class("ot-card")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import TypedDict
 
@@ -30,13 +31,18 @@ class Meter(TypedDict):
     hint: str
 
 
-def meters(reading: Reading | None) -> list[Meter]:
-    """The figures that this machine gives; none before the first reading."""
+def meters(reading: Reading | None, held: Mapping[str, int] | None = None) -> list[Meter]:
+    """The figures that this machine gives; none before the first reading.
+
+    Args:
+        reading: the latest.
+        held: bytes of GPU memory by what holds them, for the hint of that meter.
+    """
     if reading is None:
         return []
     found: list[Meter] = []
     for number, gpu in enumerate(reading.gpus):
-        found += _gpu(gpu, f"GPU {number}" if len(reading.gpus) > 1 else "GPU")
+        found += _gpu(gpu, f"GPU {number}" if len(reading.gpus) > 1 else "GPU", held or {})
     if reading.cpu is not None:
         found.append(_meter("CPU", f"{reading.cpu:.0f}%", reading.cpu, "Over all cores"))
     if reading.ram_used is not None and reading.ram_total:
@@ -55,7 +61,7 @@ def meters(reading: Reading | None) -> list[Meter]:
     return found
 
 
-def _gpu(gpu: Gpu, label: str) -> list[Meter]:
+def _gpu(gpu: Gpu, label: str, held: Mapping[str, int]) -> list[Meter]:
     details = [brief(gpu.name, 60)]
     if gpu.temperature is not None:
         details.append(f"{gpu.temperature:.0f} °C")
@@ -71,7 +77,12 @@ def _gpu(gpu: Gpu, label: str) -> list[Meter]:
         )
     if gpu.memory_used is not None and gpu.memory_total:
         ours = "" if gpu.process_memory is None else f"{_gib(gpu.process_memory)} by this kernel"
-        found.append(_memory(f"{label} memory", gpu.memory_used, gpu.memory_total, ours))
+        parts = [
+            ours,
+            *(f"{what} {_gib(size)}" for what, size in held.items() if size and what != "process"),
+        ]
+        hint = ", ".join(part for part in parts if part)
+        found.append(_memory(f"{label} memory", gpu.memory_used, gpu.memory_total, hint))
     return found
 
 
@@ -114,14 +125,23 @@ class MachineStrip(W.HTML):
 
     Args:
         source: what reads the machine; this kernel's monitor by default, from the first drawing on.
+        held: gives bytes of GPU memory by what holds them.
     """
 
-    def __init__(self, source: SystemMonitor | None = None) -> None:
-        self._source = source
+    def __init__(
+        self,
+        source: SystemMonitor | None = None,
+        held: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        self._source, self._held = source, held
+        self._drawn: object = self  # no reading, not even the lack of one
         super().__init__(layout=W.Layout(width="100%"))
 
     def draw(self) -> None:
         """Show the latest reading; at most one message a second, as there is no newer one."""
         if self._source is None:
             self._source = monitor()
-        self.value = strip(meters(self._source.reading), self._source.note)
+        reading = self._source.reading
+        if reading is not self._drawn:  # there is nothing newer to look at
+            self._drawn = reading
+            self.value = strip(meters(reading, self._held()), self._source.note)

@@ -54,6 +54,9 @@ class Overlay(TypedDict):
     down: list[Tick]
     lines: list[CurveLine]
     label: str
+    ends: list[float]
+    """Values at the frame's left, right, bottom and top; exponents of ten where `log`."""
+    log: bool
 
 
 def overlay(curves: Sequence[tuple[str, int, Sequence[Point]]], log: bool, label: str) -> Overlay:
@@ -73,7 +76,15 @@ def overlay(curves: Sequence[tuple[str, int, Sequence[Point]]], log: bool, label
     frame = [float(LEFT), float(TOP), float(WIDTH - RIGHT), float(HEIGHT - BOTTOM)]
     if not drawn:
         return Overlay(
-            width=WIDTH, height=HEIGHT, frame=frame, across=[], down=[], lines=[], label=label
+            width=WIDTH,
+            height=HEIGHT,
+            frame=frame,
+            across=[],
+            down=[],
+            lines=[],
+            label=label,
+            ends=[],
+            log=log,
         )
     x0, x1 = limits([x for _, _, points in drawn for x, _ in points])
     y0, y1 = limits([y for _, _, points in drawn for _, y in points])
@@ -100,6 +111,8 @@ def overlay(curves: Sequence[tuple[str, int, Sequence[Point]]], log: bool, label
             for name, number, points in drawn
         ],
         label=label,
+        ends=[x0, x1, y0, y1],
+        log=log,
     )
 
 

@@ -33,7 +33,7 @@ from ot_notebook.widgets.described import (
 )
 from ot_notebook.widgets.live import Mode, esm
 from ot_notebook.widgets.overlay import COLOURS, overlay_svg
-from ot_notebook.widgets.thumbnails import Tile, data_uri
+from ot_notebook.widgets.thumbnails import Tile, data_uri, full
 from ot_notebook.widgets.view_state import Alert
 
 REFRESH_SECONDS = 3.0
@@ -47,7 +47,7 @@ EMPTY_CURVES = ("No runs are compared.", "Choose two or more in the table.")
 class CompareFront(DescribedFront):
     """Table, differences, curves and samples."""
 
-    _esm = esm("compare.js")
+    _esm = esm("compare_parts.js", "compare.js")
 
 
 class RunCompare(DescribedView):
@@ -120,6 +120,11 @@ class RunCompare(DescribedView):
                 self.choice.log = on
             case {"op": "refresh"}:
                 self._read()
+            case {"op": "full", "id": int(number)}:
+                for (_, sample), one in list(self._tiles.items()):
+                    if one["id"] == number:
+                        image, mime = full(sample.path)
+                        self._front.send({"op": "full", "id": number, "mime": mime}, [image])
 
     # core widgets ------------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Queue, comparison of runs and sample definitions on a real page: used, checked, and looked at."""
 
+import re
+
 from playwright.sync_api import expect
 from test_views import setup, violations
 
@@ -123,6 +125,20 @@ def test_runs_are_laid_over_one_another(notebook, page):
     output.get_by_label("logarithmic").check()
     output.get_by_label("Curve").select_option("Learning rate")
     expect(output.get_by_text("Learning rate at the end")).to_be_visible()
+    svg = output.locator(".ot-overlay")
+    svg.hover()
+    readout = output.locator(".ot-readout")
+    expect(readout).to_have_text(re.compile(r"Step \d+: .* 0\.001 · .* 0\.001"))
+    svg.focus()
+    page.mouse.move(0, 0)
+    page.keyboard.press("ArrowRight")
+    expect(readout).to_have_text(re.compile(r"Step [12]: "))
+    output.get_by_role("button", name="Large: a fox").first.click()
+    large = page.get_by_role("dialog", name="Samples of one prompt and seed")
+    expect(large.locator("figure img")).to_have_count(3)
+    notebook.shot("compare-large")
+    page.keyboard.press("Escape")
+    expect(large).to_be_hidden()
     look(notebook, page, "compare", output, ".ot-compare")
     notebook.run(2)
     core = notebook.output(2)

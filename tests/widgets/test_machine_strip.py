@@ -33,6 +33,12 @@ def test_every_figure_has_a_text_and_a_share():
     assert hints["GPU memory"] == "13.0 GiB by this kernel"
 
 
+def test_what_holds_the_gpu_memory_is_said_where_torch_can_tell():
+    held = {"weights": 4 * GIB, "optimizer": 2 * GIB, "cached": 0, "process": 13 * GIB}
+    (hint,) = (m["hint"] for m in meters(reading(), held) if m["label"] == "GPU memory")
+    assert hint == "13.0 GiB by this kernel, weights 4.0 GiB, optimizer 2.0 GiB"
+
+
 def test_what_may_end_a_run_stands_out():
     tones = {m["label"]: m["tone"] for m in meters(reading(disk_free=4 * GIB))}
     assert tones == {
