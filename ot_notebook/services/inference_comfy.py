@@ -80,7 +80,12 @@ def comfy_workflow(recipe: Recipe) -> str:
 
 
 def _prompts(recipe: Recipe) -> tuple[str, str]:
-    return recipe.prompt, recipe.negative_prompt
+    """Both texts; ComfyUI calls an embedding by its file."""
+    texts = recipe.prompt, recipe.negative_prompt
+    for word, path in sorted(recipe.embeddings, key=lambda pair: -len(pair[0])):
+        called = f"embedding:{Path(path).stem}"
+        texts = texts[0].replace(word, called), texts[1].replace(word, called)
+    return texts
 
 
 def _latents(recipe: Recipe, node: Any, vae: list[Any]) -> str:

@@ -60,6 +60,7 @@ def test_the_code_of_a_picture_draws_it_again_in_diffusers(
     assert np.abs(pixels(plain.image) - pixels(result.image)).mean() > 0.5
     recipe = read_recipe(result.path)
     assert recipe.embeddings == (("<cat>", str(file)),)
+    assert '"a embedding:cat"' in service.as_comfy(recipe)
     monkeypatch.chdir(tmp_path)
     exec(compile(diffusers_code(recipe), "picture.py", "exec"), {})
     assert np.abs(pixels(Image.open("picture.png")) - pixels(result.image)).max() <= 1
