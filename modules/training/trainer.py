@@ -15,13 +15,10 @@ from torch import Tensor
 from modules.config import (
     ConceptType,
     ConfigError,
-    DataFacts,
     DataType,
     EMAMode,
-    Problem,
     SampleConfig,
     TrainConfig,
-    validate,
 )
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.data import Batches, CachingStopped, Dataset
@@ -54,20 +51,20 @@ from modules.training.events import (
     StatusLine,
     TaskProgress,
     ValidationLoss,
-    Warned,
 )
 from modules.training.forward import Draw
 from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
 from modules.training.muon import group_rates, split_groups
 from modules.training.noise import adapt_scheduler
-from modules.training.optimizers import build_optimizer, optimizer_problems
+from modules.training.optimizers import build_optimizer
 from modules.training.placement import arrange
 from modules.training.places import Place, Workspace, config_metadata
+from modules.training.preflight import check, check_data
 from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
 from modules.training.samples import take_sample
-from modules.training.schedules import LearningRates, base_rates, preview
+from modules.training.schedules import LearningRates, base_rates
 from modules.training.speed import compile_layers, kernels
 from modules.training.tensorboard import tensorboard_installed
 from modules.training.update import Update
@@ -158,7 +155,7 @@ class GenericTrainer:
         Raises:
             ConfigError: if the run cannot work, before anything is loaded where that can be known.
         """
-        self._check()
+        check(self.config, self._voice.warn)
         self._voice.enter("loading", f"Loading {self.config.base_model_name}")
         self._load()
         if self._commands.stop_requested:
@@ -173,26 +170,10 @@ class GenericTrainer:
         except CachingStopped:
             return
         self._prepare()
-        self._check_data()
+        images = sum(plan.images for plan in self._batches.buckets())
+        check_data(self.config, images, self._voice.warn)
         if self.config.continue_last_backup:
             self._resume()
-
-    def _check(self) -> None:
-        self._heed([*validate(self.config), *optimizer_problems(self.config.optimizer)])
-        preview(self.config, 1)  # a scheduler that is not there is known before the model loads
-
-    def _check_data(self) -> None:
-        """What can only be known of the images that were found."""
-        images = sum(plan.images for plan in self._batches.buckets())
-        before = validate(self.config)
-        now = validate(self.config, data=DataFacts(images))
-        self._heed([problem for problem in now if problem not in before])
-
-    def _heed(self, problems: list[Problem]) -> None:
-        if blocking := [problem for problem in problems if problem.severity == "error"]:
-            raise ConfigError(blocking)
-        for problem in problems:
-            self._emit(Warned(f"{problem.message} {problem.fix}"))
 
     def _load(self) -> None:
         """Load the networks onto the device and make trainable what trains."""
