@@ -72,11 +72,10 @@ function createAnnotate(root, model, facts) {
   };
   root.append(dialog);
   return {
+    /** Say of how many images the list is now. */
+    follow: () => dialog.open && nameScope(scope, facts(), scope.value),
     open() {
-      const { found, selected } = facts();
-      const choices = [["found", `All ${found.toLocaleString()} shown`]];
-      if (selected.length) choices.unshift(["selected", `${selected.length.toLocaleString()} selected`]);
-      scope.replaceChildren(...choices.map(([value, label]) => Object.assign(element("option", "", label), { value })));
+      nameScope(scope, facts());
       dialog.showModal();
       if (!inputs.length) build();
       kind.focus();

@@ -33,6 +33,14 @@ function difference(before, after) {
   return box;
 }
 
+/** Fill a choice of the images that are meant, and choose as before. */
+function nameScope(scope, { found, selected }, value) {
+  const choices = [["found", `All ${found.toLocaleString()} shown`]];
+  if (selected.length) choices.unshift(["selected", `${selected.length.toLocaleString()} selected`]);
+  scope.replaceChildren(...choices.map(([key, label]) => Object.assign(element("option", "", label), { value: key })));
+  if (choices.some(([key]) => key === value)) scope.value = value;
+}
+
 /**
  * @param {HTMLElement} root
  * @param {object} model the widget.
@@ -138,11 +146,10 @@ function createBulk(root, model, facts) {
   model.on("msg:custom", received);
   root.append(dialog);
   return {
+    /** Say of how many images the list is now. */
+    follow: () => dialog.open && nameScope(scope, facts(), scope.value),
     open() {
-      const { found, selected } = facts();
-      const choices = [["found", `All ${found.toLocaleString()} shown`]];
-      if (selected.length) choices.unshift(["selected", `${selected.length.toLocaleString()} selected`]);
-      scope.replaceChildren(...choices.map(([value, label]) => Object.assign(element("option", "", label), { value })));
+      nameScope(scope, facts());
       dialog.showModal();
       build();
       (inputs[0]?.node ?? kind).focus();

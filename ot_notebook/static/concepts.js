@@ -405,7 +405,7 @@ export default () => {
         edit.disabled = !now.found;
         ask.disabled = !now.found || Boolean(now.task);
         alike.disabled = now.scanning || Boolean(now.task);
-        buckets.follow();
+        [buckets, bulk, annotate].forEach((part) => part.follow());
       };
       let queued = false; // traits change together: draw them once
       const drawSoon = () => {

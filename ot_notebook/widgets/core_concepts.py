@@ -75,7 +75,9 @@ class CoreConcepts:
         self._where = _html()
         self._item = W.Dropdown(description="Image", layout=_wide())
         self._item.observe(lambda _change: self._open(), "value")
-        self._image = W.Image(layout=W.Layout(max_width="320px", object_fit="contain"))
+        self._image = W.Image(
+            layout=W.Layout(max_width="320px", max_height="320px", object_fit="contain")
+        )
         self._caption = W.Textarea(description="Caption", rows=5, layout=W.Layout(width="auto"))
         self._edit = W.Dropdown(
             description="Edit all",
@@ -111,7 +113,11 @@ class CoreConcepts:
             self._tiles,
             _row(*turn, self._where),
             _row(self._item),
-            _row(self._image, W.VBox([self._caption, _row(*moves)], layout=_wide())),
+            _row(
+                self._image,
+                W.VBox([self._caption, _row(*moves)], layout=_wide()),
+                align="flex-start",
+            ),
             _row(self._edit, *self._fields, *apply),
             self._preview,
         ]
@@ -309,6 +315,13 @@ def _wide() -> W.Layout:
     return W.Layout(width="auto", flex="1 1 240px", min_width="0")
 
 
-def _row(*children: W.Widget) -> W.Box:
-    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%", align_items="center")
+def _row(*children: W.Widget, align: str = "center") -> W.Box:
+    layout = W.Layout(
+        display="flex",
+        flex_flow="row wrap",
+        width="100%",
+        align_items=align,
+        grid_gap="6px",
+        margin="3px 0",
+    )
     return W.Box(list(children), layout=layout)

@@ -84,6 +84,7 @@ def test_duplicates_are_found_and_a_model_is_asked_from_the_page(notebook, page,
     editor.get_by_role("button", name="Ask a model").press("Enter")
     dialog = page.get_by_role("dialog", name="Captions and masks by a model")
     dialog.get_by_label("Model").select_option("clipseg")
+    expect(dialog.locator("select").last).to_have_text("All 97 shown")
     assert violations(page, ".ot-annotate") == []
     notebook.shot("concepts-annotate")
     dialog.get_by_role("button", name="Start").click()
