@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ot_notebook.widgets.sample_definitions import SampleDefinitions as SampleDefinitions
     from ot_notebook.widgets.sample_gallery import SampleGallery as SampleGallery
     from ot_notebook.widgets.studio import studio as studio
+    from ot_notebook.widgets.weight_tools import WeightTools as WeightTools
 
 _HOMES = {
     "Cancelled": "ot_notebook.services.inference_service",
@@ -61,6 +62,7 @@ _HOMES = {
     "SampleDefinitions": "ot_notebook.widgets.sample_definitions",
     "SampleGallery": "ot_notebook.widgets.sample_gallery",
     "TrainConfig": "modules.config",
+    "WeightTools": "ot_notebook.widgets.weight_tools",
     "SystemMonitor": "ot_notebook.services.system_monitor",
     "attach": "ot_notebook.services.run",
     "convert": "modules.adapters.converting",

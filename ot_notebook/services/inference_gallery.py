@@ -46,7 +46,8 @@ class InferenceGallery:
         """Write a picture with its settings, and give its file."""
         name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{recipe.seed}-{secrets.token_hex(2)}.png"
         path = self.folder / name
-        with atomic_file(path) as temporary:
+        # whole after a crash of the process; to wait for the disk would cost more than a step
+        with atomic_file(path, flush=False) as temporary:
             image.save(temporary, "PNG", pnginfo=recipe.png_info())
         line = json.dumps({"file": name, **recipe.to_dict()})
         with self._lock, (self.folder / INDEX).open("a", encoding="utf-8") as index:
