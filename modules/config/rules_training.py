@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from modules.config.case import Case, Rule, refuse, warn
@@ -18,6 +19,7 @@ from modules.config.enums import (
     SpecialTagsMode,
     TimeUnit,
     TrainingMethod,
+    VideoFormat,
 )
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.config.paths import resolve
@@ -33,6 +35,8 @@ SCHEDULE_FREE = frozenset(
         Optimizer.PRODIGY_PLUS_SCHEDULE_FREE,
     }
 )
+FRAMES = 4
+"""Frames of a film that one frame of its latents stands for, but for the first."""
 CAPITAL_MODES = frozenset({"capslock", "title", "first", "random"})
 _SIZE = re.compile(r"\s*\d{1,5}\s*(x\s*\d{1,5}\s*)?")
 
@@ -297,6 +301,25 @@ def sample_sizes(case: Case) -> Iterator[Problem]:
                 yield refuse(field, message, f"Use {below or multiple} or {below + multiple}.")
 
 
+def sample_films(case: Case) -> Iterator[Problem]:
+    """Lengths that no film can have, and films that cannot be written."""
+    config = case.config
+    for number, sample in enumerate(config.samples or ()):
+        if not sample.enabled or sample.frames == 1:
+            continue
+        field, odd = f"samples.{number}.frames", (sample.frames - 1) % FRAMES
+        if odd:
+            below = sample.frames - odd
+            message = f"{field} is {sample.frames}, but must be 1 above a multiple of {FRAMES}."
+            yield refuse(field, message, f"Use {below} or {below + FRAMES}.")
+        if config.sample_video_format is VideoFormat.MP4 and not find_spec("imageio_ffmpeg"):
+            message = (
+                f"{field} is {sample.frames}, but imageio-ffmpeg, which writes it, is missing."
+            )
+            fix = "Install ot-notebook[video], or set sample_video_format to PNG_IMAGE_SEQUENCE."
+            yield refuse(field, message, fix)
+
+
 def sample_pictures(case: Case) -> Iterator[Problem]:
     """Pictures to draw into, where the model cannot, or where they are not there."""
     for number, sample in enumerate(case.config.samples or ()):
@@ -336,5 +359,6 @@ RULES: tuple[Rule, ...] = (
     concept_types,
     captions,
     sample_sizes,
+    sample_films,
     sample_pictures,
 )

@@ -19,7 +19,7 @@ from modules.config.hardware import default_device
 from modules.config.sample_config import SampleConfig
 from modules.config.section import Count, Int, Positive, Section, Show
 
-_VIDEO = frozenset({ModelType.HUNYUAN_VIDEO})
+_VIDEO = frozenset({ModelType.HUNYUAN_VIDEO, ModelType.WAN_2})
 _MULTI = {"multi_gpu": (True,)}
 _Port = Annotated[Int, Field(ge=1, le=65535)]
 

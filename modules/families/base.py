@@ -156,6 +156,8 @@ class Family(Protocol):
 
     By part: the prefix of its keys, and its layout: denoiser, vae, clip, open_clip or t5.
     """
+    frames_per_second: int = 24
+    """Of a film, for models that draw films."""
     comfy_layout: Native | None = None
     """The layout of COMFY_TRANSFORMER, for families that have it."""
 

@@ -1,4 +1,4 @@
-"""HunyuanVideo, on pictures: a flow transformer of moving pictures, here of a single frame each.
+"""HunyuanVideo, on pictures: a flow transformer of films, which trains on single frames here.
 
 Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T text tokens, D width.
 """
@@ -108,8 +108,8 @@ class HunyuanVideo(Family):
         return space.encode_scaled(parts.vae, pixels.unsqueeze(2)).squeeze(2)
 
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
-        return space.decode_scaled(parts.vae, latents.unsqueeze(2)).squeeze(2)
+        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]; a film's have frames too."""
+        return space.of_frames(lambda film: space.decode_scaled(parts.vae, film), latents)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D], "mask": [B, T], "pooled": [B, D]}."""
@@ -139,18 +139,18 @@ class HunyuanVideo(Family):
         return cast(Tensor, output.sample.squeeze(2))
 
     def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:  # noqa: ARG002
-        """The prompt, and one frame; with distilled guidance nothing is negated."""
+        """The prompt and the frames; with distilled guidance nothing is negated."""
         return {
             "prompt": definition.prompt,
             "height": definition.height,
             "width": definition.width,
-            "num_frames": 1,
+            "num_frames": definition.frames,
             "guidance_scale": definition.cfg_scale,
             "max_sequence_length": TOKENS,
         }
 
     def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-        """Latents [B, C, 1, H, W] -> [B, C, H, W]."""
+        """Latents [B, C, F, H, W] as they are, or of one frame [B, C, H, W]."""
         return latents.squeeze(2)
 
     def tiny(self) -> Parts:

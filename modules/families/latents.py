@@ -5,6 +5,7 @@ Shapes: B batch, C latent channels, H W latent height and width, h w pixels, L t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -35,10 +36,17 @@ def encode_normalised(vae: Any, pixels: Tensor) -> Tensor:
 
 
 def decode_normalised(vae: Any, latents: Tensor) -> Tensor:
-    """Latents [B, C, H, W] -> [B, 3, h, w], the way back of encode_normalised."""
+    """Latents [B, C, H, W] -> [B, 3, h, w], the way back of encode_normalised; films as films."""
     latents = latents.to(vae.device, vae.dtype)
     mean, deviation = _channel_statistics(vae, latents)
-    return cast(Tensor, vae.decode((latents * deviation + mean).unsqueeze(2)).sample.squeeze(2))
+    return of_frames(lambda film: cast(Tensor, vae.decode(film).sample), latents * deviation + mean)
+
+
+def of_frames(decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
+    """A film's decoder, on latents [B, C, F, H, W], or on [B, C, H, W] as films of one frame."""
+    if latents.ndim == 5:
+        return decode(latents)
+    return decode(latents.unsqueeze(2)).squeeze(2)
 
 
 def encode_patched(vae: Any, pixels: Tensor, epsilon: float | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Wan 2, on pictures: a flow transformer of moving pictures, here of a single frame each.
+"""Wan 2, on pictures: a flow transformer of films, which trains on single frames here.
 
 Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T text tokens, D width,
 L tokens.
@@ -51,6 +51,7 @@ class Wan(Family):
     model_types = (ModelType.WAN_2,)
     architecture = "wan-2"
     pipeline = "WanPipeline"
+    frames_per_second = 16
     lora_formats = lora_formats("transformer", NATIVE)
 
     def load(self, config: TrainConfig) -> Parts:
@@ -74,7 +75,7 @@ class Wan(Family):
         return space.encode_normalised(parts.vae, pixels)
 
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]."""
+        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]; a film's have frames too."""
         return space.decode_normalised(parts.vae, latents)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
@@ -108,7 +109,7 @@ class Wan(Family):
         return cast(Tensor, output.sample.squeeze(2))
 
     def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
-        """Embeddings in place of texts, and one frame."""
+        """Embeddings in place of texts, and the frames."""
         texts = {
             "prompt_embeds": definition.prompt,
             "negative_prompt_embeds": definition.negative_prompt,
@@ -121,13 +122,13 @@ class Wan(Family):
             **encoded,
             "height": definition.height,
             "width": definition.width,
-            "num_frames": 1,
+            "num_frames": definition.frames,
             "guidance_scale": definition.cfg_scale,
             "max_sequence_length": TOKENS,
         }
 
     def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-        """Latents [B, C, 1, H, W] -> [B, C, H, W]."""
+        """Latents [B, C, F, H, W] as they are, or of one frame [B, C, H, W]."""
         return latents.squeeze(2)
 
     def tiny(self) -> Parts:

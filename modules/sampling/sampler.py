@@ -72,7 +72,7 @@ def sample_batch(
     should_stop: Callable[[], bool] = lambda: False,
     preview: Callable[[Image, int], None] | None = None,
 ) -> list[Image] | None:
-    """One picture for each seed, drawn side by side; None if it was stopped.
+    """One picture for each seed, or all frames of its film; None if it was stopped.
 
     Modes, gradients, the model's scheduler and every random generator are afterwards as before.
     Pictures equal those of a plain diffusers pipeline with the same weights, seeds and settings.
@@ -155,7 +155,9 @@ def _decoded(
     pictures = []
     for one in family.spatial(latents, definition.height, definition.width):
         pixels = family.decode(parts, one[None]).float()
-        pictures.append(processor.postprocess(pixels, output_type="pil")[0])
+        if pixels.ndim == 5:  # a film [1, 3, f, h, w]
+            pixels = pixels[0].transpose(0, 1)
+        pictures += processor.postprocess(pixels, output_type="pil")
     return pictures
 
 

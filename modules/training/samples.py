@@ -9,9 +9,10 @@ from pathlib import Path
 from PIL.Image import Image
 
 from modules.atomic import atomic_file
-from modules.config import ImageFormat, SampleConfig
+from modules.config import ImageFormat, SampleConfig, VideoFormat
 from modules.families import Family, Parts
-from modules.sampling.sampler import sample
+from modules.sampling.film import write_film
+from modules.sampling.sampler import sample_batch
 
 PIL_FORMAT = {ImageFormat.PNG: ("PNG", ".png"), ImageFormat.JPG: ("JPEG", ".jpg")}
 
@@ -22,11 +23,14 @@ def take_sample(
     definition: SampleConfig,
     path: Path,
     image_format: ImageFormat,
+    video_format: VideoFormat = VideoFormat.MP4,
     *,
     report: Callable[[int, int], None],
     should_stop: Callable[[], bool],
 ) -> tuple[Path, int] | None:
     """Draw one sample and write it: its file and seed, or None if it was stopped.
+
+    A film is written beside a picture of its first frame, which stands for it.
 
     Args:
         family: the architecture.
@@ -34,15 +38,20 @@ def take_sample(
         definition: what to draw.
         path: of the file, without its suffix.
         image_format: type of the file.
+        video_format: type of a film.
         report: called after each denoising step with (done, total).
         should_stop: asked after each denoising step.
     """
     if definition.random_seed:
         definition = definition.update(seed=random.SystemRandom().randrange(2**31))
-    image = sample(family, parts, definition, report=report, should_stop=should_stop)
-    if image is None:
+    seeds = [definition.seed]
+    frames = sample_batch(family, parts, definition, seeds, report=report, should_stop=should_stop)
+    if frames is None:
         return None
-    return write_sample(image, path, image_format), definition.seed
+    still = write_sample(frames[0], path, image_format)
+    if len(frames) > 1:
+        write_film(frames, still.with_suffix(""), video_format, family.frames_per_second)
+    return still, definition.seed
 
 
 def write_sample(image: Image, path: Path, image_format: ImageFormat) -> Path:

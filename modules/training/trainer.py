@@ -410,6 +410,7 @@ class GenericTrainer:
                 definition,
                 self._workspace.sample(index, definition.prompt, self._place(), averaged),
                 self.config.sample_image_format,
+                self.config.sample_video_format,
                 report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
                 should_stop=lambda: self._commands.stop_requested,
             )

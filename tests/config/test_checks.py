@@ -147,6 +147,7 @@ CASES = [
     ({**INPAINTING, "samples.0.base_image_path": "images/a.png"}, "error samples.0.mask_image_path: samples.0.mask_image_path is empty, but no file is there. Name a picture, or set samples.0.sample_inpainting to false."),
     ({**INPAINTING, "samples.0.base_image_path": "images/b.png"}, "error samples.0.base_image_path: samples.0.base_image_path is images/b.png, but no file is there."),
     ({**INPAINTING, "model_type": "STABLE_DIFFUSION_20_DEPTH", "samples.0.mask_image_path": "images/a.png"}, "warning samples.0.mask_image_path: samples.0.mask_image_path is images/a.png, but Stable Diffusion 2.0 depth reads no mask. Set it to empty."),
+    ({**FLUX, "model_type": "HUNYUAN_VIDEO", "samples.0.frames": 12}, "error samples.0.frames: samples.0.frames is 12, but must be 1 above a multiple of 4. Use 9 or 13."),
     # files
     ({"base_model_name": " "}, "error base_model_name: base_model_name is empty, but every run starts from a model. Give a hub id, a diffusers folder or a file."),
     ({"base_model_name": "./no/model"}, "error base_model_name: base_model_name is ./no/model, but nothing is there. Check the path, or give a hub id."),
@@ -200,6 +201,17 @@ def test_every_rule_is_among_the_cases(good, tmp_path):
     silent = {rule.__name__ for rule in silent}
     # speaks only while the engine cannot stop a part, see the test below
     assert silent <= {"stops_a_part"}
+
+
+def test_a_film_needs_its_encoder(good, monkeypatch):
+    config = good.update(**FLUX, **{"samples.0.frames": 9}).update(model_type="WAN_2")
+    assert "samples.0.frames" not in said(config)
+    monkeypatch.setattr("modules.config.rules_training.find_spec", lambda name: None)
+    assert (
+        "error samples.0.frames: samples.0.frames is 9, but imageio-ffmpeg, which writes it, is "
+        "missing. Install ot-notebook[video], or set sample_video_format to PNG_IMAGE_SEQUENCE."
+    ) in said(config)
+    assert "samples.0.frames" not in said(config.update(sample_video_format="PNG_IMAGE_SEQUENCE"))
 
 
 def test_bfloat16_on_a_gpu_without_it_points_to_the_presets_for_it(good):
