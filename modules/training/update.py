@@ -93,7 +93,10 @@ class Update:
             last: whether it is the step's last.
         """
         self._last_pass = last
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        try:
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        finally:
+            self._last_pass = False  # a gradient that someone else takes changes nothing
 
     def undo(self) -> None:
         """Take back what a backward pass that failed has added.

@@ -115,6 +115,15 @@ def test_a_pass_that_fails_half_way_cannot_be_undone():
         run.update.undo()
 
 
+def test_a_gradient_of_someone_else_changes_nothing():
+    run = Trained(KINDS[0], fused=True)
+    run.step(0)
+    before = [p.detach().clone() for p in run.parameters]
+    run.network(torch.ones(2, 8)).sum().backward()
+    assert all(torch.equal(a, b) for a, b in zip(before, run.parameters, strict=True))
+    assert all(p.grad is not None for p in run.parameters)
+
+
 def test_frozen_parameters_stay():
     run = Trained(KINDS[0], fused=True)
     run.parameters[0].requires_grad_(False)
