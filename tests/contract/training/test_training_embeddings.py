@@ -282,6 +282,11 @@ def test_recomputing_the_frozen_networks_changes_nothing(config_of, make_run):
     assert run.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
+def test_without_a_cache_it_learns_the_same(config_of, train):
+    cached, live = (train(config_of(latent_caching=keeps)).losses for keeps in (True, False))
+    assert live == pytest.approx(cached, rel=1e-5)  # encoded in other batches
+
+
 @pytest.mark.slow
 def test_a_word_in_full_precision_learns_before_an_encoder_in_half(config_of, train):
     """As the presets have it: the networks in 16 bits, the vectors in 32, gradients scaled."""
