@@ -7,13 +7,10 @@ from pathlib import Path
 
 import torch
 
+from modules.adapters.embedding_files import unbundled
 from modules.adapters.files import AdapterError, read_tensors, save_tensors
 from modules.adapters.recognise import recognise
-from modules.adapters.writing import (
-    BUNDLED,
-    in_any_format,
-    stored_dtype,
-)
+from modules.adapters.writing import in_any_format, stored_dtype
 from modules.config import DataType, ModelFormat, ModelType, TrainConfig
 from modules.families.base import Parts
 from modules.families.saving import part_layouts, save_model
@@ -64,8 +61,9 @@ def convert(
         _convert_model(path, Path(target), wanted, kind, dtype, progress)
         return []
     tensors, metadata = read_tensors(path)
-    bundled = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLED)}
-    found = recognise({k: t for k, t in tensors.items() if k not in bundled}, metadata, kind)
+    adapter, _words = unbundled(tensors)
+    bundled = {key: tensor for key, tensor in tensors.items() if key not in adapter}
+    found = recognise(adapter, metadata, kind)
     left_out = found.adapter.unplaced
     if left_out and not skip:
         raise AdapterError(

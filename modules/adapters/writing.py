@@ -22,9 +22,6 @@ from modules.adapters.reading import Index, check_found, check_read_back, split_
 from modules.config import ModelFormat
 from modules.families.base import Family
 
-BUNDLED = "bundle_emb."
-"""Begins the keys of embeddings that are in an adapter's file."""
-
 
 def by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """`part.path`: the tensors of that layer, by the names that backups use."""

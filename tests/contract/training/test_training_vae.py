@@ -86,6 +86,7 @@ def test_the_first_loss_is_that_of_the_library_under_a_mask(
     assert run.losses[1] == pytest.approx((error * weight).mean().item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_without_a_cache_it_learns_the_same(config_of, train):
     cached, live = (train(config_of(latent_caching=keeps)).losses for keeps in (True, False))
     assert live == pytest.approx(cached, rel=1e-5)  # encoded in other batches
