@@ -16,14 +16,14 @@ export default {
     range.append(...RANGES.map(([value, text]) => option(value, text)));
     range.onchange = () => send({ op: "range", name: range.value });
     const toggle = (name, label, hint) => {
-      const node = button("ot-chip", label, () => send({ op: name, on: node.getAttribute("aria-pressed") !== "true" }));
+      const node = button("ot-toggle", label, () => send({ op: name, on: node.getAttribute("aria-pressed") !== "true" }));
       node.title = hint;
       return node;
     };
     const log = toggle("log", "Log", "Logarithmic values");
     const zoom = toggle("zoom", "Zoom", "Drag moves, the wheel zooms; switched off, the chart follows the run again");
     const others = element("details", "ot-chart-others");
-    const summary = element("summary", "ot-chip", "Other runs");
+    const summary = element("summary", "ot-toggle", "Other runs");
     const list = element("div", "ot-chart-list");
     others.append(summary, list);
     others.ontoggle = () => others.open && send({ op: "others" });
