@@ -41,9 +41,9 @@ class LiveEncoder:
         self._keep_pictures = keep_pictures
         self.image_identity = fingerprint(parts.vae) + ("-pictures" if keep_pictures else "")
         self.at_once = parts.device.type == "cpu"
-        self.hint: Hint = family.hint
-        self.hint_identity = f"{self.image_identity}-{family.hint}"
-        if family.hint == "depth":
+        self.hint: Hint = "none" if keep_pictures else family.hint  # the denoiser takes no part
+        self.hint_identity = f"{self.image_identity}-{self.hint}"
+        if self.hint == "depth":
             self.hint_identity = fingerprint(parts.module("depth_estimator"))
         self.text_identity: str | None = None
         if cache_text:

@@ -210,12 +210,20 @@ def test_a_file_that_is_no_picture_is_said_when_it_is_drawn_into(train, config_f
     assert any(f"base_image_path is {broken}, which cannot be read" in w for w in run.warnings)
 
 
-@pytest.mark.parametrize("kind", [INPAINTING, DEPTH])
-def test_without_a_cache_a_run_loses_the_same(train, config_for, tmp_path, kind):
+@pytest.mark.parametrize("kind", [INPAINTING, pytest.param(DEPTH, marks=pytest.mark.slow)])
+def test_without_a_cache_a_run_loses_the_same(train, config_for, cards, tmp_path, kind):
     """Latents, hints, masks and captions that are encoded as they are needed, in full precision."""
+    one = tmp_path / "one"
+    one.mkdir()
+    for name in ("red.png", "red.txt", "red-masklabel.png"):
+        shutil.copy(cards / name, one / name)
     settings = {
         "masked_training": True, "unmasked_probability": 0.3, "batch_size": 2, "epochs": 2,
-        "text_encoder.dropout_probability": 0.3,
+        "text_encoder.dropout_probability": 0.3, "validation": True, "validate_after": 1,
+        "concepts": [
+            {"path": str(cards)},
+            {"name": "again", "path": str(one), "type": "VALIDATION"},
+        ],
     }  # fmt: skip
     kept = train(config_for(kind, **settings))
     folder = tmp_path / "unused"
@@ -223,4 +231,7 @@ def test_without_a_cache_a_run_loses_the_same(train, config_for, tmp_path, kind)
     assert fresh.warnings == kept.warnings
     assert len(fresh.losses) == 6
     assert fresh.losses == pytest.approx(kept.losses, rel=1e-5)
+    measured = [event.loss for event in kept.of(e.ValidationLoss)]
+    assert len(measured) == 3
+    assert [event.loss for event in fresh.of(e.ValidationLoss)] == pytest.approx(measured, rel=1e-5)
     assert not list(folder.rglob("*.safetensors"))
