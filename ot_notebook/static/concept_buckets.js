@@ -25,11 +25,11 @@ function createBuckets(model, show) {
   let shown = false;
 
   const meter = (share, text, unit) => {
-    const box = element("span", "ot-meter");
-    const bar = element("span", "ot-meter-bar");
+    const box = element("span", "ot-share");
+    const bar = element("span", "ot-share-bar");
     bar.append(Object.assign(element("span"), { style: `width: ${Math.round(100 * share)}%` }));
     const words = element("span", "", text);
-    words.append(element("span", "ot-unit", ` ${unit}`)); // where there is no head of the table
+    words.append(element("span", "ot-cell-unit", ` ${unit}`)); // where there is no head of the table
     box.append(bar, words);
     return box;
   };

@@ -18,7 +18,7 @@ export default () => {
       const chosen = element("span", "ot-caption");
       const clear = button("ot-link", "Clear", () => choose([]));
       heading.append(element("h3", "", "Samples"), note, chosen, clear);
-      const filters = element("div", "ot-filters");
+      const filters = element("div", "ot-sample-filters");
       const search = element("input", "ot-input");
       search.type = "search";
       search.placeholder = "Prompts with these words";

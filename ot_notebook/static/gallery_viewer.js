@@ -83,7 +83,7 @@ async function drawDifference(canvas, one, other) {
  * @param store thumbnails and rows: `url(tile)`, `want(tile)`, `row(tile)`, `toggle(tile)`, `isChosen(tile)`
  */
 function createViewer(root, model, store) {
-  const dialog = element("dialog", "ot ot-viewer");
+  const dialog = element("dialog", "ot ot-viewer ot-lightbox");
   dialog.setAttribute("aria-label", "Sample");
   const prompt = element("p");
   const stage = element("div", "ot-viewer-images");
@@ -192,7 +192,7 @@ function createViewer(root, model, store) {
   runOf.setAttribute("aria-label", "Run to compare with");
   promptOf.setAttribute("aria-label", "Prompt to compare with");
   stepOf.setAttribute("aria-label", "Step to compare with");
-  const against = element("div", "ot-against");
+  const against = element("div", "ot-opposite");
   against.append(element("span", "", "with"), runOf, promptOf, stepOf);
   const option = (value, text) => Object.assign(element("option", "", text), { value });
   const pool = () => (runOf.value ? (runs.get(runOf.value) ?? []) : store.all());

@@ -57,7 +57,7 @@ function createStart(model, strength) {
     model.send({ op: "begin", path: path.value.trim() });
     path.value = "";
   };
-  const stage = element("div", "ot-stage");
+  const stage = element("div", "ot-easel");
   const image = new Image();
   image.alt = "The picture to begin with";
   let pending = 0;
