@@ -237,11 +237,10 @@ def log_lines(
     """
     order = ["info", "warning", "error"]
     rank = order.index(least) if least else 0
-    found = [
-        line
-        for line in service.history.log
-        if order.index(line.level) >= rank and words.lower() in line.text.lower()
-    ]
+    found = service.history.log
+    if least or words:
+        wanted = words.lower()
+        found = [x for x in found if order.index(x.level) >= rank and wanted in x.text.lower()]
     return [
         LogLine(
             id=line.number,

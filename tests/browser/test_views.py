@@ -328,7 +328,7 @@ def test_a_sample_opens_large_beside_over_and_against_another(notebook, page):
 
 
 def test_the_tabs_of_the_studio_open_their_parts(notebook, page):
-    notebook.open("tabs.ipynb", [setup("tabs", 3000, 90), "ot.studio(job, service=svc)"])
+    notebook.open("tabs.ipynb", [setup("tabs", 20_000, 900), "ot.studio(job, service=svc)"])
     notebook.run(0)
     notebook.run(1)
     output = notebook.output(1)
@@ -352,9 +352,7 @@ def test_the_tabs_of_the_studio_open_their_parts(notebook, page):
         expect(output.locator(f".ot-page:not(.ot-away) {landmark}").first).to_be_visible()
         over = output.evaluate("node => node.scrollWidth - node.clientWidth")
         assert over <= 0, f"{label}: {over} px too wide"
-        if (
-            label != "Concepts"
-        ):  # it has a test of its own
+        if label != "Concepts":  # it has a test of its own
             assert violations(page, ".ot-page:not(.ot-away)") == [], label
     at = step_of(output)
     tabs.first.click()
