@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from modules.adapters.embedding_files import unbundled
+from modules.adapters.embedding_files import named_as_here, read_embedding, unbundled
 from modules.adapters.files import AdapterError, read_tensors, save_tensors
 from modules.adapters.recognise import recognise
 from modules.adapters.writing import in_any_format, stored_dtype
@@ -40,10 +40,10 @@ def convert(
     skip: bool = False,
     progress: Progress = silent,
 ) -> list[str]:
-    """Write an adapter or a whole model in another format; the keys that were left out.
+    """Write an adapter, an embedding or a whole model in another format; the keys left out.
 
     Args:
-        source: an adapter's .safetensors file, a model's, or a diffusers folder.
+        source: an adapter's .safetensors file, an embedding's, a model's, or a diffusers folder.
         target: file or, for DIFFUSERS, folder to write; replaced if it exists.
         model_format: of the target.
         model_type: architecture, where the keys do not tell it.
@@ -57,6 +57,11 @@ def convert(
     """
     path, wanted = Path(source), ModelFormat(model_format)
     kind = ModelType(model_type) if model_type else None
+    if wanted is ModelFormat.SAFETENSORS:
+        tensors = named_as_here(read_embedding(path), kind, str(path))
+        save_tensors(tensors, Path(target), dtype or stored_dtype(tensors))
+        progress(len(tensors), len(tensors))
+        return []
     if wanted not in LORA_FORMATS:
         _convert_model(path, Path(target), wanted, kind, dtype, progress)
         return []

@@ -19,11 +19,14 @@ from torch import Tensor
 
 from modules.adapters.embeddings import Word, readers
 from modules.adapters.files import AdapterError
+from modules.config import ModelType
 from modules.families.base import Family, Parts
 
 OUTPUT = "_out"
 BUNDLED = "bundle_emb."
 """Begins the keys of embeddings in an adapter file: `bundle_emb.<placeholder>.<key>`."""
+STABLE_DIFFUSION_WIDTHS = (768, 1024)
+"""Of the text encoder of 1.x and of 2.x."""
 SUFFIXES = (".safetensors", ".pt", ".bin", ".pth")
 
 
@@ -82,6 +85,37 @@ def read_embedding(path: Path) -> dict[str, Tensor]:
     if isinstance(found, Mapping) and all(isinstance(rows, Tensor) for rows in found.values()):
         return dict(found)
     raise EmbeddingError(f"{path} holds no embedding, but {type(found).__name__}.")
+
+
+def named_as_here(
+    tensors: Mapping[str, Tensor], kind: ModelType | None, source: str
+) -> dict[str, Tensor]:
+    """An embedding's tensors [N, D] by the keys that this and other trainers write.
+
+    Args:
+        tensors: what a file of any layout holds.
+        kind: the model it is for, where the keys do not tell it.
+        source: what to call the file in a message.
+
+    Raises:
+        EmbeddingError: if there is no telling what they are.
+    """
+    from modules.families import all_families, family_for
+
+    families = [family_for(kind)] if kind else list(all_families())
+    known = {place.key for family in families for place in family.words.values()}
+    if all(key.removesuffix(OUTPUT) in known for key in tensors):
+        return {key: rows.reshape(-1, rows.shape[-1]) for key, rows in tensors.items()}
+    alone = [list(family.words.values()) for family in families if len(family.words) == 1]
+    (rows, *more) = tensors.values()
+    if kind is None and rows.shape[-1] in STABLE_DIFFUSION_WIDTHS:
+        alone = [[place] for places in alone for place in places if place.key == "emp_params"][:1]
+    if more or len(alone) != 1:
+        raise EmbeddingError(
+            f"{source} holds {', '.join(sorted(tensors)[:3])}, which does not say what it is an "
+            f"embedding for. Name the model type."
+        )
+    return {alone[0][0].key: rows.reshape(-1, rows.shape[-1])}
 
 
 def as_word(

@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from modules.adapters.embedding_files import as_word, bundled, to_file, unbundled
+from modules.adapters.converting import convert
+from modules.adapters.embedding_files import EmbeddingError, as_word, bundled, to_file, unbundled
 from modules.adapters.embeddings import Word, Words, hidden_state, readers, tables_of
 from modules.config import MODELS, ModelType, TrainingMethod
 from modules.config.supported import HONOURED
@@ -221,3 +223,24 @@ def test_the_longest_placeholder_wins_and_two_sets_of_words_do_not_meet():
     first.remove()
     assert parts.pipeline.tokenizer is plain
     assert "forward" not in vars(parts.pipeline.text_encoder.get_input_embeddings())
+
+
+def test_files_of_other_tools_are_converted_to_the_keys_of_trainers(tmp_path):
+    rows = torch.randn(2, 768)
+    save_file({"<cat>": rows}, tmp_path / "diffusers.safetensors")
+    torch.save({"string_to_param": {"*": rows[0]}}, tmp_path / "webui.pt")
+    save_file({"clip_l": rows, "clip_g": torch.randn(2, 1280)}, tmp_path / "xl.safetensors")
+    out = tmp_path / "new.safetensors"
+    for name, expected in (("diffusers.safetensors", rows), ("webui.pt", rows[:1])):
+        assert convert(tmp_path / name, out, "SAFETENSORS") == []
+        assert torch.equal(load_file(out)["emp_params"], expected)
+    convert(tmp_path / "xl.safetensors", out, "SAFETENSORS", dtype=torch.float16)
+    assert {key: rows.dtype for key, rows in load_file(out).items()} == {
+        "clip_l": torch.float16,
+        "clip_g": torch.float16,
+    }
+    convert(tmp_path / "diffusers.safetensors", out, "SAFETENSORS", model_type="CHROMA_1")
+    assert list(load_file(out)) == ["t5"]
+    save_file({"<cat>": torch.randn(1, 2304)}, tmp_path / "odd.safetensors")
+    with pytest.raises(EmbeddingError, match=r"holds <cat>, which does not say what"):
+        convert(tmp_path / "odd.safetensors", out, "SAFETENSORS")
