@@ -10,12 +10,9 @@ from typing import Any
 import ipywidgets as W
 
 from ot_notebook.widgets import markup
-from ot_notebook.widgets.core_inference_tools import CoreTools
+from ot_notebook.widgets.core_inference_tools import CRISP_PX, CoreTools, image_tag
 
 Request = Callable[[dict[str, Any]], None]
-
-CRISP_PX = 128
-"""Smaller pictures show their pixels: blurred, a 64 px drawing looks broken."""
 
 NUMBERS = ("width", "height", "steps", "seed", "clip_skip")
 
@@ -58,7 +55,7 @@ class CoreInference:
         self._added: list[list[Any]] = []
         add = _button("Add", self._add)
         self._loras = W.VBox(layout=wide)
-        self._image = W.Image(value=b"", layout=W.Layout(max_width="512px", display="none"))
+        self._image = W.HTML(layout=W.Layout(width="100%", display="none"))
         self._words = W.HTML(layout=wide)
         self._choice = W.Dropdown(description="Show", options=[], layout=wide)
         self._choice.observe(self._pick, "value")
@@ -148,10 +145,10 @@ class CoreInference:
         self._shown = picture.get("id")
         self._image.layout.display = "" if picture else "none"
         if picture:
-            self._image.value = picture["image"]
             crisp = max(picture["width"], picture["height"]) <= CRISP_PX
-            (self._image.add_class if crisp else self._image.remove_class)("ot-crisp")
-            self._image.layout.width = f"{max(256, min(512, picture['width']))}px"
+            style = f"width:{max(256, min(512, picture['width']))}px"
+            alt = picture["prompt"] or "A picture without a prompt"
+            self._image.value = image_tag(picture["image"], picture["mime"], alt, style, crisp)
             self._words.value = markup.caption(f"{picture['prompt']} · {picture['words']}")
         self.tools.show(self._shown)
         for control in (self._again, self._seed):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import ipywidgets as W
 
 from ot_notebook.widgets import markup
+from ot_notebook.widgets.thumbnails import data_uri
 
 Request = Callable[[dict[str, Any]], None]
+
+CRISP_PX = 128
+"""Smaller pictures show their pixels: blurred, a 64 px drawing looks broken."""
+
+WHOLE = 1 << 20
+"""An edge that no picture has: none is made smaller here."""
 
 ROWS = ("Across", "Down", "Sheets")
 COPIES = {
@@ -46,11 +54,13 @@ class CoreTools:
         ]
         draw = _button("Draw grid", lambda: ask("grid", {"axes": self._written()}))
         over = _button("Over all saves", lambda: ask("grid", {"axes": [["save", ""]]}))
-        self._series = W.SelectionSlider(
-            description="Leaf", options=[("", -1)], layout=W.Layout(width="100%", display="none")
+        self._series = W.Dropdown(
+            description="Of the grid",
+            options=[("", -1)],
+            layout=W.Layout(width="100%", display="none"),
         )
         self._series.observe(self._leaf, "value")
-        self._sheet = W.Image(value=b"", layout=W.Layout(max_width="100%", display="none"))
+        self._sheet = W.HTML(layout=W.Layout(width="100%", display="none"))
         self._sheet_words = W.HTML(layout=W.Layout(width="100%"))
         compare = _button("Compare others with it", lambda: self._of_shown("beside"))
         done = _button("Done comparing", lambda: request({"op": "beside"}))
@@ -60,9 +70,9 @@ class CoreTools:
         )  # fmt: skip
         self._copy.observe(self._copied, "value")
         self._sample = _button("Add to samples", lambda: self._of_shown("sample"))
-        self._base, self._top, self._map = (W.Image(value=b"") for _ in range(3))
+        self._base, self._top, self._map = (W.HTML() for _ in range(3))
         for image in (self._base, self._top, self._map):
-            image.layout = W.Layout(width="30%", max_width="320px", margin="2px")
+            image.layout = W.Layout(flex="0 1 30%", max_width="320px", margin="2px")
         self._pair = _row(self._base, self._top, self._map)
         self._pair.layout.display = "none"
         self._pair_words = W.HTML()
@@ -113,7 +123,7 @@ class CoreTools:
             self._draw_pair(other)
             self._sheet.layout.display = "" if sheet else "none"
             if sheet:
-                self._sheet.value = sheet["image"]
+                self._sheet.value = image_tag(sheet["image"], sheet["mime"], "The whole grid")
                 self._sheet_words.value = markup.caption(sheet["words"])
         finally:
             self._loading = False
@@ -138,8 +148,12 @@ class CoreTools:
         self._pair.layout.display = "flex" if there else "none"
         self._pair_words.value = markup.caption(other["distance"]) if there else ""
         if there:
-            self._base.value, self._map.value = other["image"], other["difference"]
-            self._top.value = other["shown"]
+            crisp = max(other["width"], other["height"]) <= CRISP_PX
+            mime, style = other["mime"], "width:100%"
+            self._base.value = image_tag(other["image"], mime, "A, kept to compare", style, crisp)
+            self._top.value = image_tag(other["shown"], mime, "B, the one shown", style, crisp)
+            difference = other["difference"], other["difference_mime"]
+            self._map.value = image_tag(*difference, "Where A and B differ", style, crisp)
 
     def _written(self) -> list[list[str]]:
         return [[select.value, values.value] for select, values in self._axes if select.value]
@@ -168,6 +182,13 @@ class CoreTools:
     def _of_shown(self, op: str, **more: Any) -> None:
         if self._shown is not None:
             self._request({"op": op, "id": self._shown, **more})
+
+
+def image_tag(image: bytes, mime: str, alt: str, style: str = "", crisp: bool = False) -> str:
+    """A picture with words for those who do not see it, which an `Image` widget cannot have."""
+    name = ' class="ot-crisp"' if crisp else ""
+    source = data_uri(image, mime, edge=WHOLE)
+    return f'<img{name} alt="{escape(alt)}" src="{source}" style="max-width:100%;{style}">'
 
 
 def _path(description: str, hint: str, given: Callable[[str], None]) -> W.Text:

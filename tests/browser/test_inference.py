@@ -165,12 +165,29 @@ def test_the_panel_is_painted_within_a_second(notebook, page):
     assert page.evaluate(PAINTED) < 1
 
 
-def test_core_widgets_do_the_same(notebook):
-    notebook.open("core.ipynb", [SETUP.format(mode=', mode="core"'), "panel"])
+def test_core_widgets_do_the_same(notebook, page):
+    notebook.open("core.ipynb", [SETUP.format(mode=', mode="core"'), "panel", "ot.WeightTools()"])
     notebook.run(0)
     notebook.run(1)
     output = notebook.output(1)
     output.get_by_label("Prompt").first.fill("a fox")
     output.get_by_role("button", name="Draw", exact=True).click()
     expect(output.locator("img:visible")).to_have_count(1)
+    output.get_by_role("button", name="Compare others with it").click()
+    output.get_by_label("Across").select_option("seed")
+    output.get_by_placeholder("1, 3, 7 or 1-5").first.fill("1-3")
+    output.get_by_role("button", name="Draw grid").click()
+    expect(output.locator("img:visible")).to_have_count(5)  # large, three of a pair, the sheet
+    assert violations(page, ".jp-OutputArea-output") == []
     notebook.shot("inference-core", output)
+    notebook.theme(dark=True)
+    page.set_viewport_size({"width": 460, "height": 1000})
+    notebook.shot("inference-core-dark-narrow", output)
+    notebook.theme(dark=False)
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    notebook.run(2)
+    tools = notebook.output(2)
+    tools.get_by_role("button", name="Merge").click()
+    tools.get_by_role("button", name="Write").click()
+    expect(tools.get_by_role("alert")).to_contain_text("Model is empty")
+    notebook.shot("weight-tools", tools)
