@@ -17,6 +17,7 @@ from modules.config.case import Case, DataFacts, Rule
 from modules.config.hardware import Hardware, detect
 from modules.config.models import MODELS
 from modules.config.problems import Problem
+from modules.config.sample_config import SampleConfig
 from modules.config.train_config import TrainConfig
 
 RULES: tuple[Rule, ...] = (
@@ -46,3 +47,27 @@ def validate(
     case = Case(config, MODELS[config.model_type], device, data)
     found = (problem for rule in RULES for problem in rule(case))
     return sorted(dict.fromkeys(found), key=lambda problem: problem.severity != "error")
+
+
+def sample_problems(
+    config: TrainConfig, definition: SampleConfig, hardware: Hardware | None = None
+) -> list[Problem]:
+    """What would keep a sample from being drawn as it is defined, by its fields' names.
+
+    Args:
+        config: of the run that draws it.
+        definition: the sample.
+        hardware: as `validate` takes it.
+    """
+    one = config.update(samples=[definition.update(enabled=True)])
+    lead = "samples.0."
+    return [
+        Problem(
+            problem.field.removeprefix(lead),
+            problem.severity,
+            problem.message.replace(lead, ""),
+            problem.fix.replace(lead, ""),
+        )
+        for problem in validate(one, hardware)
+        if problem.field.startswith(lead) and problem.severity == "error"
+    ]

@@ -20,6 +20,7 @@ from modules.config import (
     SampleConfig,
     TrainConfig,
 )
+from modules.config.checks import sample_problems
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.data import Batches, CachingStopped, Dataset
 from modules.families import Parts, family_for
@@ -402,6 +403,8 @@ class GenericTrainer:
             self._best.judge(mean, self._place(), self.config)
 
     def _sample(self, definition: SampleConfig, index: int, averaged: bool = True) -> None:
+        if index < 0 and (problems := sample_problems(self.config, definition)):
+            raise ConfigError(problems)
         self._voice.enter("sampling", f"Sampling {definition.prompt!r}")
         with self._update.shown(averaged):
             taken = take_sample(

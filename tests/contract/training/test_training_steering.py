@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from modules.config import SampleConfig
 from modules.training import events as e
 
 SAMPLE = {"prompt": "a card", "height": 64, "width": 64, "diffusion_steps": 50, "seed": 1}
@@ -161,3 +162,18 @@ def test_a_callback_that_raises_stops_nothing(make_config, train):
     run = train(make_config(epochs=1), react)
     assert run.states[-1] == "finished"
     assert sum("ZeroDivisionError: mine" in warning for warning in run.warnings) == 1
+
+
+def test_a_custom_sample_that_the_model_cannot_draw_is_said(make_config, train):
+    def ask(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 1:
+            for changes in ({"sample_inpainting": True}, {"frames": 5}, {"width": 100}):
+                commands.sample_custom(SampleConfig().update(diffusion_steps=1, **changes))
+
+    run = train(make_config(epochs=1), ask)
+    assert list(run.losses) == [1, 2, 3]
+    assert run.of(e.SampleImage) == []
+    words = "\n".join(run.warnings)
+    assert "sample_inpainting is true, but Stable Diffusion 1.5 does not draw into" in words
+    assert "frames is 5, which this engine cannot do. Use 1." in words
+    assert "width is 100 px, but must be a multiple of 8 px. Use 96 or 104." in words
