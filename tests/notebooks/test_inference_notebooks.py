@@ -34,6 +34,7 @@ def test_the_inference_notebook_draws_live_and_afterwards(tmp_path):
     assert len(steps[1].split(",")) >= 2
     assert text.count("image/png") >= 3
     assert "pipeline.load_lora_weights" in text
+    assert "Would be published to" in text
     assert len(list((tmp_path / "workspace" / "inference").glob("*.png"))) >= 10
 
 

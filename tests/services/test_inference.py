@@ -209,6 +209,7 @@ def test_unload_gives_the_networks_back(tmp_path):
     ("settings", "words"),
     [
         ({"width": 0}, r"width is 0, .* multiples of 4 px.*The nearest is 4"),
+        ({"width": 7}, r"width is 7, .*The nearest is 8"),
         ({"height": 67}, r"height is 67, .*The nearest is 68"),
         ({"width": 100_000}, r"width is 100000.*The nearest is 16384"),
         ({"width": 64.5}, "width is 64.5"),
