@@ -1,8 +1,8 @@
 """Captions and masks by a model: what it says of each image, joined with what is there already.
 
 A `Captioner` or `Masker` is any function of the right form; `caption_models` and `mask_models` have
-some. What is written goes through the journal of the `ConceptStore`, `CHUNK` images a change, so a run that is
-stopped keeps what it did and everything can be undone.
+some. What is written goes through the journal of the `ConceptStore`, `CHUNK` images a change, so a
+run that is stopped keeps what it did and everything can be undone.
 """
 
 from __future__ import annotations
