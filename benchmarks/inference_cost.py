@@ -26,7 +26,7 @@ from modules.config import ModelFormat, ModelType
 from modules.families import family_for
 from ot_notebook.services.inference_service import InferenceService
 
-SETTINGS = {"seed": 1, "steps": 8, "cfg_scale": 3.0, "scheduler": "DDIM"}
+SETTINGS = {"seed": 1, "steps": 20, "cfg_scale": 3.0, "scheduler": "DDIM"}
 
 
 def sixty_million(folder: Path) -> Path:
@@ -105,7 +105,7 @@ def measure(name: str, source: Path, rounds: int, folder: Path) -> None:
     service.set_loras([])
 
     begun = time.perf_counter()
-    service.grid("a red apple", x={"seed": range(5)}, y={"cfg_scale": [1.5, 2, 3, 4, 5]}, steps=8)
+    service.grid("a red apple", x={"seed": range(5)}, y={"cfg_scale": [1.5, 2, 3, 4, 5]}, steps=20)
     grid = time.perf_counter() - begun
     single = []
     for _ in range(5):
