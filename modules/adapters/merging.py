@@ -13,7 +13,6 @@ from torch import Tensor
 from modules.adapters.change import weight_change
 from modules.adapters.files import AdapterError, read_tensors
 from modules.adapters.reading import read_with, spellings
-from modules.adapters.recognise import greatest_number, possible_layers
 from modules.adapters.writing import by_layer
 from modules.atomic import atomic_folder
 from modules.config import ModelType
@@ -78,9 +77,13 @@ def merge(
 def _changes(stored: StoredModel, adapters: Mapping[Path, float]) -> Changes:
     changes: dict[str, list[tuple[Mapping[str, Tensor], float]]] = defaultdict(list)
     names = stored.homes().keys()
+    layers: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        part, _, below = name.partition(".")
+        layers[part].append(below)
+    index = spellings(stored.family, layers)
     for path, strength in adapters.items():
         tensors, _ = read_tensors(path)
-        index = spellings(stored.family, possible_layers(stored.family, greatest_number(tensors)))
         found = read_with(tensors, index)
         odd = [*found.unplaced, *sorted(found.layers - names)]
         if odd:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from modules.families import all_families, family_for
 from modules.families.base import Family
 
 CROSS_ATTENTION = re.compile(r"attn2[._]to[._]k\.(lora_down|lora_A|lora\.down)\.weight$")
+UNET_ATTENTION = re.compile(r"(?P<side>down|up)_blocks\.\d+\.(?=attentions\.)")
 WIDTHS = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2", 2048: "stable-diffusion-xl"}
 """Width of the text that cross-attention of a UNet reads, by architecture."""
 
@@ -129,7 +131,7 @@ def _repeated(network: nn.Module) -> Iterator[tuple[str, int]]:
     """Patterns of the paths of layers, the numbers of blocks in lists left open.
 
     UNets are left as they are: their toys have as many blocks as the real ones, whose original
-    names count on from level to level.
+    names count on from level to level. Which of the blocks have attention is the model's choice.
     """
     lists = {
         path
@@ -137,10 +139,12 @@ def _repeated(network: nn.Module) -> Iterator[tuple[str, int]]:
         if isinstance(module, nn.ModuleList)
         and all(any(True for _ in each.children()) for each in module)
     }
+    paths = list(layer_paths(network))
     if hasattr(network, "down_blocks") and hasattr(network, "mid_block"):
         lists = set()
+        paths += list(_attention_anywhere(network, paths))
     seen: set[tuple[str, ...]] = set()
-    for path in layer_paths(network):
+    for path in paths:
         steps = path.split(".")
         free = [at for at in range(1, len(steps)) if ".".join(steps[:at]) in lists]
         template = tuple("{}" if at in free else step for at, step in enumerate(steps))
@@ -148,6 +152,16 @@ def _repeated(network: nn.Module) -> Iterator[tuple[str, int]]:
             continue
         seen.add(template)
         yield ".".join(template), len(free)
+
+
+def _attention_anywhere(network: nn.Module, paths: list[str]) -> Iterator[str]:
+    """What a UNet's attention layers would be called in its other blocks."""
+    blocks: Any = network
+    counts = {"down": len(blocks.down_blocks), "up": len(blocks.up_blocks)}
+    for path in paths:
+        if found := UNET_ATTENTION.match(path):
+            for number in range(counts[found["side"]]):
+                yield f"{found['side']}_blocks.{number}.{path[found.end() :]}"
 
 
 def _width(tensors: Mapping[str, Tensor]) -> str:
