@@ -155,7 +155,6 @@ def test_other_architectures_begin_with_pictures_on_their_own_networks(kind, hal
         ({"clip_skip": -1}, "clip_skip is -1, but must be a count of layers"),
         ({"n": 0}, "n is 0, but must lie between 1 and 64"),
     ],
-    ids=str,
 )
 def test_a_start_that_cannot_be_is_refused_in_words(service, apple, settings, words):
     if settings.get("image") == "?":
