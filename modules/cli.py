@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from typing_extensions import assert_never
 
-from modules.cli_cache import build_cache_app
+from modules import cli_cache
 from modules.cli_config import build_config_app
 from modules.cli_weights import add_weight_commands
 from modules.config import ConfigError, Problem, TrainConfig, validate
@@ -104,7 +104,7 @@ def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
 
     app.add_typer(build_config_app(load), name="config")
     add_weight_commands(app, console, errors)
-    app.add_typer(build_cache_app(), name="cache")
+    app.add_typer(cli_cache.app, name="cache")
     return app
 
 

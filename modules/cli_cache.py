@@ -26,95 +26,94 @@ CacheDir = Annotated[
 ]
 
 
-def build_cache_app() -> typer.Typer:
-    """The commands."""
-    app = typer.Typer(no_args_is_help=True, help="Look at, check, shrink and carry a cache.")
+app = typer.Typer(no_args_is_help=True, help="Look at, check, shrink and carry a cache.")
 
-    @app.command()
-    def info(
-        cache_dir: CacheDir = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Sizes in bytes, as JSON.")] = False,
-    ) -> None:
-        """Say what a cache holds, encoder by encoder."""
-        from modules.data.upkeep import usage
 
-        found = usage(_folder(cache_dir))
-        if as_json:
-            typer.echo(json.dumps([asdict(use) for use in found], indent=2))
-            return
-        for use in found:
-            last = datetime.fromtimestamp(use.last_used).strftime("%Y-%m-%d %H:%M")
-            typer.echo(
-                f"{use.name:<22} {use.rows:>9,} encodings {use.shards:>5,} shards "
-                f"{_size(use.size):>10}  last used {last}"
-            )
-        typer.echo(f"{_size(sum(use.size for use in found))} in all")
+@app.command()
+def info(
+    cache_dir: CacheDir = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Sizes in bytes, as JSON.")] = False,
+) -> None:
+    """Say what a cache holds, encoder by encoder."""
+    from modules.data.upkeep import usage
 
-    @app.command()
-    def verify(
-        cache_dir: CacheDir = None,
-        remove: Annotated[
-            bool, typer.Option("--remove", help="Delete what is damaged; it is encoded anew.")
-        ] = False,
-    ) -> None:
-        """Read everything and compare it with its check sums; exit code 1 if some is damaged."""
-        from modules.data.upkeep import verify as damaged_shards
+    found = usage(_folder(cache_dir))
+    if as_json:
+        typer.echo(json.dumps([asdict(use) for use in found], indent=2))
+        return
+    for use in found:
+        last = datetime.fromtimestamp(use.last_used).strftime("%Y-%m-%d %H:%M")
+        typer.echo(
+            f"{use.name:<22} {use.rows:>9,} encodings {use.shards:>5,} shards "
+            f"{_size(use.size):>10}  last used {last}"
+        )
+    typer.echo(f"{_size(sum(use.size for use in found))} in all")
 
-        found = damaged_shards(_folder(cache_dir), remove)
-        for path, why in found:
-            typer.echo(f"{path}: {why}{', removed' if remove else ''}")
-        if not found:
-            typer.echo("Every shard is as it was written.")
-        elif not remove:
-            typer.echo("Add --remove to have the next run encode anew what they held.", err=True)
-            raise typer.Exit(DAMAGED)
 
-    @app.command()
-    def prune(
-        limit: Annotated[
-            float, typer.Option("--limit", help="GiB that the cache may keep.", min=0)
-        ],
-        cache_dir: CacheDir = None,
-    ) -> None:
-        """Remove what was not used for longest until the rest fits. Run it while none trains."""
-        from modules.data.cache import prune as remove_oldest
+@app.command()
+def verify(
+    cache_dir: CacheDir = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete what is damaged; it is encoded anew.")
+    ] = False,
+) -> None:
+    """Read everything and compare it with its check sums; exit code 1 if some is damaged."""
+    from modules.data.upkeep import verify as damaged_shards
 
-        folder = _folder(cache_dir)
-        removed = remove_oldest(folder, max(1, int(limit * GIB)))  # 0 would mean no limit
-        for path in removed:
-            typer.echo(f"removed {path}")
-        typer.echo(f"{len(removed):,} shards removed.")
+    found = damaged_shards(_folder(cache_dir), remove)
+    for path, why in found:
+        typer.echo(f"{path}: {why}{', removed' if remove else ''}")
+    if not found:
+        typer.echo("Every shard is as it was written.")
+    elif not remove:
+        typer.echo("Add --remove to have the next run encode anew what they held.", err=True)
+        raise typer.Exit(DAMAGED)
 
-    @app.command()
-    def export(
-        target: Annotated[Path, typer.Argument(help="Zip file to write.")],
-        cache_dir: CacheDir = None,
-        force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
-    ) -> None:
-        """Write a cache as one zip file, for another machine."""
-        from modules.data.upkeep import export as write_zip
 
-        if target.exists() and not force:
-            _refuse(f"{target} exists. Choose another name, or add --force.")
-        folder = _folder(cache_dir)
-        with _refusing(target):
-            count = write_zip(folder, target)
-        typer.echo(f"{count:,} shards, {_size(target.stat().st_size)}: {target}")
+@app.command()
+def prune(
+    limit: Annotated[float, typer.Option("--limit", help="GiB that the cache may keep.", min=0)],
+    cache_dir: CacheDir = None,
+) -> None:
+    """Remove what was not used for longest until the rest fits. Run it while none trains."""
+    from modules.data.cache import prune as remove_oldest
 
-    @app.command("import")
-    def import_(
-        source: Annotated[Path, typer.Argument(help="Zip file that `cache export` wrote.")],
-        cache_dir: CacheDir = None,
-    ) -> None:
-        """Add an exported cache to this one; what it has already stays."""
-        from modules.data.upkeep import take_in
+    folder = _folder(cache_dir)
+    removed = remove_oldest(folder, max(1, int(limit * GIB)))  # 0 would mean no limit
+    for path in removed:
+        typer.echo(f"removed {path}")
+    typer.echo(f"{len(removed):,} shards removed.")
 
-        folder = cache_dir or _usual()
-        with _refusing(source):
-            new = take_in(source, folder)
-        typer.echo(f"{new:,} new shards in {folder}.")
 
-    return app
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="Zip file to write.")],
+    cache_dir: CacheDir = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
+) -> None:
+    """Write a cache as one zip file, for another machine."""
+    from modules.data.upkeep import export as write_zip
+
+    if target.exists() and not force:
+        _refuse(f"{target} exists. Choose another name, or add --force.")
+    folder = _folder(cache_dir)
+    with _refusing(target):
+        count = write_zip(folder, target)
+    typer.echo(f"{count:,} shards, {_size(target.stat().st_size)}: {target}")
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="Zip file that `cache export` wrote.")],
+    cache_dir: CacheDir = None,
+) -> None:
+    """Add an exported cache to this one; what it has already stays."""
+    from modules.data.upkeep import take_in
+
+    folder = cache_dir or _usual()
+    with _refusing(source):
+        new = take_in(source, folder)
+    typer.echo(f"{new:,} new shards in {folder}.")
 
 
 def _usual() -> Path:
