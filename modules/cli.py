@@ -103,7 +103,7 @@ def build_app(find_preset: Callable[[str], Path] = Path) -> typer.Typer:
         raise typer.Exit(INVALID if blocked else 0)
 
     app.add_typer(build_config_app(load), name="config")
-    add_weight_commands(app, console, errors)
+    add_weight_commands(app)
     app.add_typer(cli_cache.app, name="cache")
     return app
 

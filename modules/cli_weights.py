@@ -39,131 +39,135 @@ Type = Annotated[NumberType | None, typer.Option("--dtype", help="Type of the wr
 Device = Annotated[str, typer.Option(help="Where to compute, such as cuda.")]
 
 
-def add_weight_commands(app: typer.Typer, console: Console, errors: Console) -> None:
+CONSOLE, ERRORS = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+
+def add_weight_commands(app: typer.Typer) -> None:
     """Give a command line the commands for files of weights."""
+    for command in (convert, merge, extract, resize):
+        app.command()(command)
 
-    @contextmanager
-    def shown(name: str) -> Iterator[Callable[[int, int], None]]:
-        """A bar, and what goes wrong as a line instead of a traceback."""
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        try:
-            with Progress(TextColumn(name), *columns, console=console) as progress:
-                bar = progress.add_task(name)
-                yield lambda done, total: progress.update(bar, completed=done, total=total)
-        except (ValueError, OSError) as error:
-            errors.print(f"[red]error[/] {escape(str(error))}", highlight=False)
-            raise typer.Exit(FAILED) from None
 
-    @app.command()
-    def convert(
-        source: Source,
-        target: Target,
-        model_format: Annotated[ModelFormat, typer.Option("--format", help="Of the target.")],
-        model_type: Kind = None,
-        dtype: Type = None,
-        skip: Annotated[
-            bool, typer.Option("--skip", help="Leave out keys that belong to no layer.")
-        ] = False,
-    ) -> None:
-        """Write an adapter, or a whole model, in another format."""
-        from modules.adapters.converting import convert as run
+@contextmanager
+def _shown(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar, and what goes wrong as a line instead of a traceback."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(TextColumn(name), *columns, console=CONSOLE) as progress:
+            bar = progress.add_task(name)
+            yield lambda done, total: progress.update(bar, completed=done, total=total)
+    except (ValueError, OSError) as error:
+        ERRORS.print(f"[red]error[/] {escape(str(error))}", highlight=False)
+        raise typer.Exit(FAILED) from None
 
-        with shown("converting") as progress:
-            left_out = run(
-                source,
-                target,
-                model_format,
-                model_type=model_type,
-                dtype=_torch(dtype) if dtype else None,
-                skip=skip,
-                progress=progress,
-            )
-        for key in left_out:
-            console.print(f"Left out: {escape(key)}", highlight=False)
 
-    @app.command()
-    def merge(
-        model: Annotated[Path, typer.Argument(help="Diffusers folder or .safetensors file.")],
-        target: Target,
-        lora: Annotated[
-            list[str], typer.Option("--lora", help="FILE or FILE=STRENGTH. Repeatable.")
-        ],
-        model_type: Kind = None,
-    ) -> None:
-        """Write a model with LoRAs in its weights."""
-        from modules.adapters.merging import merge as run
+def convert(
+    source: Source,
+    target: Target,
+    model_format: Annotated[ModelFormat, typer.Option("--format", help="Of the target.")],
+    model_type: Kind = None,
+    dtype: Type = None,
+    skip: Annotated[
+        bool, typer.Option("--skip", help="Leave out keys that belong to no layer.")
+    ] = False,
+) -> None:
+    """Write an adapter, or a whole model, in another format."""
+    from modules.adapters.converting import convert as run
 
-        with shown("merging") as progress:
-            adapters = dict(_strength(text) for text in lora)
-            run(model, target, adapters, model_type=model_type, progress=progress)
+    with _shown("converting") as progress:
+        left_out = run(
+            source,
+            target,
+            model_format,
+            model_type=model_type,
+            dtype=_torch(dtype) if dtype else None,
+            skip=skip,
+            progress=progress,
+        )
+    for key in left_out:
+        CONSOLE.print(f"Left out: {escape(key)}", highlight=False)
 
-    @app.command()
-    def extract(
-        base: Annotated[Path, typer.Argument(help="The model that training began with.")],
-        tuned: Annotated[Path, typer.Argument(help="The trained model.")],
-        target: Target,
-        rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 16,
-        model_format: Annotated[
-            ModelFormat, typer.Option("--format", help="Of the LoRA.")
-        ] = ModelFormat.DIFFUSERS_LORA,
-        clamp_quantile: Annotated[
-            float | None, typer.Option(help="Cut off outliers beyond it, such as 0.99.")
-        ] = None,
-        fast: Annotated[bool, typer.Option("--fast", help="Nearly as good, much faster.")] = False,
-        model_type: Kind = None,
-        dtype: Annotated[
-            NumberType, typer.Option("--dtype", help="Type of the written numbers.")
-        ] = NumberType.FLOAT_16,
-        device: Device = "cpu",
-    ) -> None:
-        """Write what one model learned over another as a LoRA."""
-        from modules.adapters.low_rank import extract as run
 
-        with shown("comparing") as progress:
-            run(
-                base,
-                tuned,
-                target,
-                rank=rank,
-                model_format=model_format,
-                clamp_quantile=clamp_quantile,
-                exact=not fast,
-                model_type=model_type,
-                dtype=_torch(dtype),
-                device=device,
-                progress=progress,
-            )
+def merge(
+    model: Annotated[Path, typer.Argument(help="Diffusers folder or .safetensors file.")],
+    target: Target,
+    lora: Annotated[list[str], typer.Option("--lora", help="FILE or FILE=STRENGTH. Repeatable.")],
+    model_type: Kind = None,
+) -> None:
+    """Write a model with LoRAs in its weights."""
+    from modules.adapters.merging import merge as run
 
-    @app.command()
-    def resize(
-        source: Source,
-        target: Target,
-        rank: Annotated[int | None, typer.Option(help="The most of a layer.")] = None,
-        ratio: Annotated[
-            float | None, typer.Option(help="Keep singular values above the largest / RATIO.")
-        ] = None,
-        share: Annotated[
-            float | None, typer.Option(help="Keep this share of the Frobenius norm, such as 0.95.")
-        ] = None,
-        dtype: Type = None,
-        device: Device = "cpu",
-    ) -> None:
-        """Write a LoRA of another rank that changes a model as nearly as it can."""
-        from modules.adapters.low_rank import resize as run
+    with _shown("merging") as progress:
+        adapters = dict(_strength(text) for text in lora)
+        run(model, target, adapters, model_type=model_type, progress=progress)
 
-        with shown("resizing") as progress:
-            ranks = run(
-                source,
-                target,
-                rank=rank,
-                ratio=ratio,
-                share=share,
-                dtype=_torch(dtype) if dtype else None,
-                device=device,
-                progress=progress,
-            )
-        mean = sum(ranks.values()) / len(ranks)
-        console.print(f"{len(ranks)} layers, of rank {mean:.1f} on average.", highlight=False)
+
+def extract(
+    base: Annotated[Path, typer.Argument(help="The model that training began with.")],
+    tuned: Annotated[Path, typer.Argument(help="The trained model.")],
+    target: Target,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.")] = 16,
+    model_format: Annotated[
+        ModelFormat, typer.Option("--format", help="Of the LoRA.")
+    ] = ModelFormat.DIFFUSERS_LORA,
+    clamp_quantile: Annotated[
+        float | None, typer.Option(help="Cut off outliers beyond it, such as 0.99.")
+    ] = None,
+    fast: Annotated[bool, typer.Option("--fast", help="Nearly as good, much faster.")] = False,
+    model_type: Kind = None,
+    dtype: Annotated[
+        NumberType, typer.Option("--dtype", help="Type of the written numbers.")
+    ] = NumberType.FLOAT_16,
+    device: Device = "cpu",
+) -> None:
+    """Write what one model learned over another as a LoRA."""
+    from modules.adapters.low_rank import extract as run
+
+    with _shown("comparing") as progress:
+        run(
+            base,
+            tuned,
+            target,
+            rank=rank,
+            model_format=model_format,
+            clamp_quantile=clamp_quantile,
+            exact=not fast,
+            model_type=model_type,
+            dtype=_torch(dtype),
+            device=device,
+            progress=progress,
+        )
+
+
+def resize(
+    source: Source,
+    target: Target,
+    rank: Annotated[int | None, typer.Option(help="The most of a layer.")] = None,
+    ratio: Annotated[
+        float | None, typer.Option(help="Keep singular values above the largest / RATIO.")
+    ] = None,
+    share: Annotated[
+        float | None, typer.Option(help="Keep this share of the Frobenius norm, such as 0.95.")
+    ] = None,
+    dtype: Type = None,
+    device: Device = "cpu",
+) -> None:
+    """Write a LoRA of another rank that changes a model as nearly as it can."""
+    from modules.adapters.low_rank import resize as run
+
+    with _shown("resizing") as progress:
+        ranks = run(
+            source,
+            target,
+            rank=rank,
+            ratio=ratio,
+            share=share,
+            dtype=_torch(dtype) if dtype else None,
+            device=device,
+            progress=progress,
+        )
+    mean = sum(ranks.values()) / len(ranks)
+    CONSOLE.print(f"{len(ranks)} layers, of rank {mean:.1f} on average.", highlight=False)
 
 
 def _torch(dtype: NumberType) -> torch.dtype:
