@@ -21,7 +21,7 @@ from modules.adapters.reading import spellings, split_key
 from modules.adapters.recognise import greatest_number, possible_layers
 from modules.adapters.writing import in_any_format, stored_dtype
 from modules.config import ModelFormat, ModelType
-from modules.families.stored import find_model, own_part
+from modules.families.stored import StoredModel, find_model, own_part
 from modules.tensor_files import Progress, open_tensors, silent
 
 SMALLEST = 1e-6
@@ -68,14 +68,8 @@ def extract(
         raise AdapterError(f"rank is {rank}, but a rank is at least 1.")
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
         raise AdapterError(f"clamp_quantile is {clamp_quantile:g}, but is in (0, 1].")
-    kind = ModelType(model_type) if model_type else None
-    first, second = find_model(Path(base), kind), find_model(Path(tuned), kind)
+    first, second = _alike(Path(base), Path(tuned), ModelType(model_type) if model_type else None)
     family, homes, others = first.family, first.homes(), second.homes()
-    if odd := sorted(homes.keys() ^ others.keys()):
-        raise AdapterError(
-            f"{base} and {tuned} do not have the same layers: {odd[0]} is in one alone "
-            f"({len(odd)} such). Give two models of one architecture and one layout."
-        )
     keys = [key for of_file in first.layers.values() for key in of_file]
     paths = possible_layers(family, greatest_number(dict.fromkeys(keys)))
     takers = {f"{p}.{family.adapter_name(p, path)}" for p, of in paths.items() for path in of}
@@ -106,6 +100,17 @@ def extract(
     written = in_any_format(tensors, family, spellings(family, paths), ModelFormat(model_format))
     notes = {"modelspec.architecture": f"{family.architecture}/lora"}
     save_tensors(written, Path(target), dtype, notes)
+
+
+def _alike(base: Path, tuned: Path, kind: ModelType | None) -> tuple[StoredModel, StoredModel]:
+    """Two models with the same layers."""
+    first, second = find_model(base, kind), find_model(tuned, kind)
+    if odd := sorted(first.homes().keys() ^ second.homes().keys()):
+        raise AdapterError(
+            f"{base} and {tuned} do not have the same layers: {odd[0]} is in one alone "
+            f"({len(odd)} such). Give two models of one architecture and one layout."
+        )
+    return first, second
 
 
 def resize(
