@@ -145,7 +145,7 @@ class Pooling:
     """An encoder that costs nothing, to measure what is around it."""
 
     image_identity, text_identity = "pooling", "length"
-    hint, hint_identity, at_once = "none", "none", False
+    hint, hint_identity, lanes = "none", "none", 1
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.avg_pool2d(pixels, 8)

@@ -228,7 +228,7 @@ class _Fill:
                     missing = self._captions().items()
                     encode_captions(missing, self._encoder, self._texts, self._progress)
 
-        if self._encoder.at_once and captions and (pictures or hints):
+        if self._encoder.lanes > 1 and captions and (pictures or hints):
             together([look, listen], self._halted.set)
         else:
             look()

@@ -53,8 +53,8 @@ class Encoder(Protocol):
     """What the denoiser reads of the picture itself."""
     hint_identity: str
     """Differs wherever the same picture and mask make another hint."""
-    at_once: bool
-    """Whether captions may be encoded while pictures are; a GPU's memory is for one of them."""
+    lanes: int
+    """Batches that may be encoded at once, each in a thread; a GPU's memory is for one of them."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU."""
@@ -137,11 +137,15 @@ def encode_pictures(
     def prepare(picture: Picture) -> list[tuple[bytes, NDArray[np.uint8]]]:
         return read_picture(picture, progress.findings)
 
+    def encode(batch: list[tuple[bytes, NDArray[np.uint8]]]) -> tuple[list[bytes], Tensor]:
+        pixels = to_pixels([image for _, image in batch])
+        return [key for key, _ in batch], encoder.encode_images(pixels)
+
     with _shelf(space) as shelf:
-        for batch in _batches(pictures, prepare, progress):
-            pixels = to_pixels([image for _, image in batch])
-            shelf.add([key for key, _ in batch], {"latents": encoder.encode_images(pixels)})
-            progress.step(len(batch))
+        batches, lanes = _batches(pictures, prepare, progress), encoder.lanes
+        for keys, latents in ahead(encode, batches, lanes, lanes, progress.should_stop):
+            shelf.add(keys, {"latents": latents})
+            progress.step(len(keys))
 
 
 def shown_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,9 @@ class LiveEncoder:
         self._family, self._parts = family, parts
         self._keep_pictures = keep_pictures
         self.image_identity = fingerprint(parts.vae) + ("-pictures" if keep_pictures else "")
-        self.at_once = parts.device.type == "cpu"
+        self.lanes = 1
+        if parts.device.type == "cpu":
+            self.lanes = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
         self.hint: Hint = "none" if keep_pictures else family.hint  # the denoiser takes no part
         self.hint_identity = f"{self.image_identity}-{self.hint}"
         if self.hint == "depth":

@@ -15,7 +15,7 @@ class PoolingEncoder:
 
     def __init__(self, image="vae", text="clip", hint="none"):
         self.image_identity, self.text_identity = image, text
-        self.hint, self.hint_identity, self.at_once = hint, f"{image}-{hint}", False
+        self.hint, self.hint_identity, self.lanes = hint, f"{image}-{hint}", 1
         self.images, self.texts, self.hints = 0, [], 0
 
     def encode_images(self, pixels):

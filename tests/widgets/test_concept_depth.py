@@ -14,7 +14,7 @@ from ot_notebook.widgets.concept_editor import ConceptEditor
 
 class Encoder:
     image_identity, text_identity = "vae", "clip"
-    hint, hint_identity, at_once = "none", "none", False
+    hint, hint_identity, lanes = "none", "none", 1
 
     def encode_images(self, pixels):
         return torch.nn.functional.avg_pool2d(pixels, 8)
