@@ -1,11 +1,17 @@
+import shutil
 import threading
+import time
 
 import pytest
 
+import ot_notebook as ot
 from modules.config import SampleConfig, TrainConfig
 from modules.training import events as e
 from ot_notebook.preset_files import find
 from ot_notebook.services.trainer_service import TrainerService
+
+SECONDS = 120
+"""Longest that a small run may take, on a machine that does much else."""
 
 
 class ScriptedRun:
@@ -83,3 +89,46 @@ def stage(config):
 @pytest.fixture
 def sample():
     return SampleConfig(prompt="a fox")
+
+
+@pytest.fixture
+def service():
+    """A trainer's service of the test's own; what still runs at the end is stopped."""
+    service = TrainerService()
+    yield service
+    if service.state not in ("idle", *e.ENDED):
+        service.stop()
+        service.run.wait(SECONDS)
+    service.close()
+
+
+@pytest.fixture
+def small(config, tmp_path):
+    """The quickstart on four pictures and one prompt: two steps an epoch, no samples due."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for picture in sorted(ot.assets.dataset("line art").glob("*.png"))[:4]:
+        shutil.copy(picture, pictures)
+        shutil.copy(picture.with_suffix(".txt"), pictures)
+    return config.update(
+        concepts=[{"name": "pictures", "path": str(pictures), "image_variations": 1}],
+        samples=[{"prompt": "a fox", "width": 64, "height": 64, "diffusion_steps": 2, "seed": 7}],
+        sample_after_unit="NEVER",
+        batch_size=2,
+        epochs=2,
+        learning_rate_warmup_steps=1,
+    )
+
+
+@pytest.fixture
+def reach():
+    """Waits until a service is in a state; an error of its run fails the test."""
+
+    def wait(service, state):
+        until = time.monotonic() + SECONDS
+        while service.state != state and time.monotonic() < until:
+            time.sleep(0.01)
+            assert service.error is None, service.error.traceback
+        assert service.state == state
+
+    return wait

@@ -11,51 +11,13 @@ import pytest
 import torch
 
 import ot_notebook as ot
-from modules.training import events as e
 from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.run import RunFailedError
-from ot_notebook.services.trainer_service import TrainerService
 
 SECONDS = 120
 
 EPOCHS = 15
 """Long enough for a stop, which waits for the next delivery, to come before the end."""
-
-
-@pytest.fixture
-def service():
-    service = TrainerService()
-    yield service
-    if service.state not in ("idle", *e.ENDED):
-        service.stop()
-        service.run.wait(SECONDS)
-    service.close()
-
-
-@pytest.fixture
-def small(config, tmp_path):
-    """The quickstart on four pictures and one prompt: two steps an epoch, no samples due."""
-    pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for picture in sorted(ot.assets.dataset("line art").glob("*.png"))[:4]:
-        shutil.copy(picture, pictures)
-        shutil.copy(picture.with_suffix(".txt"), pictures)
-    return config.update(
-        concepts=[{"name": "pictures", "path": str(pictures), "image_variations": 1}],
-        samples=[{"prompt": "a fox", "width": 64, "height": 64, "diffusion_steps": 2, "seed": 7}],
-        sample_after_unit="NEVER",
-        batch_size=2,
-        epochs=2,
-        learning_rate_warmup_steps=1,
-    )
-
-
-def reach(service, state):
-    until = time.monotonic() + SECONDS
-    while service.state != state and time.monotonic() < until:
-        time.sleep(0.01)
-        assert service.error is None, service.error.traceback
-    assert service.state == state
 
 
 def test_a_run_from_start_to_files_and_a_second_one_in_the_same_process(service, small):
@@ -98,7 +60,7 @@ def test_a_run_speaks_through_its_events_alone(small):
     assert (said.stdout, said.stderr) == ("finished True\n", "")
 
 
-def test_every_command_reaches_the_trainer(service, small):
+def test_every_command_reaches_the_trainer(service, small, reach):
     run = service.start(small.update(epochs=100_000))
     reach(service, "training")
     service.sample_default()
