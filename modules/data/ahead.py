@@ -24,6 +24,8 @@ def ahead(
 ) -> Iterator[_Out]:
     """`map` in threads that is never more than `most` results before its reader.
 
+    What was begun when it is told to stop still comes.
+
     Raises:
         CachingStopped: if told to stop.
     """
@@ -40,6 +42,9 @@ def ahead(
                 if should_stop():
                     raise CachingStopped
                 yield waiting.popleft().result()
+        except CachingStopped:
+            yield from [future.result() for future in waiting if not future.cancel()]
+            raise
         finally:
             for future in waiting:
                 future.cancel()
