@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +52,31 @@ def detect(
     if "__vsc_ipynb_file__" in shell.user_ns or "VSCODE_PID" in environment:
         return Platform("vscode", "VS Code", "rich", Path.cwd(), _VSCODE)
     return Platform("jupyter", "Jupyter", "rich", Path.cwd(), "")
+
+
+def give_back(_run: object = None) -> None:
+    """End this session and give its machine back, where a place is known to allow that.
+
+    Everything that lies on the machine alone is lost. Meant for `start(config, auto_stop=True)`.
+
+    Raises:
+        RuntimeError: where nothing is known to end it; or it could not be ended.
+    """
+    if "COLAB_RELEASE_TAG" in os.environ:
+        importlib.import_module("google.colab.runtime").unassign()
+    elif pod := os.environ.get("RUNPOD_POD_ID"):
+        program = shutil.which("runpodctl")
+        if program is None:
+            raise RuntimeError(f"The pod {pod} is not stopped: runpodctl is not installed here.")
+        stop = [program, "stop", "pod", pod]
+        done = subprocess.run(stop, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"runpodctl could not stop the pod {pod}: {done.stderr[-300:]}")
+    else:
+        raise RuntimeError(
+            f"{detect().label} is no machine that can be given back from here. Give start() a "
+            f"function of your own: start(config, auto_stop=lambda run: ...)."
+        )
 
 
 _COLAB = (

@@ -52,6 +52,8 @@ class LiveRun:
         asked_to_stop: Callable[[LiveRun], None],
     ) -> None:
         self.config, self.after = config, after
+        self.now = config
+        """The settings as they are, with what was changed on the way."""
         self.id = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
         self.commands = TrainCommands()
         self.state: e.State = "loading"

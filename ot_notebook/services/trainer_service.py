@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import groupby
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from modules.config import ConfigError, Problem, SampleConfig, TrainConfig, validate
 from modules.training import events as e
 from modules.training.commands import TrainCommands
+from ot_notebook.platform import give_back
 from ot_notebook.services.budget import training_seconds
 from ot_notebook.services.event_hub import EventHub
 from ot_notebook.services.executors import Execute
@@ -27,19 +27,11 @@ from ot_notebook.services.replay import replay
 from ot_notebook.services.run import Run
 from ot_notebook.services.run_store import StoreError
 from ot_notebook.services.run_traits import RunTraits
+from ot_notebook.services.said import Said, by_run
 
 if TYPE_CHECKING:
     from modules.families.base import Family, Parts
     from modules.training.trainer import GenericTrainer
-
-
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """An event with its run and time, on its way to the dispatcher."""
-
-    run: LiveRun | None
-    time: float
-    event: e.Event
 
 
 class TrainerService(RunTraits):
@@ -69,7 +61,7 @@ class TrainerService(RunTraits):
         self._trial_commands: TrainCommands | None = None
         self._follower: Follower | None = None
         self._shown: LiveRun | None = None
-        self._hub: EventHub[_Said] = EventHub(self._deliver)
+        self._hub: EventHub[Said] = EventHub(self._deliver)
 
     # ---------------------------------------------------------------- commands
 
@@ -80,6 +72,7 @@ class TrainerService(RunTraits):
         after: Run | None = None,
         budget: str | float | None = None,
         preflight: bool = False,
+        auto_stop: bool | Callable[[Run], Any] = False,
     ) -> Run:
         """Start training and give the run, at once; the model loads on the training thread.
 
@@ -89,6 +82,8 @@ class TrainerService(RunTraits):
             budget: time after which the session is cut off, in seconds or as "3h40m". The run
                 stops in time to write its backup and its model.
             preflight: make sure that it fits first, see `preflight`; that takes its time.
+            auto_stop: called with the run when it is over, however it ended, and all of it is on
+                disk; True gives the machine back, see `platform.give_back`.
 
         Raises:
             CommandRefused: while another run is live.
@@ -116,9 +111,11 @@ class TrainerService(RunTraits):
                 live.done()
                 raise
             if seconds is not None:
-                threading.Thread(
-                    target=self._end_in, args=(live, seconds), name="ot-budget", daemon=True
-                ).start()
+                _aside("ot-budget", self._end_in, live, seconds)
+            if auto_stop:
+                _aside(
+                    "ot-auto-stop", self._then, live, give_back if auto_stop is True else auto_stop
+                )
         self.flush()
         return live.handle
 
@@ -234,7 +231,7 @@ class TrainerService(RunTraits):
         """
         with self._lock:
             live = self._live("set", STEPPING)
-            live.config.update(**{setting: value})  # only to find out now what would be refused
+            live.now.update(**{setting: value})  # only to find out now what would be refused
             live.commands.set(setting, value)
 
     def use_model(self, use: Callable[[Family, Parts], None]) -> threading.Event:
@@ -291,6 +288,12 @@ class TrainerService(RunTraits):
         live = self._current
         return live.executor.trainer if live and live.executor else None
 
+    @property
+    def config(self) -> TrainConfig | None:
+        """The settings of the live run with what `set` has changed, or None."""
+        live = self._current
+        return None if live is None or live.state in e.ENDED else live.now
+
     # ---------------------------------------------------------------- views
 
     def show(self, run: Run) -> None:
@@ -326,7 +329,7 @@ class TrainerService(RunTraits):
         self._readers.tell([e.TrainingState(self.state)])
 
     def _tell_of(self, at: float, event: e.Event) -> None:
-        self._hub.post(_Said(None, at or time.time(), event))
+        self._hub.post(Said(None, at or time.time(), event))
 
     def _seen_off(self, run: Run) -> None:
         """The run that was followed is over, or its process."""
@@ -360,6 +363,11 @@ class TrainerService(RunTraits):
         """Stop a run when its time is up; its end writes a backup and the model."""
         if not live.ended.wait(seconds):
             self._end(live, "The session's time is nearly up. The run stops and saves.")
+
+    def _then(self, live: LiveRun, hook: Callable[[Run], Any]) -> None:
+        live.ended.wait()
+        self.flush()
+        self._readers.call(hook, live.handle)
 
     def _asked_to_stop(self, live: LiveRun) -> None:
         self._end(live, "Another process asked the run to stop.")
@@ -413,19 +421,21 @@ class TrainerService(RunTraits):
         """Queue an event, and note the state it brings. Mostly on the training thread."""
         if isinstance(event, (e.SampleImage, e.BackupCreated, e.ModelSaved)):
             event = replace(event, path=event.path.absolute())  # before a cell changes the folder
-        said = _Said(live, time.time(), event)
+        said = Said(live, time.time(), event)
+        if live is not None and isinstance(event, e.SettingChanged):
+            live.now = live.now.update(**{event.setting: event.new})
         if live is not None and isinstance(event, e.TrainingState):
             live.enter(event.state, lambda: self._hub.post(said))
         else:
             self._hub.post(said)
 
-    def _deliver(self, batch: list[_Said]) -> None:
+    def _deliver(self, batch: list[Said]) -> None:
         """History and store, then traits, then readers. The one writer of all."""
-        for said in _by_run(batch):
+        for said in by_run(batch):
             self._readers.call(self._take_in, said)
         self._readers.tell([one.event for one in batch])
 
-    def _take_in(self, said: Sequence[_Said]) -> None:
+    def _take_in(self, said: Sequence[Said]) -> None:
         """Events of one run: into its history, its store and the traits."""
         live = said[0].run
         if live is not None and live is not self._shown:
@@ -453,7 +463,7 @@ class TrainerService(RunTraits):
         self._readers.forget()
         self._forget(run)
 
-    def _keep(self, live: LiveRun, said: Sequence[_Said]) -> None:
+    def _keep(self, live: LiveRun, said: Sequence[Said]) -> None:
         """On disk; a failure is told once and changes nothing else."""
         try:
             live.keep([(one.time, one.event) for one in said], self.history)
@@ -463,9 +473,8 @@ class TrainerService(RunTraits):
             self._readers.warn(live.store.behind)
 
 
-def _by_run(batch: Sequence[_Said]) -> list[list[_Said]]:
-    """Consecutive events of one run."""
-    return [list(group) for _, group in groupby(batch, key=lambda said: id(said.run))]
+def _aside(name: str, task: Callable[..., None], *given: object) -> None:
+    threading.Thread(target=task, args=given, name=name, daemon=True).start()
 
 
 def _check_type(command: str, given: object, wanted: type, example: str) -> None:

@@ -42,3 +42,12 @@ function arrange(parent, nodes) {
   });
   while (parent.children.length > nodes.length) parent.lastElementChild.remove();
 }
+
+/** Keep as many nodes under `parent` as there are data, each made once, and fill each. */
+function each(parent, data, make, fill) {
+  while (parent.children.length > data.length) parent.lastElementChild.remove();
+  data.forEach((datum, index) => {
+    const node = parent.children[index] ?? parent.appendChild(make());
+    fill(node, datum);
+  });
+}

@@ -11,15 +11,6 @@ const ICONS = {
   save: "M6.2 1h1.6v6.2l2.3-2.3 1.1 1.1L7 10.2 2.8 6l1.1-1.1 2.3 2.3zM1.5 11.4h11V13h-11z",
 };
 
-/** Keep a list of nodes as long as the data, and fill each. */
-function each(parent, data, make, fill) {
-  while (parent.children.length > data.length) parent.lastElementChild.remove();
-  data.forEach((datum, index) => {
-    const node = parent.children[index] ?? parent.appendChild(make());
-    fill(node, datum);
-  });
-}
-
 function makeBar() {
   const bar = element("div");
   const text = element("div", "ot-bar-text");
@@ -62,6 +53,35 @@ function fillButton(button, { op, label, enabled, hint, kind }) {
   button.title = hint;
 }
 
+/** What Python asks in place: a text and what one may answer. The rest of the page goes on. */
+function createQuestion(send) {
+  const node = element("div", "ot-question");
+  const text = element("span");
+  text.setAttribute("role", "status");
+  const answers = element("div", "ot-answers");
+  node.append(text, answers);
+  node.hidden = true;
+  const makeAnswer = () => {
+    const made = button("ot-button", undefined, () => send(made.dataset.op));
+    return made;
+  };
+  /** A node that goes away must not take the focus with it. */
+  const leave = (buttons) => {
+    if (node.contains(node.ownerDocument.activeElement)) buttons.querySelector('[data-op="stop"], button')?.focus();
+  };
+  return {
+    node,
+    leave,
+    offers: (op) => !node.hidden && Boolean(answers.querySelector(`[data-op="${op}"]`)),
+    fill(question, buttons) {
+      if (!question) leave(buttons);
+      node.hidden = !question;
+      write(text, question?.text ?? "");
+      each(answers, question?.choices ?? [], makeAnswer, fillButton);
+    },
+  };
+}
+
 export default () => {
   let line;
   return {
@@ -79,18 +99,23 @@ export default () => {
       buttons.setAttribute("role", "group");
       buttons.setAttribute("aria-label", "Control the run");
       head.append(badge, status, buttons);
-      const alert = element("div", "ot-alert");
-      alert.setAttribute("role", "alert");
+      const question = createQuestion((op) => send(op));
+      const alert = createAlert();
       const bars = element("div", "ot-bars");
       const stats = element("div", "ot-stats");
-      root.append(head, alert, bars, stats);
+      root.append(head, question.node, alert.node, bars, stats);
       el.append(root);
 
+      const send = (command) => model.send({ op: "do", command });
       const makeButton = () => {
-        const made = button("ot-button", undefined, () => {
-          if (made.getAttribute("aria-disabled") !== "true") model.send({ op: "do", command: made.dataset.op });
-        });
+        const made = button("ot-button", undefined, () => usable(made) && send(made.dataset.op));
         return made;
+      };
+      root.onkeydown = (event) => {
+        if (event.key !== "Escape" || !question.offers("keep")) return;
+        event.stopPropagation();
+        question.leave(buttons);
+        send("keep");
       };
       const draw = () => {
         const view = model.get("view");
@@ -101,14 +126,8 @@ export default () => {
         write(status, view.status);
         status.title = view.status;
         each(buttons, view.buttons, makeButton, fillButton);
-        alert.hidden = !view.alert;
-        if (view.alert) {
-          alert.className = `ot-alert ot-tone-${view.alert.tone}`;
-          const text = `${view.alert.title}\n${view.alert.text}`;
-          if (alert.textContent !== text) {
-            alert.replaceChildren(element("b", "", view.alert.title), `\n${view.alert.text}`);
-          }
-        }
+        question.fill(view.question, buttons);
+        alert.fill(view.alert);
         each(bars, view.bars, makeBar, fillBar);
         each(stats, view.stats, makeStat, (stat, [name, value]) => {
           write(stat.firstElementChild, name);

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import bqplot
 import ipywidgets as W
 import numpy as np
 import traitlets as t
@@ -27,6 +26,8 @@ from ot_notebook.widgets.overlay import COLOURS
 from ot_notebook.widgets.story import close_tree
 
 if TYPE_CHECKING:
+    import bqplot
+
     from ot_notebook.services.trainer_service import TrainerService
 
 MAX_POINTS = 2000
@@ -108,6 +109,8 @@ class LossChart(W.VBox):
 
     def _build(self, drawn: Sequence[Line]) -> None:
         """A figure for these curves; another kind of scale or other curves need another one."""
+        import bqplot  # a third of a second, with pandas: a page without a curve need not wait
+
         up = bqplot.LogScale() if self.choice.log else bqplot.LinearScale()
         scales = {"x": bqplot.LinearScale(), "y": up}
         self._lines = [

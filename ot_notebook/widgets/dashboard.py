@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 import anywidget
@@ -21,11 +21,14 @@ from ot_notebook.widgets.described import row_of
 from ot_notebook.widgets.live import Front, LiveView, Mode, esm
 from ot_notebook.widgets.machine_strip import MachineStrip
 from ot_notebook.widgets.overlay import overlay_svg
+from ot_notebook.widgets.questions import edits, edits_question, must_ask, stop_question
 from ot_notebook.widgets.view_state import (
     LEVELS,
     Alert,
+    Answer,
     Command,
     Control,
+    Question,
     curve_caption,
     log_lines,
     panel_view,
@@ -83,16 +86,24 @@ class Dashboard(LiveView):
         >>> ot.Dashboard(job=job)
     """
 
+    # on the class: a constructor that refuses its arguments is followed by `close` all the same
+    _listens = False
+
     def __init__(
         self, service: TrainerService | None = None, job: Any = None, *, mode: Mode = "auto"
     ) -> None:
         self.job = job
         self._config: TrainConfig | None = None
         self._alert: Alert | None = None
+        self._asks = False
+        self._edited = False
         self._history: History | None = None
         self._strip = MachineStrip(held=lambda: vram_of(self.service.trainer))
         super().__init__(service, mode)
         self.add_class("ot-card")
+        if isinstance(job, t.HasTraits):
+            job.observe(self._on_job, "config")
+            self._listens = True
 
     def start_with(self, config: TrainConfig) -> Any:
         """Start training `config` and give the run; Start uses it again from now on."""
@@ -100,8 +111,15 @@ class Dashboard(LiveView):
         return self.service.start(config)
 
     def do(self, command: str) -> None:
-        """What the button `command` does: ask the service, and show the reason if it refuses."""
+        """What the button `command` does: ask the service, and show the reason if it refuses.
+
+        The first "stop" of a run that takes steps asks, in the panel; a second one stops it.
+        """
         service = self.service
+        self._asks = command == "stop" and not self._asks and must_ask(service)
+        if self._asks:
+            self._redraw()
+            return
         actions: dict[str, Callable[[], Any]] = {
             "start": lambda: service.start(self._ready()),
             "preflight": lambda: self._preflight(self._ready()),
@@ -111,6 +129,8 @@ class Dashboard(LiveView):
             "sample": service.sample_default,
             "backup": service.backup,
             "save": service.save,
+            "apply": self._apply,
+            "keep": lambda: None,
         }
         self._alert = None
         try:
@@ -132,6 +152,24 @@ class Dashboard(LiveView):
                 self._alert = Alert(tone="hold", title="Pre-flight refused", text=str(error))
 
         threading.Thread(target=fly, name="ot-preflight", daemon=True).start()
+
+    def _apply(self) -> None:
+        """Give the run what was changed in the form since."""
+        for setting, value in edits(self.service, self._settings()):
+            self.service.set(setting.path, value)
+
+    def _question(self) -> Question | None:
+        """What is asked now."""
+        service, live = self.service, self.service.config
+        self._asks = self._asks and must_ask(service)
+        if self._asks:
+            return stop_question(service)
+        found = edits(service, self._settings())
+        return edits_question(found, live) if found and live is not None else None
+
+    def _on_job(self, _change: t.Bunch) -> None:
+        """The form was edited: the next beat of the page shows what that means for the run."""
+        self._edited = True
 
     def _settings(self) -> TrainConfig | None:
         return self.job.config if self.job is not None else self._config
@@ -156,15 +194,19 @@ class Dashboard(LiveView):
         wide = {"layout": W.Layout(width="100%")}
         self._core_panel, self._core_curve, self._core_log = (W.HTML(**wide) for _ in range(3))
         self._buttons: dict[str, W.Button] = {}
-        for op in get_args(Command):
-            style = {"start": "primary", "stop": "danger"}.get(op, "")
-            button = W.Button(button_style=style, layout=W.Layout(width="auto"))
-            button.on_click(lambda _button, op=op: self.do(op))
-            self._buttons[op] = button
-        row = W.Box(
-            list(self._buttons.values()),
-            layout=W.Layout(display="flex", flex_flow="row wrap", margin="10px 0 0 0"),
-        )
+        self._answers: dict[str, W.Button] = {}
+        for buttons, names in (
+            (self._buttons, get_args(Command)),
+            (self._answers, get_args(Answer)),
+        ):
+            for op in names:
+                style = {"start": "primary", "stop": "danger"}.get(op, "")
+                buttons[op] = W.Button(button_style=style, layout=W.Layout(width="auto"))
+                buttons[op].on_click(lambda _button, op=op: self.do(op))
+        line = {"display": "flex", "flex_flow": "row wrap"}
+        row = W.Box(list(self._buttons.values()), layout=W.Layout(**line, margin="10px 0 0 0"))
+        self._core_question = W.HTML(layout=W.Layout(width="100%"))
+        answers = W.Box(list(self._answers.values()), layout=W.Layout(**line))
         self._core_choice = ChartChoice()
         series = W.Dropdown(
             options=[(words, name) for name, words in SERIES.items()], description="Curve"
@@ -176,8 +218,9 @@ class Dashboard(LiveView):
         self._words = W.Text(placeholder="Search the log")
         for control in (self._level, self._words):
             control.observe(lambda _change: self._redraw(), "value")
-        top = [W.HTML(markup.style()), self._core_panel, row, self._strip, row_of(series, log)]
-        return [*top, self._core_curve, row_of(self._level, self._words), self._core_log]
+        top = [W.HTML(markup.style()), self._core_panel, row, self._core_question, answers]
+        tools = [self._strip, row_of(series, log), self._core_curve]
+        return [*top, *tools, row_of(self._level, self._words), self._core_log]
 
     def _choose_core(self, **chosen: Any) -> None:
         for name, value in chosen.items():
@@ -192,10 +235,15 @@ class Dashboard(LiveView):
         self._strip.draw()
         before = self._panel.view if self.mode == "rich" else None
         super()._pull()
+        if self._edited:
+            self._edited = False
+            with self._drawing:
+                self._draw([])
         return before is not None and before != self._panel.view
 
     def _draw(self, events: Sequence[Event] | None) -> None:
-        view = panel_view(self.service, self._settings() is not None, self._alert)
+        ready = self._settings() is not None
+        view = panel_view(self.service, ready, self._alert, self._question())
         at_rest = view["state"] in (*ENDED, "paused")  # no later event would draw what is put off
         final = events is None or at_rest
         stepped = any(isinstance(event, LossUpdate) for event in events or ())
@@ -211,14 +259,18 @@ class Dashboard(LiveView):
         self._core_panel.value = markup.panel(view)
         kept = log_lines(self.service, LOG_LINES, self._level.value, self._words.value)
         self._core_log.value = markup.log(kept)
-        self._draw_buttons(view["buttons"])
+        self._draw_buttons(self._buttons, view["buttons"])
+        question = view["question"]
+        self._core_question.value = markup.question(question)
+        self._draw_buttons(self._answers, question["choices"] if question else [])
         if stepped:
             self._core_curve.value = self._core_chart()
 
-    def _draw_buttons(self, controls: Sequence[Control]) -> None:
-        shown = {control["op"]: control for control in controls}
-        for op, button in self._buttons.items():
-            control = shown.get(op)  # type: ignore[call-overload]
+    @staticmethod
+    def _draw_buttons(buttons: Mapping[str, W.Button], controls: Sequence[Control]) -> None:
+        shown: dict[str, Control] = {control["op"]: control for control in controls}
+        for op, button in buttons.items():
+            control = shown.get(op)
             button.layout.display = "" if control else "none"
             if control:
                 button.description, button.disabled = control["label"], not control["enabled"]
@@ -256,3 +308,10 @@ class Dashboard(LiveView):
     def plain(self) -> str:
         """The run in a few lines."""
         return plain(self.service)
+
+    def close(self) -> None:
+        """Leave service and job, and free everything on the page."""
+        if self._listens:
+            self._listens = False
+            self.job.unobserve(self._on_job, "config")
+        super().close()

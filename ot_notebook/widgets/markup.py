@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ot_notebook.widgets.view_state import Alert, LogLine, PanelView
+from ot_notebook.widgets.view_state import Alert, LogLine, PanelView, Question
 
 STATIC = Path(__file__).parent.parent / "static"
 
@@ -56,6 +56,13 @@ def alert(said: Alert | None) -> str:
         f'<div class="ot-alert ot-tone-{said["tone"]}" role="alert">'
         f"<b>{escape(said['title'])}</b>\n{escape(said['text'])}</div>"
     )
+
+
+def question(asked: Question | None) -> str:
+    """What is asked; its choices are buttons beside it."""
+    if asked is None:
+        return ""
+    return f'<div class="ot ot-question" role="status">{escape(asked["text"])}</div>'
 
 
 def header() -> str:

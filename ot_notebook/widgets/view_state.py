@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Tone = Literal["idle", "busy", "run", "hold", "good", "bad"]
 Command = Literal["start", "preflight", "pause", "resume", "stop", "sample", "backup", "save"]
+Answer = Literal["stop", "pause", "keep", "apply"]
+"""What a question offers."""
 
 
 class Bar(TypedDict):
@@ -31,7 +33,7 @@ class Bar(TypedDict):
 class Control(TypedDict):
     """One button; `op` is the command it asks for."""
 
-    op: Command
+    op: Command | Answer
     label: str
     enabled: bool
     hint: str
@@ -46,6 +48,13 @@ class Alert(TypedDict):
     text: str
 
 
+class Question(TypedDict):
+    """Something asked in place, which waits for nobody and blocks nothing."""
+
+    text: str
+    choices: list[Control]
+
+
 class PanelView(TypedDict):
     """All that the panel draws."""
 
@@ -54,6 +63,7 @@ class PanelView(TypedDict):
     tone: Tone
     status: str
     buttons: list[Control]
+    question: Question | None
     alert: Alert | None
     bars: list[Bar]
     stats: list[tuple[str, str]]
@@ -101,7 +111,12 @@ NO_VALUE = "\u2013"
 _STOP = "End the run after this step; its files stay"
 
 
-def panel_view(service: TrainerService, can_start: bool, alert: Alert | None = None) -> PanelView:
+def panel_view(
+    service: TrainerService,
+    can_start: bool,
+    alert: Alert | None = None,
+    question: Question | None = None,
+) -> PanelView:
     """Everything the panel draws of `service` now.
 
     Args:
@@ -109,6 +124,7 @@ def panel_view(service: TrainerService, can_start: bool, alert: Alert | None = N
         can_start: whether the view has a configuration to start with.
         alert: what this view has to say itself, for instance a refused command; a failed run's
             error comes first.
+        question: what this view asks, see `questions`.
     """
     state: State = service.state
     return PanelView(
@@ -117,6 +133,7 @@ def panel_view(service: TrainerService, can_start: bool, alert: Alert | None = N
         tone=TONES[state],
         status=status_text(service, can_start),
         buttons=controls(service, can_start),
+        question=question,
         alert=(None if service.trial else failure(service)) or alert or tried(service),
         bars=bars(service),
         stats=stats(service),
@@ -159,9 +176,7 @@ def controls(service: TrainerService, can_start: bool) -> list[Control]:
             "primary",
         ),
         second,
-        _control(
-            "stop", "Stop", live or trying, "End the run after this step; its files stay", "danger"
-        ),
+        _control("stop", "Stop", live or trying, _STOP, "danger"),
         _control("sample", "Sample", steps, "Make the sample images now"),
         _control("backup", "Backup", steps, "Write a checkpoint from which the run can resume"),
         _control("save", "Save", steps, "Write the model file as it is now"),

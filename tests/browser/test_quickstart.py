@@ -6,7 +6,7 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 from rig import REPOSITORY
-from test_views import badge, press, step_of, wait_for_step
+from test_views import badge, press, step_of, stop, wait_for_step
 
 QUICKSTART = REPOSITORY / "notebooks" / "00_quickstart.ipynb"
 
@@ -49,7 +49,7 @@ def test_the_quickstart_trains_live_stops_and_survives_a_reload(notebook, page, 
     notebook.theme(dark=False)
     page.set_viewport_size({"width": 1280, "height": 1000})
 
-    press(studio, "Stop")
+    stop(studio)
     expect(badge(studio)).to_have_text("Stopped", timeout=60_000)
     at = step_of(studio)
     notebook.save()
@@ -61,5 +61,5 @@ def test_the_quickstart_trains_live_stops_and_survives_a_reload(notebook, page, 
 
     press(studio, "Start")  # a second run in the same kernel, from the reloaded page
     expect(badge(studio)).to_have_text("Training", timeout=90_000)
-    press(studio, "Stop")
+    stop(studio)
     expect(badge(studio)).to_have_text("Stopped", timeout=60_000)

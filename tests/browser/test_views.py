@@ -44,6 +44,13 @@ def press(output, name):
     output.get_by_role("button", name=name, exact=True).click()
 
 
+def stop(output):
+    """Stop a run that takes steps: the dashboard asks in place, and a second click confirms."""
+    press(output, "Stop")
+    expect(output.get_by_text("Stop after step")).to_be_visible()
+    press(output, "Stop")
+
+
 def badge(output):
     return output.locator(".ot-badge")
 
@@ -80,7 +87,7 @@ def test_two_dashboards_are_live_and_in_step(notebook, page):
     assert step_of(one) == step_of(two)
     press(one, "Resume")
     expect(badge(two)).to_have_text("Training")
-    press(two, "Stop")
+    stop(two)
     expect(badge(one)).to_have_text("Stopped")
     expect(badge(two)).to_have_text("Stopped")
     assert (
@@ -105,7 +112,7 @@ def test_a_reloaded_page_finds_the_run_still_live(notebook, page):
     expect(output.locator(".ot-form .ot-field").first).to_be_visible()
     at = step_of(output)
     wait_for_step(page, output, at + 20)
-    press(output, "Stop")
+    stop(output)
     expect(badge(output)).to_have_text("Stopped")
     notebook.run(1)  # the same line again, in the same kernel: everything is replayed
     expect(badge(notebook.output(1))).to_have_text("Stopped")
@@ -137,7 +144,7 @@ def test_buttons_work_while_a_cell_blocks(notebook, page):
     notebook.run(2, wait=False)
     at = step_of(output)
     wait_for_step(page, output, at + 20)  # live though the main thread sleeps
-    press(output, "Stop")
+    stop(output)
     expect(badge(output)).to_have_text("Stopped")
     expect(notebook.output(2)).to_contain_text("stopped")  # not "training", 45 seconds later
 
@@ -164,7 +171,7 @@ def test_the_dashboard_is_live_where_unasked_updates_are_dropped(lab, chromium, 
     wait_for_step(page, output, at + 30)
     output.get_by_label("Epochs", exact=True).fill("7")
     expect(output.get_by_role("button", name="Reset Epochs")).to_be_visible()  # the kernel answered
-    press(output, "Stop")
+    stop(output)
     expect(badge(output)).to_have_text("Stopped")
     dropped = colab.dropped
     notebook.run(2)  # a thread changes the form while no cell runs: that is lost, and fetched
@@ -205,7 +212,7 @@ def test_core_widgets_are_live_where_modules_do_not_load(core_lab, chromium, fin
     expect(output.locator(".ot-field-error")).to_have_count(0)
     page.set_viewport_size({"width": 1400, "height": 1500})
     notebook.shot("core", output)
-    press(output, "Stop")
+    stop(output)
     expect(badge(output)).to_have_text("Stopped")
     notebook.run(3)
     assert notebook.text(3).strip() == "7"

@@ -305,6 +305,8 @@ def test_core_widgets_show_the_same(stage, core):
     assert "step 25 of 100" in html
     assert "<polyline" in core._core_curve.value
     core._buttons["stop"].click()
+    assert not stage.run.commands.stop_requested, "it asks first"
+    core._buttons["stop"].click()
     assert stage.run.commands.stop_requested
 
 
