@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 from modules.config.problems import error
 
 PACKAGE = "package://"
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
+"""A model of the hub, and the revision of it that is wanted."""
 
 
 def resolve(text: str) -> str:
@@ -45,8 +48,21 @@ def resolve(text: str) -> str:
     return str(path)
 
 
+def hub_revision(text: str) -> tuple[str, str | None]:
+    """A model's name without, and with what stands behind its `@`: a branch, tag or commit.
+
+    Only hub ids have one, as in `owner/model@v1.0` or `owner/model@refs/pr/3`; a file or folder of
+    that name comes first.
+    """
+    found = HUB_ID.fullmatch(text)
+    if found is None or found[2] is None or Path(text).exists():
+        return text, None
+    return found[1], found[2]
+
+
 def is_local(text: str) -> bool:
     """Whether a model's name is surely a path: what is neither that nor there may be a hub id."""
+    text, _ = hub_revision(text)
     starts = ("/", ".", "~", "\\", PACKAGE)
     suffixes = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
     if "://" in text and not text.startswith(PACKAGE):

@@ -11,7 +11,7 @@ from pathlib import Path
 from modules.config.case import Case, Rule, refuse, warn
 from modules.config.concept_config import ConceptConfig
 from modules.config.enums import ConceptType, TrainingMethod
-from modules.config.paths import is_local, resolve
+from modules.config.paths import HUB_ID, hub_revision, is_local, resolve
 from modules.config.problems import ConfigError, Problem
 from modules.config.section import clip
 
@@ -62,15 +62,22 @@ def hub_model(case: Case) -> Iterator[Problem]:
     """A model of the hub that was never downloaded, where the hub may not be asked."""
     config, name = case.config, case.config.base_model_name
     path, problem = _path("base_model_name", name)
-    hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name)
-    if problem or not config.offline_mode or not hub_id or Path(path).exists():
+    is_id = HUB_ID.fullmatch(name)
+    if problem or not config.offline_mode or not is_id or Path(path).exists():
         return
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     cache = config.huggingface_cache_dir or os.environ.get("HF_HUB_CACHE") or f"{home}/hub"
     folder, problem = _path("huggingface_cache_dir", cache)
     if problem:
         yield problem
-    elif not (Path(folder) / f"models--{name.replace('/', '--')}").is_dir():
+        return
+    model, revision = hub_revision(name)
+    held = Path(folder) / f"models--{model.replace('/', '--')}"
+    if revision:  # a branch or tag has a file there, a commit a folder
+        there = (held / "refs" / revision).is_file() or (held / "snapshots" / revision).is_dir()
+    else:
+        there = held.is_dir()
+    if not there:
         message = f"base_model_name is {name}, which is not in {cache}, but offline_mode is true."
         yield refuse("base_model_name", message, "Set offline_mode to false for the first run.")
 

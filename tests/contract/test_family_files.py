@@ -165,6 +165,7 @@ READ_BY_DIFFUSERS = {
     "Krea-2": (ModelFormat.COMFY_LORA, "transformer_blocks"),
     "Ideogram": (ModelFormat.COMFY_LORA, "layers"),
     "wan-2": (ModelFormat.COMFY_LORA, "blocks"),
+    "Anima": (ModelFormat.COMFY_LORA, ""),
 }
 """Layouts of other tools that diffusers converts, and the layers that it knows there."""
 
@@ -180,7 +181,7 @@ def test_diffusers_converts_the_layout_of_other_tools(family, trained, tmp_path)
     ]
     file = tmp_path / "lora.safetensors"
     tensors = to_format(layers, family, model_format)
-    if model_format is ModelFormat.COMFY_LORA:  # its converters of Flux.2 and Krea know no alpha
+    if model_format is ModelFormat.COMFY_LORA:  # most of its converters know no alpha
         for key in alphas(tensors):
             name = key.removesuffix(".alpha")
             tensors[f"{name}.lora_B.weight"] = (

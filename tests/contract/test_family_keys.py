@@ -110,6 +110,12 @@ PUBLISHED = {
     ],
     ("Flux.2", "LEGACY_LORA"): ["transformer.transformer_blocks.0.attn.to_q"],
     ("Ideogram", "ORIGINAL_LORA"): ["layers.0.attention.qkv"],
+    ("Anima", "KOHYA_LORA"): [
+        "lora_unet_blocks_0_self_attn_q_proj",
+        "lora_unet_blocks_0_mlp_layer1",
+    ],
+    ("Anima", "COMFY_LORA"): ["diffusion_model.blocks.0.cross_attn.output_proj"],
+    ("Anima", "ORIGINAL_LORA"): ["net.blocks.0.self_attn.q_proj", "net.t_embedder.1.linear_1"],
     ("wan-2", "COMFY_LORA"): ["diffusion_model.blocks.0.self_attn.q"],
     ("wan-2", "KOHYA_LORA"): ["lora_unet_blocks_0_cross_attn_o", "lora_unet_blocks_0_ffn_2"],
 }
@@ -131,6 +137,7 @@ def test_every_format_has_the_shape_that_its_readers_look_for(architecture):
     heads = {each.split(".")[0] for each in listed("COMFY_LORA")}
     assert heads <= {"diffusion_model", "text_encoders"}
     comfy = {each for each in listed("COMFY_LORA") if each.startswith("diffusion_model.")}
-    assert {each.removeprefix("diffusion_model.") for each in comfy} == set(listed("ORIGINAL_LORA"))
+    original = {each.removeprefix("net.") for each in listed("ORIGINAL_LORA")}  # Anima's wrapping
+    assert {each.removeprefix("diffusion_model.") for each in comfy} == original
     parts = {each.split(".")[0] for each in listed("DIFFUSERS_LORA")}
     assert parts <= {"unet", "transformer", *(f"text_encoder{n}" for n in ("", "_2", "_3", "_4"))}
