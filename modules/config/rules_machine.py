@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from modules.config.case import Case, Rule, refuse, warn
 from modules.config.enums import AttentionMechanism, DataType, TrainingMethod
 from modules.config.problems import Problem
-from modules.config.supported import HONOURED
 
 
 def device(case: Case) -> Iterator[Problem]:
@@ -40,7 +39,7 @@ def precision(case: Case) -> Iterator[Problem]:
     if config.train_dtype is DataType.BFLOAT_16:
         fix = "Use FLOAT_16, with FLOAT_32 as fallback_train_dtype; presets named T4 do."
         yield refuse("train_dtype", f"train_dtype is BFLOAT_16, {lacks}.", fix)
-    falls_back = "fallback_train_dtype" in HONOURED
+    falls_back = case.facts.denoiser in case.facts.overflows
     if falls_back and config.fallback_train_dtype is DataType.BFLOAT_16:
         message = f"fallback_train_dtype is BFLOAT_16, {lacks}."
         yield warn("fallback_train_dtype", message, "Use FLOAT_32.")
@@ -71,9 +70,7 @@ def offloading(case: Case) -> Iterator[Problem]:
         if not section.train:
             continue
         if section.offload_fraction and config.training_method is TrainingMethod.FINE_TUNE:
-            message = f"{share} is {section.offload_fraction:g} while the {part} itself trains, "
-            fix = "Set it to 0, or train a LoRA."
-            yield refuse(share, f"{message}which this engine cannot do.", fix)
+            yield from _learning_elsewhere(case, part)
         for field, on in (
             (share, section.offload_fraction),
             (activations, section.activation_offloading),
@@ -85,6 +82,22 @@ def offloading(case: Case) -> Iterator[Problem]:
         if section.activation_offloading and config.temp_device != "cpu":
             message = f"{activations} is true, but temp_device is {config.temp_device}."
             yield refuse(activations, message, "Set temp_device to cpu.")
+
+
+def _learning_elsewhere(case: Case, part: str) -> Iterator[Problem]:
+    """Layers that train and wait, whose weights change at home or on the way there."""
+    config, share = case.config, f"{part}.offload_fraction"
+    if config.optimizer.fused_back_pass:
+        return
+    message = f"{share} is {config.get(share):g} while the {part} itself trains, "
+    rounded = config.optimizer.stochastic_rounding
+    if rounded and config.get(f"{part}.weight_dtype") is DataType.BFLOAT_16:
+        message += "and optimizer.stochastic_rounding rounds on train_device alone."
+        fix = "Turn optimizer.fused_back_pass on."
+        yield refuse(share, message, f"{fix} ADAFACTOR has it, for one.")
+    else:
+        message += "so the optimizer works on temp_device, where it is slow."
+        yield warn(share, message, "Turn optimizer.fused_back_pass on: it works on train_device.")
 
 
 RULES: tuple[Rule, ...] = (device, precision, attention, offloading)

@@ -80,7 +80,10 @@ class Forward:
         self, config: TrainConfig, family: Family, parts: Parts, device: torch.device
     ) -> None:
         self._family, self._parts, self._device = family, parts, device
-        self._compute = None if config.train_dtype in FULL else DTYPES[config.train_dtype]
+        computed = config.train_dtype
+        if computed is DataType.FLOAT_16 and family.overflows_in_float16:
+            computed = config.fallback_train_dtype
+        self._compute = None if computed in FULL else DTYPES[computed]
         stored = getattr(config, family.denoiser).weight_dtype
         self._dtype = DTYPES.get(stored, self._compute or torch.float32)
         self._empty: Condition | None = None
@@ -186,7 +189,8 @@ class Forward:
         with self._autocast():
             condition = draw.condition
             if condition is None:
-                condition = self._encode(draw.captions)
+                encoded = self._encode(draw.captions)
+                condition = {name: tensor.to(self._dtype) for name, tensor in encoded.items()}
             if draw.hints is not None:
                 condition = {**condition, **draw.hints}
             time = self._objective.time(draw.timestep)

@@ -2,7 +2,8 @@
 
 diffusers' group offloading is made for inference: it moves the adapters along with the layers,
 whose gradients then have no place to go, copies unchanged weights back, and fetches ahead in one
-direction only. This keeps what is frozen where it is and lends copies, forward and backward.
+direction only. This keeps what is frozen where it is and lends copies, forward and backward; what
+learns goes to the device itself, and comes home with what it learned.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from modules.config import ConfigError, Problem, TrainConfig
 from modules.families import Parts
+from modules.training.waiting import Waiting, waiting
 
 
 def arrange(parts: Parts, config: TrainConfig) -> None:
@@ -42,9 +44,13 @@ def arrange(parts: Parts, config: TrainConfig) -> None:
 
 
 def gather(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
-    """Put what trains on the device: an adapter is made beside the layer that it changes."""
+    """Put what trains on the device: an adapter is made beside the layer that it changes.
+
+    What waits elsewhere stays there.
+    """
     for parameter in parameters:
-        parameter.data = parameter.data.to(device)
+        if waiting(parameter) is None:
+            parameter.data = parameter.data.to(device)
 
 
 def offload_layers(network: nn.Module, device: torch.device, home: torch.device) -> bool:
@@ -57,11 +63,13 @@ def offload_layers(network: nn.Module, device: torch.device, home: torch.device)
 
 
 class LayerOffload:
-    """Keeps some layers' frozen weights at home and lends copies of them to the device.
+    """Keeps some layers' weights at home but while they compute.
 
-    The copies are what a layer computes with, and so what its backward pass finds. They live until
-    nothing needs them, which is soon where the layer is checkpointed. Weights that train stay on
-    the device, and so does everything outside of the chosen layers.
+    Frozen weights stay there and lend copies to the device. The copies are what a layer computes
+    with, and so what its backward pass finds. They live until nothing needs them, which is soon
+    where the layer is checkpointed. Weights that learn, from whenever they begin to, go there
+    themselves (`Waiting`), in the backward pass until their gradient is taken. Everything outside
+    of the chosen layers stays on the device, and what trained before this was made.
 
     Args:
         network: with all that may wait frozen; layers that wait already are left alone.
@@ -141,7 +149,7 @@ class LayerOffload:
 
 
 class _Layer:
-    """One layer whose frozen tensors wait at home."""
+    """One layer whose tensors wait at home."""
 
     def __init__(
         self, module: nn.Module, device: torch.device, stream: torch.cuda.Stream | None
@@ -153,7 +161,11 @@ class _Layer:
             for table in (inside._parameters, inside._buffers):
                 held = [(name, tensor) for name, tensor in table.items() if tensor is not None]
                 self._slots += [(table, name) for name, tensor in held if not tensor.requires_grad]
+        self._guests = [Waiting(t, device) for t in self.tensors() if isinstance(t, nn.Parameter)]
+        """Its parameters, for when they learn."""
         self._copies: list[Tensor] | None = None
+        self._versions: list[int] = []
+        """Of the tensors when they were copied, to know what has changed since."""
         self._own: list[Tensor] = []
         self._fetched: torch.cuda.Event | None = None
 
@@ -168,6 +180,7 @@ class _Layer:
         if self._copies is not None or self._own:
             return
         with torch.cuda.stream(self._stream) if self._stream else nullcontext():
+            self._versions = self._versions_now()
             self._copies = [
                 _like(tensor, tensor.to(self._device, non_blocking=True, copy=True))
                 for tensor in self.tensors()
@@ -178,6 +191,8 @@ class _Layer:
 
     def enter(self) -> None:
         """Let the layer compute with copies."""
+        if self._versions != self._versions_now():
+            self._copies = None  # fetched ahead, and then it learned
         self.fetch()
         copies = self._copies or []
         if self._stream and self._fetched is not None:
@@ -186,14 +201,29 @@ class _Layer:
             for copy in copies:
                 copy.record_stream(now)  # so that its memory is not reused before it is read
         self._own = list(self.tensors())
-        self._fill(copies)
+        self._fill([self._lent(*pair) for pair in zip(self._own, copies, strict=True)])
         self._copies = None
 
     def leave(self) -> None:
-        """Give the layer its own tensors back."""
+        """Give the layer its own tensors back; what awaits a gradient is sent home after that."""
         if self._own:
             self._fill(self._own)
             self._own = []
+        if torch._C._current_graph_task_id() == -1:  # no backward pass is on its way
+            for guest in self._guests:
+                guest.sleep()
+
+    def _versions_now(self) -> list[int]:
+        return [tensor._version for tensor in self.tensors()]
+
+    @staticmethod
+    def _lent(tensor: Tensor, copy: Tensor) -> Tensor:
+        """What computes in the place of a tensor: a copy, or itself with the copy's data."""
+        guest = waiting(tensor)
+        if guest is None or not tensor.requires_grad:
+            return copy
+        guest.wake(copy)
+        return tensor
 
     def _fill(self, tensors: Sequence[Tensor]) -> None:
         for (table, name), tensor in zip(self._slots, tensors, strict=True):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modules.training.ema import Ema
 from modules.training.optimizers import load_optimizer_state, step_alone
 from modules.training.rounding import widened
+from modules.training.waiting import Waiting, beside, waiting
 
 
 class Update:
@@ -61,11 +62,14 @@ class Update:
         self._enter("train")
         self._fused, self._last_pass = fused, False
         self._norms: list[Tensor] = []
+        self._guests = [guest for p in self._parameters if (guest := waiting(p))]
         if fused:
-            for number, group in enumerate(optimizer.param_groups):
-                for index, parameter in enumerate(group["params"]):
-                    apply = partial(self._apply_one, number, index)
-                    parameter.register_post_accumulate_grad_hook(apply)
+            for number, index, parameter in self._places():
+                apply = partial(self._apply_one, number, index)
+                parameter.register_post_accumulate_grad_hook(apply)
+        else:
+            for guest in self._guests:
+                guest.parameter.register_post_accumulate_grad_hook(partial(_go_home, guest))
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         """Set the learning rate of each part."""
@@ -78,7 +82,7 @@ class Update:
         Args:
             step: optimizer steps done before.
         """
-        norm = self._norm_of_all() if self._fused else self._apply_all()
+        norm = self._apply_rest() if self._fused else self._apply_all()
         self.drop_gradients()
         self._then()
         if self.ema is not None:
@@ -97,6 +101,8 @@ class Update:
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         finally:
             self._last_pass = False  # a gradient that someone else takes changes nothing
+            for guest in self._guests:
+                guest.sleep()
 
     def undo(self) -> None:
         """Take back what a backward pass that failed has added.
@@ -125,15 +131,30 @@ class Update:
 
     def _apply_one(self, group: int, index: int, parameter: nn.Parameter) -> None:
         """Change one parameter in the backward pass, if its gradient is whole."""
+        guest = waiting(parameter)
         if not self._last_pass:
+            if guest is not None:
+                guest.sleep()
             return
+        if guest is not None:
+            guest.wake()
+            guest.add_up()
+            beside(self.optimizer.state[parameter], parameter)
         norm = self._clip([parameter])
         self._norms.append(norm.float())
         if norm.isfinite():
             self._step_one(self.optimizer.param_groups[group], index)
         parameter.grad = None
+        if guest is not None:
+            guest.learn()
 
-    def _norm_of_all(self) -> Tensor:
+    def _apply_rest(self) -> Tensor:
+        """Change what had its gradient in an earlier pass than the last; the norm of all."""
+        self._last_pass = True
+        for number, index, parameter in self._places():
+            if parameter.grad is not None:
+                self._apply_one(number, index, parameter)
+        self._last_pass = False
         norms, self._norms = self._norms, []
         return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
@@ -156,6 +177,12 @@ class Update:
     def _step_one(self, group: dict[str, Any], index: int) -> None:
         with self._widened([group["params"][index]]):
             step_alone(self.optimizer, group, index)
+
+    def _places(self) -> Iterator[tuple[int, int, nn.Parameter]]:
+        """Each parameter with the numbers of its group and of its place there."""
+        for number, group in enumerate(self.optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                yield number, index, parameter
 
     def _widened(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
         return widened(parameters, self._rounding) if self._rounding else nullcontext()
@@ -232,3 +259,7 @@ class Update:
         if hasattr(self.optimizer, mode):
             with widened(self._parameters) if self._rounding else nullcontext():
                 getattr(self.optimizer, mode)()
+
+
+def _go_home(guest: Waiting, _parameter: nn.Parameter) -> None:
+    guest.sleep()

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from toys import assert_same_backup
 
 from modules.config import MODELS, ConfigError
 from modules.families import all_families
+from modules.training import events as e
 from modules.training.placement import LayerOffload
 
 FAST = ("Flux.1-dev",)
@@ -40,6 +42,47 @@ def test_a_run_that_offloads_takes_the_very_same_steps(make_config, make_run, tr
     assert run.losses == plain.losses
     assert len(run.losses) == 3
     assert any("saves nothing" in warning for warning in run.warnings)
+
+
+FULL = {
+    "training_method": "FINE_TUNE",
+    "output_model_format": "DIFFUSERS",
+    "layer_filter": "",
+    "learning_rate": 1e-4,
+    "unet.gradient_checkpointing": True,
+    "text_encoder.train": True,
+    "text_encoder.gradient_checkpointing": True,
+    "ema": "GPU",
+    "ema_update_step_interval": 1,
+    "backup_before_save": True,
+}
+
+
+@pytest.mark.parametrize(
+    "fused", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["fused", "at-home"]
+)
+def test_a_whole_model_learns_the_same_while_its_layers_wait(make_config, train, tmp_path, fused):
+    """Straight, and going on from a backup, with a sample of the average in between."""
+    optimizer = {"optimizer": "ADAFACTOR", "fused_back_pass": fused, "stochastic_rounding": fused}
+    sample = {"prompt": "a red card", "height": 64, "width": 64, "diffusion_steps": 2, "seed": 1}
+    sampled = {"samples": [sample], "sample_after": 1, "sample_after_unit": "STEP"}
+    settings = {**FULL, "optimizer": optimizer, "epochs": 1, **sampled}
+    if fused:
+        settings["unet.weight_dtype"] = "BFLOAT_16"
+    waits = {"unet.offload_fraction": 0.7, "text_encoder.offload_fraction": 1.0}
+    plain = train(make_config(**settings))
+    config = make_config(**settings, **waits, workspace_dir=tmp_path / "waits")
+
+    def stop(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.stop()
+
+    first = train(config, stop)
+    second = train(config.update(continue_last_backup=True))
+    assert {**first.losses, **second.losses} == plain.losses
+    assert len(plain.losses) == 3
+    last = [run.of(e.BackupCreated)[-1].path for run in (plain, second)]
+    assert_same_backup(*last)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
