@@ -68,7 +68,6 @@ CASES = [
     # what the engine can do
     ({"multi_gpu": True}, "error multi_gpu: multi_gpu is true, which this engine cannot honour. Set it to false."),
     ({"debug_mode": True}, "warning debug_mode: debug_mode is true, but nothing is dumped. Set it to false to silence this."),
-    ({"model_type": "ANIMA", "output_model_format": "COMFY_LORA"}, "error model_type: model_type is ANIMA, which this engine cannot do. Use "),
     ({"samples.0.frames": 9}, "error samples.0.frames: samples.0.frames is 9, which this engine cannot do. Use 1."),
     ({"cloud.enabled": True}, "error cloud.enabled: cloud.enabled is true, but this engine trains on the machine where it is started. Start it there, and set cloud.enabled to false."),
     # model, method, format
@@ -156,6 +155,7 @@ CASES = [
     ({"vae.model_name": "./no/vae"}, "error vae.model_name: vae.model_name is ./no/vae, but nothing is there. Check the path, or leave it empty."),
     ({"lora_model_name": "old.safetensors"}, "error lora_model_name: lora_model_name is old.safetensors, but nothing is there."),
     ({"base_model_name": "nobody/nothing", "offline_mode": True, "huggingface_cache_dir": "hub"}, "error base_model_name: base_model_name is nobody/nothing, which is not in hub, but offline_mode is true. Set offline_mode to false for the first run."),
+    ({"base_model_name": "nobody/nothing@v1", "offline_mode": True, "huggingface_cache_dir": "hub"}, "error base_model_name: base_model_name is nobody/nothing@v1, which is not in hub, but offline_mode is true. Set offline_mode to false for the first run."),
     ({"base_model_name": "model", FILE: "model"}, ", the very model that the run starts from. Choose another name."),
     ({FILE: "images/a.png", "prevent_overwrites": True}, f"error {FILE}: {FILE} is images/a.png, which exists, but prevent_overwrites is true. Choose another name, or set prevent_overwrites to false."),
     ({"save_filename_prefix": "../up"}, "error save_filename_prefix: save_filename_prefix holds '/', which file names cannot. Use letters, digits, spaces, dots, - and _."),
@@ -176,7 +176,8 @@ CASES = [
     # machine
     ({"train_device": "gpu"}, "error train_device: train_device is 'gpu', which is no device. Use cuda, cuda:1, mps or cpu."),
     ({"attention_mechanism": "FLEX"}, "error attention_mechanism: attention_mechanism is FLEX, which this engine cannot do. Use one of SDP, FLASH, CUDNN."),
-    ({**FULL, "unet.offload_fraction": 0.5}, "error unet.offload_fraction: unet.offload_fraction is 0.5 while the unet itself trains, which this engine cannot do. Set it to 0, or train a LoRA."),
+    ({**FULL, "unet.offload_fraction": 0.5}, "warning unet.offload_fraction: unet.offload_fraction is 0.5 while the unet itself trains, so the optimizer works on temp_device, where it is slow. Turn optimizer.fused_back_pass on: it works on train_device."),
+    ({**FULL, "unet.offload_fraction": 0.5, "unet.weight_dtype": "BFLOAT_16", "optimizer.stochastic_rounding": True}, "error unet.offload_fraction: unet.offload_fraction is 0.5 while the unet itself trains, and optimizer.stochastic_rounding rounds on train_device alone. Turn optimizer.fused_back_pass on. ADAFACTOR has it, for one."),
     ({"unet.offload_fraction": 0.5, "unet.gradient_checkpointing": False}, "error unet.offload_fraction: unet.offload_fraction is set, but without unet.gradient_checkpointing everything stays on the device until the backward pass. Turn unet.gradient_checkpointing on."),
     ({"unet.activation_offloading": True, "unet.gradient_checkpointing": False}, "error unet.activation_offloading: unet.activation_offloading is set, but without unet.gradient_checkpointing"),
     ({"unet.activation_offloading": True, "temp_device": "cuda:1"}, "error unet.activation_offloading: unet.activation_offloading is true, but temp_device is cuda:1. Set temp_device to cpu."),
