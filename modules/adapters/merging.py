@@ -16,6 +16,7 @@ from modules.adapters.reading import read_with, spellings
 from modules.adapters.writing import by_layer
 from modules.atomic import atomic_folder
 from modules.config import ModelType
+from modules.families.folders import read_index
 from modules.families.stored import StoredModel, find_model, own_part, put_part
 from modules.tensor_files import MODEL_SPEC, Progress, open_tensors, silent, write_tensors
 
@@ -58,7 +59,7 @@ def merge(
         notes["modelspec.merged_from"] = f"{source.name}, {merged}"
         _rewrite(source, goal, stored, changes, notes, progress)
         return
-    if goal.exists() and not (goal / "model_index.json").is_file() and any(goal.iterdir()):
+    if goal.exists() and not read_index(goal) and any(goal.iterdir()):
         raise FileExistsError(f"{goal} holds other things than a model; choose another folder.")
     with atomic_folder(goal, replace=True) as new:
         for file in sorted(source.rglob("*")):

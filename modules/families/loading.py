@@ -1,8 +1,9 @@
 """From what a config names to loaded networks, or an error that says what to do.
 
-A source is a diffusers folder, a hub id, or a single `.safetensors`, `.ckpt` or `.gguf` file.
-diffusers reads pickled files with `weights_only=True`, so that they cannot run code. The hub's
-token is the one of its own login or of the HF_TOKEN environment variable.
+A source is a diffusers folder, a hub id, or a single `.safetensors`, `.ckpt` or `.gguf` file. A hub
+id may end in `@` and a revision: a branch, a tag or a commit. diffusers reads pickled files with
+`weights_only=True`, so that they cannot run code. The hub's token is the one of its own login or of
+the HF_TOKEN environment variable.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import struct
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from modules.config import ConfigError, DataType, Problem, TrainConfig, TrainingMethod
-from modules.config.paths import resolve
+from modules.config.paths import hub_revision, resolve
+from modules.families.folders import load_index, parts_of, read_index
 from modules.families.storage import KINDS, ROUNDS_INPUTS, shrink
 from modules.quiet import quiet_libraries
 from modules.tensor_files import open_tensors
@@ -48,7 +50,7 @@ def load_parts(family: Family, config: TrainConfig) -> Parts:
     """
     from modules.families.base import Parts, TextOptions
 
-    names = (family.denoiser, "vae", *family.guides, *family.text_encoders)
+    names = family.networks
     sections = {name: getattr(config, name) for name in names}
     skips = {name: getattr(config, f"{name}_layer_skip") for name in family.text_encoders}
     _check_skips(skips, family.skipping_encoders)
@@ -66,10 +68,10 @@ def load_parts(family: Family, config: TrainConfig) -> Parts:
     for name in wanted:
         # What shall be small comes first and alone: whole, it may fill the memory.
         if sections[name].model_name or (name in small and not one_file):
-            components[name] = load_part(family.pipeline, name, config, dtypes[name])
+            components[name] = load_part(family, name, config, dtypes[name])
             if name in small:
                 _shrink(family, name, components[name], small[name], config)
-    pipeline = load_pipeline(family.pipeline, config, dtypes, **components)
+    pipeline = load_pipeline(family, config, dtypes, **components)
     for name in small.keys() - components.keys():
         _shrink(family, name, getattr(pipeline, name), small[name], config)
     options = TextOptions(
@@ -82,35 +84,51 @@ def load_parts(family: Family, config: TrainConfig) -> Parts:
     return Parts(pipeline, family.denoiser, options, sections[family.denoiser].guidance_scale)
 
 
+class PipelineKind(Protocol):
+    """What is known of a pipeline before it is loaded: a family's, or a further stage's."""
+
+    @property
+    def pipeline(self) -> str:
+        """Name of its class in diffusers."""
+
+    def pipeline_class(self) -> Any:
+        """Its class."""
+
+
 def load_pipeline(
-    class_name: str, config: TrainConfig, dtypes: Mapping[str, DataType], **components: Any
+    kind: PipelineKind,
+    config: TrainConfig,
+    dtypes: Mapping[str, DataType],
+    field: str = "base_model_name",
+    **components: Any,
 ) -> Any:
-    """The pipeline at `config.base_model_name`: a folder, a single file or a hub id.
+    """The pipeline at a setting of `config`: a folder, a single file or a hub id.
 
     A single file holds no settings: they come from a diffusers folder of the file's name beside
     it, without its suffix, or else from the hub.
 
     Args:
-        class_name: diffusers pipeline class of the architecture.
+        kind: the architecture.
         config: names the model, the hub cache folder and whether the hub may be asked.
         dtypes: storage type of each network, by its pipeline name.
+        field: the setting.
         components: parts that replace what the source holds, such as `safety_checker=None`.
 
     Raises:
         ConfigError: if nothing is there, a part is missing, or it is another architecture.
     """
-    import diffusers
     from diffusers.loaders.single_file_utils import SingleFileComponentError
 
-    source = resolve(config.base_model_name)
+    chosen = config.get(field)
+    source, hub = named(chosen, config)
     types = {name: torch_dtype(name, dtype) for name, dtype in dtypes.items()}
-    options = {**_hub_options(config), **components}
-    pipeline_class = getattr(diffusers, class_name)
+    options = {**hub, **components}
+    pipeline_class = kind.pipeline_class()
     try:
         if Path(source).is_file():
             _check_file(Path(source))
             settings = Path(source).with_suffix("")
-            if (settings / "model_index.json").is_file():
+            if read_index(settings):
                 options["config"] = str(settings)
             # One type for the whole file; the parts follow.
             whole = set(types.values())
@@ -121,12 +139,12 @@ def load_pipeline(
                 if network is not None and network.dtype != dtype:
                     network.to(dtype)
         else:
-            _check_folder(Path(source), class_name, replaced=components.keys())
+            _check_folder(Path(source), kind.pipeline, replaced=components.keys())
             options[_dtype_argument()] = {"default": torch.float32, **types}
             pipeline = pipeline_class.from_pretrained(source, **options)
     except (*FAILURES, SingleFileComponentError) as error:
-        raise _cannot_load("base_model_name", config.base_model_name, class_name, error) from error
-    _check_complete(pipeline, config.base_model_name, dtypes)
+        raise cannot_load(field, chosen, kind.pipeline, error) from error
+    _check_complete(pipeline, field, chosen, dtypes)
     return pipeline
 
 
@@ -150,8 +168,23 @@ def _dtype_argument() -> str:
     return "dtype" if Version(diffusers.__version__) >= Version("0.42") else "torch_dtype"
 
 
-def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) -> Any:
+def load_part(
+    kind: PipelineKind,
+    name: str,
+    config: TrainConfig,
+    dtype: DataType,
+    section: str = "",
+    base_field: str = "base_model_name",
+) -> Any:
     """One network: that at `config.<name>.model_name`, or else the base model's own.
+
+    Args:
+        kind: the architecture.
+        name: of the network in its pipeline.
+        config: names its source.
+        dtype: its storage type.
+        section: of the config, where that has another name.
+        base_field: the setting that names the whole pipeline.
 
     Raises:
         ConfigError: if nothing is there or it is another architecture.
@@ -159,20 +192,20 @@ def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) 
     import diffusers
     import transformers
 
-    own = getattr(config, name).model_name
-    field, chosen = (
-        (f"{name}.model_name", own) if own else ("base_model_name", config.base_model_name)
-    )
-    source = resolve(chosen)
-    options = _hub_options(config)
+    whole = config.get(base_field)
+    own = getattr(config, section or name).model_name
+    field, chosen = (f"{section or name}.model_name", own) if own else (base_field, whole)
+    source, options = named(chosen, config)
     try:
-        base = Path(resolve(config.base_model_name))
-        if base.is_file():
-            base = base.with_suffix("")  # the settings beside a single file
-        _check_folder(base, class_name, replaced=(name,) if own else ())
-        index = diffusers.DiffusionPipeline.load_config(str(base), **options)
-        library, part_class = index[name]
-        network: Any = getattr(diffusers if library == "diffusers" else transformers, part_class)
+        base, of_base = named(whole, config)
+        if Path(base).is_file():
+            base = str(Path(base).with_suffix(""))  # the settings beside a single file
+        kind.pipeline_class()
+        _check_folder(Path(base), kind.pipeline, replaced=(name,) if own else ())
+        library, part_class = parts_of(load_index(base, **of_base))[name]
+        homes = {"diffusers": diffusers, "transformers": transformers}
+        home = homes[library] if library in homes else getattr(diffusers.pipelines, library)
+        network: Any = getattr(home, part_class)
         options["torch_dtype"] = torch_dtype(name, dtype)
         if source.endswith(".gguf"):
             options["quantization_config"] = diffusers.GGUFQuantizationConfig(
@@ -182,7 +215,8 @@ def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) 
             if Path(source).is_file():
                 _check_file(Path(source))
             # The file holds no settings; the base model's own fit it.
-            return network.from_single_file(source, config=str(base), subfolder=name, **options)
+            options["config"] = _settings(base, name, of_base)
+            return network.from_single_file(source, subfolder=name, **options)
         if Path(source).is_dir() and not (Path(source) / name).is_dir():
             return network.from_pretrained(source, **options)
         try:
@@ -192,7 +226,19 @@ def load_part(class_name: str, name: str, config: TrainConfig, dtype: DataType) 
                 raise
             return network.from_pretrained(source, **options)  # a hub id of this network alone
     except FAILURES as error:
-        raise _cannot_load(field, chosen, f"{class_name}'s {name}", error) from error
+        raise cannot_load(field, chosen, f"{kind.pipeline}'s {name}", error) from error
+
+
+def _settings(base: str, part: str, hub: Mapping[str, Any]) -> str:
+    """The folder of a model that has a part's settings; of the hub, nothing else is downloaded.
+
+    diffusers would look for those of a single file in the usual cache folder alone.
+    """
+    if Path(base).is_dir():
+        return base
+    from huggingface_hub import hf_hub_download
+
+    return str(Path(hf_hub_download(base, f"{part}/config.json", **hub)).parents[1])
 
 
 def torch_dtype(part: str, dtype: DataType) -> torch.dtype:
@@ -234,11 +280,14 @@ def _shrink(family: Family, name: str, network: Any, dtype: DataType, config: Tr
         )
 
 
-def _hub_options(config: TrainConfig) -> dict[str, Any]:
-    return {
-        "cache_dir": config.huggingface_cache_dir or None,
+def named(name: str, config: TrainConfig) -> tuple[str, dict[str, Any]]:
+    """The path or hub id that a config names, and how the hub is asked for it."""
+    source, revision = hub_revision(resolve(name))
+    options = {
+        "cache_dir": resolve(config.huggingface_cache_dir) or None,
         "local_files_only": config.offline_mode,
     }
+    return source, {**options, **({"revision": revision} if revision else {})}
 
 
 def _check_left_out(names: Collection[str], possible: tuple[str, ...]) -> None:
@@ -277,13 +326,11 @@ def _check_folder(folder: Path, class_name: str, replaced: Collection[str]) -> N
     """Refuse a local folder that lacks something, before diffusers asks the hub for it."""
     if not folder.is_dir():
         return
-    index = folder / "model_index.json"
-    if not index.is_file():
+    index = read_index(folder)
+    if index is None:
         raise OSError(f"{folder} has no model_index.json, so it is no {class_name} folder")
-    for name, held in json.loads(index.read_text(encoding="utf-8")).items():
-        # a list of numbers is a setting of the pipeline; a part is [library, class]
-        is_part = isinstance(held, list) and bool(held) and isinstance(held[0], str)
-        if is_part and name not in replaced and not (folder / name).is_dir():
+    for name in parts_of(index):
+        if name not in replaced and not (folder / name).is_dir():
             raise OSError(f"{folder} lacks the folder {name}, which its model_index.json names")
     for file in sorted(folder.glob("*/*.safetensors")):
         _check_file(file)
@@ -313,28 +360,32 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _check_complete(pipeline: Any, name: str, dtypes: Mapping[str, DataType]) -> None:
+def _check_complete(
+    pipeline: Any, field: str, name: str, dtypes: Mapping[str, DataType]
+) -> None:
     missing = [part for part in dtypes if getattr(pipeline, part, None) is None]
     if missing:
         raise _problem(
-            "base_model_name",
+            field,
             f"{name} loads as {type(pipeline).__name__} but has no {missing[0]}.",
             "Choose a complete model of the chosen model_type.",
         )
 
 
-def _cannot_load(field: str, name: str, wanted: str, error: Exception) -> ConfigError:
+def cannot_load(
+    field: str, name: str, wanted: str, error: Exception, fix: str = ""
+) -> ConfigError:
+    """What is wrong with a source, in words; `fix` takes the place of the usual advice."""
     source = Path(resolve(name))
     found = ""
-    index = source / "model_index.json"
-    if index.is_file():
-        held = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "something else")
-        if held != wanted:
+    if index := read_index(source):
+        held = index.get("_class_name", "something else")
+        if held != wanted.partition("'")[0]:
             found = f" It holds a {held}."
     elif source.suffix == ".safetensors" and source.is_file():
         found = _held_by_file(source, wanted)
     looks_local = source.is_absolute() or name.startswith((".", "~", "package:"))
-    fix = (
+    fix = fix or (
         "Check the path, and that the model is of the chosen model_type."
         if looks_local or source.exists()
         else "Check the spelling of the hub id, that this machine reaches the hub "
