@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from modules.training.advice import advice_for
@@ -27,11 +28,7 @@ class Voice:
         """Hand an event to the callbacks and the log; a log that cannot be written ends there."""
         self._tell(event)
         if self._log is not None:
-            try:
-                self._log.write(event)
-            except OSError as error:
-                self._log = None
-                self._tell(Warned(f"TensorBoard's log ends here: {error}. {advice_for(error)}"))
+            self._log_with(self._log.write, event)
 
     def warn(self, text: str) -> None:
         """Say what went otherwise than the settings say."""
@@ -53,5 +50,12 @@ class Voice:
     def close(self) -> None:
         """End the log, if there is one."""
         if self._log is not None:
-            self._log.close()
+            self._log_with(self._log.close)
             self._log = None
+
+    def _log_with(self, action: Callable[..., None], *event: Event) -> None:
+        try:
+            action(*event)
+        except OSError as error:
+            self._log = None
+            self._tell(Warned(f"TensorBoard's log ends here: {error}. {advice_for(error)}"))
