@@ -48,7 +48,7 @@ def sixty_million(folder: Path) -> Path:
 
 
 def lora(service: InferenceService, path: Path, seed: int) -> Path:
-    family, parts = service._model._owner
+    family, parts = service._held.model._owner
     network = parts.denoiser
     copied = type(network).from_config(network.config)
     layers = matching_layers(copied, "attentions", False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import secrets
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 
 from modules.atomic import atomic_file
+from modules.config import VideoFormat
 from ot_notebook.services.inference_recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
     import pandas as pd
 
 INDEX, SOURCES = "index.jsonl", "sources"
+FAST = 1
+"""Of zlib's 9 levels: a third of the usual time, for files that are some percent larger."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,22 @@ class InferenceGallery:
         path = self.folder / name
         # whole after a crash of the process; to wait for the disk would cost more than a step
         with atomic_file(path, flush=False) as temporary:
-            image.save(temporary, "PNG", pnginfo=recipe.png_info())
+            image.save(temporary, "PNG", compress_level=FAST, pnginfo=recipe.png_info())
         line = json.dumps({"file": name, **recipe.to_dict()})
         with self._lock, (self.folder / INDEX).open("a", encoding="utf-8") as index:
             index.write(f"{line}\n")
         return path
+
+    def keep_film(self, picture: Path, frames: Sequence[Image], frames_per_second: int) -> Path:
+        """Write a film beside the picture that stands for it, which holds its settings.
+
+        Gives its MP4 file; without imageio-ffmpeg, which writes those, a folder of its frames.
+        """
+        from modules.sampling.film import write_film
+
+        able = importlib.util.find_spec("imageio_ffmpeg") is not None
+        kind = VideoFormat.MP4 if able else VideoFormat.PNG_IMAGE_SEQUENCE
+        return write_film(frames, picture.with_suffix(""), kind, frames_per_second)
 
     def source(self, image: Image) -> Path:
         """Keep a picture to begin with, once for each content, and give its file.

@@ -5,23 +5,27 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.atomic import atomic_file
-from ot_notebook.services.inference_model import Stack
-from ot_notebook.services.inference_request import SETTINGS, refused
+from ot_notebook.services.inference_drawing import Drawing
+from ot_notebook.services.inference_gallery import FAST
+from ot_notebook.services.inference_held import Held
+from ot_notebook.services.inference_model import InferenceModel, Stack
+from ot_notebook.services.inference_request import SETTINGS, Request, refused
+from ot_notebook.services.inference_result import Cancelled, Result
 from ot_notebook.services.inference_saves import Save
 
 if TYPE_CHECKING:
     import pandas as pd
     from PIL.Image import Image
     from PIL.ImageFont import FreeTypeFont, ImageFont
-
-    from ot_notebook.services.inference_service import Result
 
 Axis = Mapping[str, Sequence[Any]]
 """One setting's name and its values."""
@@ -43,6 +47,8 @@ class Cell:
     settings: Mapping[str, Any]
     """What `generate` is given."""
     loras: Stack
+    save: Save | None = None
+    """The whole model that draws it, in place of the one that is loaded."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,66 @@ def plan(
                 axes=chosen,
                 settings={"prompt": prompt, **settings, **plain},
                 loras=_stack(loras, chosen),
+                save=_whole(chosen),
             )
         )
     return cells
+
+
+def draw(
+    held: Held,
+    drawing: Drawing,
+    ask: Callable[[InferenceModel, Mapping[str, Any]], Request],
+    cells: Sequence[Cell],
+) -> list[tuple[Cell, Result]]:
+    """Draw the pictures of a grid, as many as come before a cancel.
+
+    All settings are checked before the first is drawn. Whole models are loaded one after the
+    other, each once.
+
+    Args:
+        held: the model that is loaded.
+        drawing: draws.
+        ask: checks settings.
+        cells: what is drawn.
+
+    Raises:
+        Cancelled: if it came before the first was done.
+    """
+    turns = list(dict.fromkeys(cell.save for cell in cells))
+    requests: dict[tuple[int, int, int], Request] = {}
+    found: dict[tuple[int, int, int], Future[Result]] = {}
+    with ExitStack() as opened:
+        begin = opened.enter_context(drawing.keeping())
+        load = opened.enter_context(held.lent()) if any(turns) else None
+        try:
+            for save in turns:
+                some = [cell for cell in cells if cell.save == save]
+                if save is not None and load is not None:
+                    drawing.say(f"Loading {save}")
+                    model = load(save.whole)
+                else:
+                    model = held.need()
+                    _refuse_twice(model, some)
+                requests = requests or {cell.place: ask(model, cell.settings) for cell in cells}
+                stacks = [model.fit(cell.loras) for cell in some]
+                for cell, stack in zip(some, stacks, strict=True):
+                    words = f"Picture {len(found) + 1} of {len(cells)}"
+                    found[cell.place] = begin(model, requests[cell.place], stack, words)
+                del model  # its networks go before others come
+        except Cancelled:
+            if not found:
+                raise
+    return [(cell, found[cell.place].result()) for cell in cells if cell.place in found]
+
+
+def _refuse_twice(model: InferenceModel, cells: Sequence[Cell]) -> None:
+    if model.source == "live" and any("save" in cell.axes for cell in cells):
+        raise refused(
+            "save",
+            "The live model holds what it has learnt; a save on top would count twice.",
+            "Load the base model: load(run.config.base_model_name).",
+        )
 
 
 def sheet(
@@ -131,9 +194,10 @@ def sheet(
     first = [name for axis in axes for name in axis]
     table = table[[*first, *(name for name in table.columns if name not in first)]]
     path = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-grid-{secrets.token_hex(2)}.png"
-    with atomic_file(path) as temporary:
-        image.save(temporary, "PNG")
-    with atomic_file(path.with_suffix(".csv")) as temporary:
+    # as its pictures: whole after a crash of the process, without a wait for the disk
+    with atomic_file(path, flush=False) as temporary:
+        image.save(temporary, "PNG", compress_level=FAST)
+    with atomic_file(path.with_suffix(".csv"), flush=False) as temporary:
         table.to_csv(temporary, index=False)
     results = tuple(result for _, result in drawn)
     return Grid(image, table, results, path, len(drawn) == planned, tuple(first))
@@ -163,6 +227,11 @@ def _of_loras(name: str) -> bool:
     return name == "save" or name.startswith("lora")
 
 
+def _whole(chosen: Mapping[str, Any]) -> Save | None:
+    save = chosen.get("save")
+    return save if isinstance(save, Save) and save.whole is not None else None
+
+
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Save | Path) else value
 
@@ -170,7 +239,7 @@ def _plain(value: Any) -> Any:
 def _stack(loras: Stack, chosen: Mapping[str, Any]) -> Stack:
     """The adapters of one picture: another save, other strengths."""
     stack = list(loras)
-    if "save" in chosen:
+    if "save" in chosen and _whole(chosen) is None:
         save = chosen["save"]
         path, kin = (save.path, save.kin) if isinstance(save, Save) else (Path(save), ())
         if known := [at for at, (one, _) in enumerate(stack) if one in kin]:

@@ -19,6 +19,7 @@ from ot_notebook.services.inference_memory import MemoryLadder
 from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_request import PictureRules, Request, refused
 from ot_notebook.services.inference_source import Source, find_source
+from ot_notebook.services.inference_texts import RememberedTexts
 from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.trainer_service import TrainerService
 
@@ -46,6 +47,7 @@ class InferenceModel:
         name: for people.
         config: how a run loads it.
         owner: the networks, or the service whose run has them.
+        dtype: in which its weights are kept, where they are our own.
     """
 
     def __init__(
@@ -54,16 +56,19 @@ class InferenceModel:
         name: str,
         config: TrainConfig,
         owner: tuple[Family, Parts] | TrainerService,
+        dtype: DataType | None = None,
     ) -> None:
         self.source, self.name, self.model_type = source, name, config.model_type
         self.hint = MODELS[config.model_type].hint
         """What it reads of a picture itself."""
         self._owner = owner
+        self._dtype = dtype.value if dtype is not None else ""
         self._adapters: dict[Path, LoadedAdapter] = {}
         self.embeddings: tuple[tuple[str, Path], ...] = ()
         """Words that prompts may hold, and their files."""
         self._embeddings: tuple[Word, ...] = ()
         self._taught: tuple[tuple[Word, ...], Words] | None = None
+        self._texts = RememberedTexts()
         self.memory = MemoryLadder(owned=not isinstance(owner, TrainerService))
         """What was given up for want of memory."""
         rules = self.use(lambda *networks: PictureRules(config, *networks), _never)
@@ -113,8 +118,10 @@ class InferenceModel:
         stack: Stack,
         count: int,
         **watch: Any,
-    ) -> list[Image] | None:
+    ) -> list[list[Image]] | None:
         """Pictures of one seed after the other, side by side; None if they were stopped.
+
+        Each is a list: of one, or of all frames of a film.
 
         Args:
             family: as `use` gives it.
@@ -134,18 +141,43 @@ class InferenceModel:
             self._skipping(family, parts, request),
             self._reading(family, parts, adapters),
         ):
-            encoded = weights.encoded(family, parts, request.definition)
+            reading, encoded = self._read(family, parts, request, adapters)
             start = request.start()
-            return sample_batch(
-                family, parts, request.definition, seeds, start=start, encoded=encoded, **watch
+            images = sample_batch(
+                reading, parts, request.definition, seeds, start=start, encoded=encoded, **watch
             )
+        if images is None or request.definition.frames > 1:
+            return images and [images]
+        return [[image] for image in images]
+
+    def _read(
+        self,
+        family: Family,
+        parts: Parts,
+        request: Request,
+        adapters: Sequence[tuple[LoadedAdapter, float]],
+    ) -> tuple[Family, dict[str, Any]]:
+        """The family to draw with, and weighted prompts; our own networks remember texts."""
+        definition = request.definition
+        if isinstance(self._owner, TrainerService):  # what it reads changes with each step
+            return family, weights.encoded(family, parts, definition)
+        changing = tuple(
+            (adapter.path, adapter.version, at)
+            for adapter, at in adapters
+            if any(layer.startswith("text_encoder") for layer in adapter.layers)
+        )
+        reading = self._texts.reading(family, (changing, request.clip_skip))
+        key = ("weights", definition.prompt, definition.negative_prompt)
+        encoded = self._texts.once(key, lambda: weights.encoded(family, parts, definition))
+        return reading, encoded
 
     def draws_together(self, request: Request) -> bool:
         """Whether several of such pictures are drawn side by side.
 
         Where pictures are read as well, pipelines draw their noise from one generator for all.
         """
-        return request.image is None and self.hint == "none"
+        one = request.definition.frames == 1
+        return one and request.image is None and self.hint == "none"
 
     @contextmanager
     def _skipping(self, family: Family, parts: Parts, request: Request) -> Iterator[None]:
@@ -170,6 +202,7 @@ class InferenceModel:
         """
         files = [_named(given) for given in embeddings]
         if not files:
+            self._embeddings, self.embeddings = (), ()
             return
         from modules.adapters.embedding_files import as_word, read_embedding
 
@@ -195,10 +228,12 @@ class InferenceModel:
 
         brought = [word for adapter, at in adapters if at for word in adapter.words]
         wanted = tuple({word.placeholder: word for word in [*self._embeddings, *brought]}.values())
-        if self._taught is not None and self._taught[0] != wanted:
+        if self._taught is not None and [*map(id, self._taught[0])] != [*map(id, wanted)]:
             self._taught[1].remove()
             self._taught = None
+            self._texts.forget()
         if wanted and self._taught is None:
+            self._texts.forget()
             self._taught = (wanted, Words(family, parts, wanted))
         try:
             yield
@@ -248,6 +283,7 @@ class InferenceModel:
             clip_skip=request.clip_skip,
             image=str(request.image or ""),
             mask=str(request.mask or ""),
+            dtype=self._dtype,
             **begun,
         )
 
@@ -303,8 +339,8 @@ def open_model(
         network.to(place)
         network.requires_grad_(False)
         network.eval()
-    name = source.config.base_model_name
-    opened = InferenceModel(name, source.name, source.config, (family, parts))
+    name = str(source.whole or source.config.base_model_name)
+    opened = InferenceModel(name, source.name, source.config, (family, parts), kept)
     if offload:
         opened.memory.offload(parts)
     return opened, source

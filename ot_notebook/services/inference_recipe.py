@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from modules.config import NoiseScheduler, SampleConfig
+from modules.config import DataType, NoiseScheduler, SampleConfig
 from modules.config.enums import ModelType
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ class Recipe:
     """How much of the picture was to go."""
     embeddings: tuple[tuple[str, str], ...] = ()
     """Words that the prompt may hold, and their files."""
+    frames: int = 1
+    """Pictures of a film."""
+    dtype: str = ""
+    """A `DataType`, in which the weights were kept; empty where that is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -92,6 +96,7 @@ class Recipe:
             chosen["scheduler"] = self.scheduler
         return {
             **chosen,
+            "frames": self.frames if self.frames > 1 else None,
             "image": self.image or None,
             "mask": self.mask or None,
             "strength": self.strength if self.image else None,
@@ -118,6 +123,7 @@ class Recipe:
                     "cfg_scale": data["cfg_scale"],
                     "noise_scheduler": data.get("scheduler") or NoiseScheduler.DDIM,
                     "text_encoder_1_layer_skip": data.get("clip_skip", 0),
+                    "frames": data.get("frames", 1),
                 }
             )
             kind = data.get("model_type", "")
@@ -133,6 +139,7 @@ class Recipe:
                 mask=str(data.get("mask", "")),
                 strength=float(data.get("strength", 1.0)),
                 embeddings=tuple((str(w), str(path)) for w, path in data.get("embeddings", ())),
+                dtype=DataType(data["dtype"]).value if data.get("dtype") else "",
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"these are no settings of a picture: {error}") from error
@@ -151,6 +158,7 @@ class Recipe:
         mask: str = "",
         strength: float = 1.0,
         embeddings: tuple[tuple[str, str], ...] = (),
+        dtype: str = "",
     ) -> Recipe:
         """The recipe of a picture that a sample definition describes."""
         return cls(
@@ -170,6 +178,8 @@ class Recipe:
             mask=mask,
             strength=strength,
             embeddings=embeddings,
+            frames=definition.frames,
+            dtype=dtype,
         )
 
     def as_sample(self) -> SampleConfig:
@@ -189,6 +199,7 @@ class Recipe:
                 "height": self.height,
                 "diffusion_steps": self.steps,
                 "cfg_scale": self.cfg_scale,
+                "frames": self.frames,
                 **given,
             }
         )

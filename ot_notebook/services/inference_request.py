@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import math
 import random
@@ -22,6 +23,9 @@ MAX_PROMPT = 20_000
 """Longest prompt, in characters; models read some 75 to 512 words of it."""
 
 MAX_EDGE = 16_384
+MAX_FRAMES = 1_025
+"""Longest film, in frames: a minute or so, more than any model keeps together."""
+
 NAMES = {"diffusion_steps": "steps", "noise_scheduler": "scheduler"}
 """What a sample definition calls otherwise than `generate`."""
 
@@ -35,6 +39,7 @@ SETTINGS = (
     "cfg_scale",
     "scheduler",
     "clip_skip",
+    "frames",
     *START,
 )
 """What decides a picture, besides the prompt."""
@@ -100,12 +105,14 @@ class PictureRules:
     def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
         facts = MODELS[config.model_type]
         self.model_type, self.title = config.model_type, facts.title
-        self.own_scheduler = facts.objective == "flow"
+        self.own_scheduler = facts.objective != "diffusion"
         """Whether it samples by a scheduler of its own alone."""
         self.defaults = _defaults(config, parts)
         """What a picture is like where nothing else is asked for."""
         self.multiple = _multiple(config.model_type, parts)
         """Edges of pictures are multiples of this many pixels."""
+        self.frame_step = _frame_step(parts)
+        """Films have 1 frame above a multiple of so many; 0 for models of single pictures."""
         self.deepest_skip = _deepest_skip(family, parts)
         """Most layers of its text encoders that can be left out."""
         self.clip_skip = max(map(parts.text.skip, family.skipping_encoders), default=0)
@@ -142,6 +149,7 @@ class PictureRules:
             )
         self._check_prompts(prompt, given.get("negative_prompt", ""))
         self._check_size(given)
+        self._check_frames(given)
         skip = self._checked_skip(given.pop("clip_skip", self.clip_skip))
         start = {name: given.pop(name) for name in START if name in given}
         renamed = {ours.get(key, key): value for key, value in given.items()}
@@ -249,6 +257,30 @@ class PictureRules:
                     f"The nearest is {nearest}.",
                 )
 
+    def _check_frames(self, given: dict[str, Any]) -> None:
+        frames, step = given.get("frames", 1), self.frame_step
+        if isinstance(frames, bool) or not isinstance(frames, int):
+            return  # for the definition to refuse
+        if not step and frames != 1:
+            raise refused(
+                "frames",
+                f"frames is {frames}, but {self.title} draws single pictures.",
+                "Leave it out.",
+            )
+        most = (MAX_FRAMES - 1) // step * step + 1 if step else 1
+        if not 0 < frames <= most or (step and (frames - 1) % step):
+            nearest = min(most, max(1, round((frames - 1) / step) * step + 1))
+            raise refused(
+                "frames",
+                f"frames is {frames}, but {self.title} draws 1 to {most}, 1 above a multiple of "
+                f"{step}.",
+                f"The nearest is {nearest}.",
+            )
+        if frames > 1 and "image" in given:
+            raise refused(
+                "image", f"image is given for a film of {frames} frames.", "Set frames to 1."
+            )
+
 
 def read_picture(name: str, path: Path | io.BytesIO) -> Any:
     """The picture of a setting, as Pillow has it.
@@ -302,6 +334,13 @@ def _multiple(model_type: ModelType, parts: Parts) -> int:
     if processor is not None:
         return int(processor.config.vae_scale_factor)
     return MODELS[model_type].pixel_multiple
+
+
+def _frame_step(parts: Parts) -> int:
+    """Frames that a latent of a film stands for; its pipeline takes their number."""
+    pipeline = parts.pipeline
+    takes = "num_frames" in inspect.signature(type(pipeline).__call__).parameters
+    return int(pipeline.vae_scale_factor_temporal) if takes else 0
 
 
 def _deepest_skip(family: Family, parts: Parts) -> int:

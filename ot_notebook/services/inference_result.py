@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +14,9 @@ from ot_notebook.services.inference_recipe import Recipe
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+MAX_FILM = 8 * 2**20
+"""Largest film that a page or a notebook holds, in bytes; about a minute."""
 
 State = Literal["empty", "loading", "ready", "drawing"]
 
@@ -26,9 +31,10 @@ class Cancelled(RuntimeError):  # noqa: N818 - an answer, not a defect
 
 @dataclass(frozen=True)
 class Result:
-    """A picture and everything that decided it."""
+    """A picture, or a film, and everything that decided it."""
 
     image: Image = field(repr=False)
+    """The picture; of a film its first frame."""
     recipe: Recipe
     path: Path | None
     """Where the gallery keeps it."""
@@ -36,6 +42,10 @@ class Result:
     """Time that it took, without waiting."""
     notes: tuple[str, ...] = ()
     """What the user should know, such as a prompt that was cut off."""
+    frames: tuple[Image, ...] = field(default=(), repr=False)
+    """All pictures of a film; none where there is one picture."""
+    film: Path | None = None
+    """Its MP4 file; where imageio-ffmpeg is missing, the folder of its frames."""
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -44,6 +54,16 @@ class Result:
 
     def _repr_png_(self) -> bytes | None:
         return self.image._repr_png_()
+
+    def _repr_html_(self) -> str | None:
+        data = film_bytes(self.film)
+        if not data:
+            return None  # a picture shows itself
+        return (
+            f'<video controls loop muted width="{self.image.width}" '
+            f'aria-label="{escape(self.recipe.prompt)}" '
+            f'src="data:video/mp4;base64,{base64.b64encode(data).decode()}"></video>'
+        )
 
 
 @dataclass(frozen=True)
@@ -71,6 +91,16 @@ class Status:
     total: int = 0
     words: str = ""
     """What `done` counts."""
+
+
+def film_bytes(film: Path | None) -> bytes:
+    """An MP4 file that a page may hold; empty for a longer one, a folder, and none."""
+    try:
+        if film is None or not film.is_file() or film.stat().st_size > MAX_FILM:
+            return b""
+        return film.read_bytes()
+    except OSError:  # it went in between
+        return b""
 
 
 def blank(image: Image) -> Iterator[str]:

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
-import gc
 import io
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from modules.config import DataType, ModelType
+from ot_notebook.services.inference_drawing import Drawing
 from ot_notebook.services.inference_gallery import InferenceGallery
+from ot_notebook.services.inference_held import Held, Wanted
 from ot_notebook.services.inference_line import Line
-from ot_notebook.services.inference_model import (
-    Embeddings,
-    InferenceModel,
-    Loras,
-    Stack,
-    live_model,
-    open_model,
-)
+from ot_notebook.services.inference_model import Embeddings, InferenceModel, Loras, Stack
 from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_request import Request, random_seed, read_picture, refused
 from ot_notebook.services.inference_result import Cancelled as Cancelled
 from ot_notebook.services.inference_result import NoModelError as NoModelError
-from ot_notebook.services.inference_result import Preview, Status, blank
+from ot_notebook.services.inference_result import Preview, Status
 from ot_notebook.services.inference_result import Result as Result
 from ot_notebook.services.inference_stream import stream
-from ot_notebook.services.trainer_service import TrainerService, trainer
+from ot_notebook.services.trainer_service import TrainerService
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from modules.families import Family, Parts
     from ot_notebook.services.inference_grid import Axis, Grid
     from ot_notebook.services.inference_saves import Save
     from ot_notebook.services.run import Run
@@ -66,9 +57,8 @@ class InferenceService:
         """Every picture that was drawn."""
         self.status = Status()
         """What it does now; read-only."""
-        self._trainer = service
-        self._model: InferenceModel | None = None
-        self._loras: Stack = ()
+        self._held = Held(service)
+        self._drawing = Drawing(self.gallery, self._say, self._stopped)
         self._line = Line()
         self._cancel = threading.Event()
         self._listeners: tuple[Callable[[], None], ...] = ()
@@ -105,22 +95,12 @@ class InferenceService:
             AdapterError: if a LoRA or an embedding is gone, damaged or of another architecture.
             CommandRefused: for "live" while no run takes steps.
         """
+        wanted = Wanted(model, model_type, loras, embeddings, dtype, device, offload)
         with self._line.turn():
-            self._drop()
+            self._held.drop()
             self._say(state="loading", words=f"Loading {model}")
             try:
-                if isinstance(model, TrainerService) or model == "live":
-                    service = model if isinstance(model, TrainerService) else self._trainer
-                    self._model = live_model(service or trainer())
-                else:
-                    self._model, source = open_model(model, model_type, dtype, device, offload)
-                    loras = [*([(source.adapter, 1.0)] if source.adapter else []), *loras]
-                    embeddings = [*source.embeddings, *embeddings]
-                self._need().teach(embeddings)
-                self._loras = self._need().fit(loras)
-            except BaseException:
-                self._drop()
-                raise
+                self._held.take(wanted)
             finally:
                 self._rest()
         return self
@@ -133,13 +113,33 @@ class InferenceService:
             AdapterError: if a file is gone, damaged or of another architecture; all stays as it is.
         """
         with self._line.turn():
-            self._loras = self._need().fit(loras)
+            self._held.loras = self._held.need().fit(loras)
+            self._rest()
+
+    def set_embeddings(self, embeddings: Embeddings) -> None:
+        """Let prompts hold these words from the next picture on, and no others.
+
+        Args:
+            embeddings: as for `load`.
+
+        Raises:
+            NoModelError: if no model is loaded.
+            AdapterError: if a file is gone, damaged or made for another model; all stays as it is.
+        """
+        with self._line.turn():
+            self._held.need().teach(embeddings)
             self._rest()
 
     @property
     def loras(self) -> Stack:
         """Adapter files and strengths in use."""
-        return self._loras
+        return self._held.loras
+
+    @property
+    def embeddings(self) -> tuple[tuple[str, Path], ...]:
+        """Words that prompts may hold, and their files."""
+        model = self._held.model
+        return model.embeddings if model is not None else ()
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -148,10 +148,11 @@ class InferenceService:
         Raises:
             NoModelError: if no model is loaded.
         """
-        rules = self._need().rules
+        rules = self._held.need().rules
         usual = rules.request().definition
         names = {name: name for name in ("prompt", "negative_prompt", "width", "height")}
         names |= {"steps": "diffusion_steps", "cfg_scale": "cfg_scale"}
+        names |= {"frames": "frames"} if rules.frame_step else {}
         found = {name: getattr(usual, field) for name, field in names.items()}
         if not rules.own_scheduler:
             found["scheduler"] = usual.noise_scheduler.value
@@ -164,7 +165,7 @@ class InferenceService:
         Raises:
             NoModelError: if no model is loaded.
         """
-        rules = self._need().rules
+        rules = self._held.need().rules
         return {"image": rules.begins_with(False), "mask": rules.begins_with(True)}
 
     def keep_picture(self, name: str, given: object) -> Path:
@@ -191,7 +192,7 @@ class InferenceService:
     def unload(self) -> None:
         """Let go of the model and give its memory back; waits for requests before it."""
         with self._line.turn():
-            self._drop()
+            self._held.drop()
             self._rest()
 
     # ---------------------------------------------------------------- pictures
@@ -204,7 +205,7 @@ class InferenceService:
         preview: Callable[[Preview], None] | None = None,
         **settings: Any,
     ) -> Result:
-        """Draw one picture, and keep it in the gallery.
+        """Draw one picture, or one film, and keep it in the gallery.
 
         The same settings give the same picture as diffusers' own pipeline.
 
@@ -215,7 +216,8 @@ class InferenceService:
             settings: negative_prompt, seed (random where it is missing or None), width, height,
                 steps, cfg_scale, scheduler, clip_skip (text layers to leave out); see `defaults`.
                 image (a file, a picture, or a result) to begin with, mask (white where to paint)
-                and strength (0 to 1, how much of the image goes).
+                and strength (0 to 1, how much of the image goes). frames of a film, for models of
+                films: its MP4 file is the result's `film`.
 
         Raises:
             NoModelError: if no model is loaded.
@@ -249,16 +251,16 @@ class InferenceService:
             raise refused("n", f"n is {n!r}, but must lie between 1 and {MAX_BATCH}.", "Use 4.")
         with self._line.turn():
             self._cancel.clear()
-            model = self._need()
+            model = self._held.need()
             request = self._request(model, prompt, settings)
-            stack = self._loras if loras is None else model.fit(loras)
+            stack = self._held.loras if loras is None else model.fit(loras)
             together = n if model.draws_together(request) else 1
             results: list[Result] = []
             try:
                 for first in range(0, n, together):
                     words = f"Picture {first + 1} of {n}" if 1 == together < n else ""
                     drawn = request.with_seed(request.definition.seed + first)
-                    results += self._draw(model, drawn, stack, words, together, preview)
+                    results += self._drawing.draw(model, drawn, stack, words, together, preview)
             except Cancelled:
                 if not results:
                     raise
@@ -308,36 +310,20 @@ class InferenceService:
             The labelled image, a table with a row for each picture, and their results. After
             `cancel`, those that were done.
         """
-        from ot_notebook.services.inference_grid import plan, sheet
+        from ot_notebook.services import inference_grid as grids
 
         if z and not y:
             raise refused("z", "z is given without y.", "Give the second axis as y=.")
         axes = [axis for axis in (x, y, z) if axis is not None]
         with self._line.turn():
             self._cancel.clear()
-            model = self._need()
-            cells = plan(prompt, axes, {"seed": random_seed(), **settings}, self._loras)
-            if model.source == "live" and any("save" in cell.axes for cell in cells):
-                raise refused(
-                    "save",
-                    "The live model holds what it has learnt; a save on top would count twice.",
-                    "Load the base model: load(run.config.base_model_name).",
-                )
-            checked = [
-                (cell, self._request(model, **_split(cell.settings)), model.fit(cell.loras))
-                for cell in cells
-            ]  # all of them, before the first is drawn
-            results = []
+            given = {"seed": random_seed(), **settings}
             try:
-                for number, (cell, request, stack) in enumerate(checked):
-                    count = f"Picture {number + 1} of {len(checked)}"
-                    results.append((cell, self._draw(model, request, stack, count)[0]))
-            except Cancelled:
-                if not results:
-                    raise
+                cells = grids.plan(prompt, axes, given, self._held.loras)
+                drawn = grids.draw(self._held, self._drawing, self._asked, cells)
             finally:
                 self._rest()
-            return sheet(results, axes, self.gallery.folder / "grids", len(checked))
+            return grids.sheet(drawn, axes, self.gallery.folder / "grids", len(cells))
 
     def saves(self, run: Run | str | Path | None = None) -> list[Save]:
         """What a run (by itself, its id or its workspace; else the newest) has kept on its way.
@@ -348,7 +334,7 @@ class InferenceService:
             >>> inf.grid("a red apple", x={"save": inf.saves()}, seed=1)
 
         Raises:
-            ConfigError: if there is no such run, or it has kept no adapters.
+            ConfigError: if there is no such run, or it has kept nothing.
         """
         from ot_notebook.services.inference_saves import saves_of
 
@@ -365,7 +351,7 @@ class InferenceService:
             NoModelError: if no model is loaded.
             ConfigError: for a setting that no picture, or none of this model, can have.
         """
-        self._request(self._need(), prompt, settings)
+        self._request(self._held.need(), prompt, settings)
 
     def as_python(self, recipe: Recipe) -> str:
         """Plain diffusers code that draws the picture of a recipe."""
@@ -398,70 +384,17 @@ class InferenceService:
                 kept[name] = self.keep_picture(name, kept[name])
         return model.rules.request(prompt, **kept)
 
-    def _draw(
-        self,
-        model: InferenceModel,
-        request: Request,
-        stack: Stack,
-        words: str = "",
-        count: int = 1,
-        preview: Callable[[Preview], None] | None = None,
-    ) -> list[Result]:
-        """Pictures side by side, of one seed after the other; the caller has its turn."""
-        begun = 0.0
-        steps = request.steps
+    def _asked(self, model: InferenceModel, settings: Mapping[str, Any]) -> Request:
+        """The same for a cell of a grid, whose prompt is one of its settings."""
+        others = {name: value for name, value in settings.items() if name != "prompt"}
+        return self._request(model, settings["prompt"], others)
 
-        def show(image: Image, step: int) -> None:
-            if preview is not None:
-                preview(Preview(image, step, steps))
-
-        def draw(family: Family, parts: Parts) -> list[Image] | None:
-            nonlocal begun
-            begun = time.monotonic()
-            return model.draw(
-                family,
-                parts,
-                request,
-                stack,
-                count,
-                report=lambda done, total: self._say(done=done, total=total),
-                should_stop=self._stopped,
-                preview=show if preview is not None else None,
-            )
-
-        self._say(state="drawing", done=0, total=steps, words=words)
-        images = None if self._stopped() else model.use(draw, self._stopped)
-        if images is None:
-            raise Cancelled("The picture was cancelled before it was done.")
-        seconds = (time.monotonic() - begun) / len(images)
-        notes = tuple(model.notes(request, stack))
-        results = []
-        for number, image in enumerate(images):
-            recipe = model.recipe(request.with_seed(request.definition.seed + number), stack)
-            path = self.gallery.keep(image, recipe)
-            results.append(Result(image, recipe, path, seconds, (*notes, *blank(image))))
-        return results
-
-    def _stopped(self) -> bool:
-        return self._cancel.is_set() or (self._model is not None and self._model.stopping())
-
-    def _need(self) -> InferenceModel:
-        if self._model is None:
-            raise NoModelError(
-                "No model is loaded. Load one first: ot.inference().load(ot.assets.model()), a "
-                'folder, a file, a hub id, a run, or "live" while a run trains.'
-            )
-        return self._model
-
-    def _drop(self) -> None:
-        self._model, self._loras = None, ()
-        gc.collect()
-        if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-            sys.modules["torch"].cuda.empty_cache()
+    def _stopped(self, model: InferenceModel) -> bool:
+        return self._cancel.is_set() or model.stopping()
 
     def _rest(self) -> None:
         """Nothing is being done: say what there is."""
-        model = self._model
+        model = self._held.model
         self._say(
             state="ready" if model else "empty",
             model=model.name if model else "",
@@ -475,13 +408,6 @@ class InferenceService:
         self.status = replace(self.status, **changes)
         for listener in self._listeners:
             listener()
-
-
-def _split(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a grid's cell as `_request` takes them."""
-    return {"prompt": settings["prompt"], "settings": {
-        name: value for name, value in settings.items() if name != "prompt"
-    }}  # fmt: skip
 
 
 if "_service" not in globals():  # `%autoreload` runs this file again; the model must survive it

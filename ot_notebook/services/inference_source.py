@@ -47,6 +47,8 @@ class Source:
     """What a run has trained on top of them."""
     embeddings: tuple[tuple[str, Path], ...] = ()
     """Words that a run has trained, and their files."""
+    whole: Path | None = None
+    """The backup with networks that a run has trained in place of the base model's."""
 
 
 def find_source(model: object, model_type: ModelType | str | None, dtype: DataType) -> Source:
@@ -128,16 +130,22 @@ def _of_backup(folder: Path, dtype: DataType) -> Source:
     adapter = folder / "lora" / "lora.safetensors"
     if adapter.is_file():
         return Source(folder.name, _typed(config, dtype), adapter, words)
-    trained = [part for part in MODELS[config.model_type].parts if (folder / part).is_dir()]
-    changes: dict[str, Any] = {f"{part}.model_name": str(folder / part) for part in trained}
-    return Source(folder.name, _typed(config.update(**changes), dtype), embeddings=words)
+    changes = {f"{part}.model_name": str(folder / part) for part in trained_parts(config, folder)}
+    config = config.update(**changes)
+    return Source(folder.name, _typed(config, dtype), embeddings=words, whole=folder)
+
+
+def trained_parts(config: TrainConfig, backup: Path) -> list[str]:
+    """Networks that a backup of a whole model holds, each in a folder of its name."""
+    return [part for part in MODELS[config.model_type].parts if (backup / part).is_dir()]
 
 
 def _typed(config: TrainConfig, dtype: DataType) -> TrainConfig:
-    """The networks in one dtype; SDXL's VAE overflows in float16, so it stays in float32."""
-    parts = dict.fromkeys(MODELS[config.model_type].parts, dtype)
-    if dtype is DataType.FLOAT_16 and "XL" in config.model_type.value:
-        parts["vae"] = DataType.FLOAT_32
+    """The networks in one dtype, but those in float32 that overflow in float16."""
+    facts = MODELS[config.model_type]
+    parts = dict.fromkeys(facts.parts, dtype)
+    if dtype is DataType.FLOAT_16:
+        parts |= dict.fromkeys(facts.overflows, DataType.FLOAT_32)
     return config.update(**{f"{part}.weight_dtype": each for part, each in parts.items()})
 
 

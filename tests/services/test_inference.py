@@ -194,7 +194,7 @@ def test_requests_from_two_threads_are_served_one_after_the_other(service):
 
 def test_unload_gives_the_networks_back(tmp_path):
     service = InferenceService(tmp_path).load(ot.assets.model())
-    network = weakref.ref(service._model._owner[1].denoiser)
+    network = weakref.ref(service._held.model._owner[1].denoiser)
     service.generate("a fox", steps=1)
     service.unload()
     gc.collect()

@@ -35,7 +35,7 @@ class Full:
 
 def test_each_time_that_memory_runs_out_it_takes_less_and_the_picture_is_the_same(service):
     expected = pixels(service.generate("a fox", **SETTINGS))
-    parts = service._model._owner[1]
+    parts = service._held.model._owner[1]
     full = Full(parts.denoiser, 1)
     result = service.generate("a fox", **SETTINGS)
     assert np.array_equal(pixels(result), expected)
@@ -50,7 +50,7 @@ def test_each_time_that_memory_runs_out_it_takes_less_and_the_picture_is_the_sam
 
 
 def test_what_does_not_fit_at_all_is_told_with_what_was_tried(service):
-    full = Full(service._model._owner[1].denoiser, 3)
+    full = Full(service._held.model._owner[1].denoiser, 3)
     with pytest.raises(MemoryError, match=r"layers wait .* and the VAE works on tiles\. Draw"):
         service.generate("a fox", **SETTINGS)
     assert full.left == 0

@@ -258,7 +258,7 @@ def test_weights_without_their_library_or_beside_skipped_layers_are_refused(serv
 
 
 def test_skipped_layers_are_those_of_the_text_encoder(service):
-    encoder = service._model._owner[1].pipeline.text_encoder
+    encoder = service._held.model._owner[1].pipeline.text_encoder
     results = {}
     for skip in (0, 1):
         results[skip] = service.generate("a fox", clip_skip=skip, **SETTINGS)

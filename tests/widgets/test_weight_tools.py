@@ -30,7 +30,7 @@ def service(folder):
 @pytest.fixture(scope="module")
 def lora(folder, service):
     """A LoRA of rank 4 that changes pictures visibly."""
-    _, parts = service._model._owner
+    _, parts = service._held.model._owner
     network = type(parts.denoiser).from_config(parts.denoiser.config)
     network.load_state_dict(parts.denoiser.state_dict())
     layers = matching_layers(network, "mid_block", False)

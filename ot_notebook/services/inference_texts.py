@@ -1,0 +1,59 @@
+"""Texts that a model has encoded, kept for as long as it reads them alike."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from modules.families import Family, Parts
+
+MOST = 16
+"""Texts that are kept: those of a grid, without its rows of prompts growing into memory."""
+
+
+class RememberedTexts:
+    """The last texts of one model, so that a prompt of many pictures is encoded once."""
+
+    def __init__(self) -> None:
+        self._state: Hashable = None
+        self._known: OrderedDict[Hashable, dict[str, Tensor]] = OrderedDict()
+
+    def forget(self) -> None:
+        """The encoders read otherwise from now on."""
+        self._known.clear()
+
+    def reading(self, family: Family, state: Hashable) -> Family:
+        """The family, with a memory for what it encodes.
+
+        Args:
+            family: stays as it is: a run may use it at the same time.
+            state: what else decides an encoding; another one empties the memory.
+        """
+        if state != self._state:
+            self.forget()
+            self._state = state
+
+        def encode_text(parts: Parts, captions: Sequence[str]) -> dict[str, Tensor]:
+            return self.once(tuple(captions), lambda: family.encode_text(parts, captions))
+
+        remembering = copy.copy(family)
+        remembering.encode_text = encode_text  # type: ignore[method-assign]
+        return remembering
+
+    def once(self, key: Hashable, encode: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """What `encode` gave for this key, now or before; the caller's to change."""
+        if key not in self._known:
+            self._known[key] = dict(encode())
+            if len(self._known) > MOST:
+                self._known.popitem(last=False)
+        self._known.move_to_end(key)
+        return {name: _copied(value) for name, value in self._known[key].items()}
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else copy.copy(value)
