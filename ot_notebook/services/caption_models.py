@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -58,10 +59,10 @@ class TransformersCaptioner:
     def __init__(
         self, model: str, prompt: str = "", max_tokens: int = 60, device: str | None = None
     ) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         self._device = device or best_device()
-        self._processor = AutoProcessor.from_pretrained(model)
+        self._processor = _processor(model)
         if getattr(self._processor, "chat_template", None):
             raise ValueError(
                 f"{model} is a chat model. Use ChatCaptioner, or name a captioning model."
@@ -128,10 +129,10 @@ class ChatCaptioner:
         max_tokens: int = 256,
         device: str | None = None,
     ) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         self._device = device or best_device()
-        self._processor = AutoProcessor.from_pretrained(model)
+        self._processor = _processor(model)
         self._processor.tokenizer.padding_side = "left"  # answers begin where questions end
         made = AutoModelForImageTextToText.from_pretrained(model, dtype="auto")
         self._model = made.eval().to(self._device)
@@ -206,6 +207,39 @@ class Wd14Tagger:
         square.paste(image, ((edge - image.width) // 2, (edge - image.height) // 2))
         scaled = square.resize((self._edge, self._edge), Image.Resampling.BICUBIC)
         return np.asarray(scaled, np.float32)[:, :, ::-1]
+
+
+def _processor(model: str) -> Any:
+    """What prepares pictures and texts for a model.
+
+    Qwen-VL's prepares films too, by torchvision; where that is missing, it does without films.
+
+    Raises:
+        ImportError: if the model needs a package for pictures; transformers' own words name it.
+    """
+    from transformers import AutoConfig, AutoProcessor
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        return AutoProcessor.from_pretrained(model)
+    except ImportError as error:
+        whole: Any = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(model)), None)
+        if whole is None or "video_processor" not in inspect.signature(whole).parameters:
+            raise
+        try:
+            return _without_films(whole).from_pretrained(model)
+        except (ImportError, TypeError, ValueError):
+            raise error from None
+
+
+def _without_films(whole: Any) -> Any:
+    class ForPictures(whole):  # type: ignore[misc] - transformers reads these arguments' names
+        def __init__(
+            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None
+        ) -> None:
+            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    return ForPictures
 
 
 def _generate(model: Any, inputs: Any, most: int) -> Any:

@@ -194,6 +194,62 @@ def test_chat_models_are_asked(tmp_path, store):
         TransformersCaptioner(str(tmp_path / "llava"))
 
 
+def test_qwen_is_asked_without_torchvision(tmp_path, store):
+    """Its processor of films needs torchvision, that of pictures does not."""
+    torch.manual_seed(0)
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|video_pad|>"]
+    tokenizer = word_tokenizer("fox", "question", "user", "assistant", *marks)
+    tokenizer.chat_template = (
+        "{% for m in messages %}user {% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        "<|vision_start|> <image> <|vision_end|> {% else %}{{ c['text'] }} {% endif %}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    number = tokenizer.convert_tokens_to_ids
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "window_size": 56,
+        "fullatt_block_indexes": [0],
+    }
+    config = transformers.Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=number("<image>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+    )
+    model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+    one_idea(model, number("fox"))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    facts = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 112 * 112},
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(facts))  # as it is published
+    captioner = ChatCaptioner(str(tmp_path), prompt="question", max_tokens=4)
+    annotate.caption(store, captioner).wait()
+    assert store.caption(0) == store.caption(3) == "fox fox fox fox"
+
+
 def one_idea(model, token):
     """Make a model say one word whatever it sees."""
     model.generation_config.sequence_bias = [[[token], 50.0]]
