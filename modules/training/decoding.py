@@ -5,6 +5,9 @@ Shapes: B batch, C latent channels, H W latent height and width, h = 8 H and w =
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +38,8 @@ class Decoding:
 
     levels = 1
     """Amounts of noise that it knows: none."""
+    borrow: Callable[[], AbstractContextManager[None]]
+    """As `Forward` has it; the VAE is here anyway."""
 
     def __init__(
         self, config: TrainConfig, family: Family, parts: Parts, device: torch.device

@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, H W latent height and width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -88,6 +88,8 @@ class Forward:
         self._dtype = DTYPES.get(stored, self._compute or torch.float32)
         self._empty: Condition | None = None
         self._blanks: dict[tuple[int, int], Condition] = {}
+        self.borrow: Callable[[], AbstractContextManager[None]] = nullcontext
+        """Gives a block in which networks that wait elsewhere are on the device."""
         self.configure(config)
 
     def configure(self, config: TrainConfig) -> None:
@@ -240,7 +242,7 @@ class Forward:
         height, width = batch.size[0, 4:].tolist()
         if (height, width) not in self._blanks:
             mask = torch.ones(1, 1, height, width, device=self._device)
-            with torch.no_grad():
+            with torch.no_grad(), self.borrow():
                 hints = self._family.encode_hints(self._parts, mask.expand(1, 3, -1, -1) * 0, mask)
             self._blanks[height, width] = {
                 name: tensor.to(self._device, self._dtype) for name, tensor in hints.items()
@@ -260,7 +262,7 @@ class Forward:
             pairs = zip(captions, dropped.tolist(), strict=True)
             return ["" if gone else text for text, gone in pairs], None
         if self._empty is None:
-            with torch.no_grad():
+            with torch.no_grad(), self.borrow():
                 self._empty = {
                     name: tensor.to(self._device, self._dtype)
                     for name, tensor in self._encode([""]).items()

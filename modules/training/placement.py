@@ -20,15 +20,19 @@ from modules.families import Parts
 from modules.training.waiting import Waiting, waiting
 
 
-def arrange(parts: Parts, config: TrainConfig) -> None:
+def arrange(parts: Parts, config: TrainConfig) -> dict[str, LayerOffload]:
     """Move every network to the device; the layers that the config offloads stay elsewhere.
 
     Call it before anything is made trainable, and `gather` after.
+
+    Returns:
+        By network: what knows which of its layers are elsewhere.
 
     Raises:
         ConfigError: if a network has no layers that could wait elsewhere.
     """
     device, home = torch.device(config.train_device), torch.device(config.temp_device)
+    offloads = {}
     for name, network in parts.modules().items():
         network.requires_grad_(False)
         section = getattr(config, name, None)
@@ -40,7 +44,9 @@ def arrange(parts: Parts, config: TrainConfig) -> None:
             )
             fix = f"Set {name}.offload_fraction to 0."
             raise ConfigError([Problem(f"{name}.offload_fraction", "error", message, fix)])
-        LayerOffload(network, fraction, device, home, ahead=config.async_offloading)
+        ahead = config.async_offloading
+        offloads[name] = LayerOffload(network, fraction, device, home, ahead)
+    return offloads
 
 
 def gather(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
@@ -87,6 +93,7 @@ class LayerOffload:
         home: torch.device,
         ahead: bool = False,
     ) -> None:
+        self._network = network
         cuda = device.type == "cuda"
         stream = cuda and ahead and fraction
         self._stream = torch.cuda.Stream(device) if stream else None  # type: ignore[no-untyped-call]
@@ -111,6 +118,17 @@ class LayerOffload:
         network._apply(put)  # type: ignore[no-untyped-call]
         for index, layer in enumerate(self._layers):
             self._attach(index, layer)
+
+    def move(self, device: torch.device) -> None:
+        """Send everything to a device but what waits at home."""
+        resting = {id(tensor) for layer in self._layers for tensor in layer.tensors()}
+        for layer in self._layers:
+            layer.forget()
+
+        def put(tensor: Tensor) -> Tensor:
+            return tensor if id(tensor) in resting else tensor.to(device)
+
+        self._network._apply(put)  # type: ignore[no-untyped-call]
 
     @staticmethod
     def layers_of(network: nn.Module) -> list[nn.Module]:
@@ -188,6 +206,10 @@ class _Layer:
             if self._stream:
                 self._fetched = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._fetched.record(self._stream)
+
+    def forget(self) -> None:
+        """Drop the copies that were fetched ahead."""
+        self._copies = None
 
     def enter(self) -> None:
         """Let the layer compute with copies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -59,6 +60,7 @@ from modules.training.method import method_for
 from modules.training.muon import group_rates, split_groups
 from modules.training.noise import adapt_scheduler
 from modules.training.optimizers import build_optimizer
+from modules.training.parking import Parking, idle
 from modules.training.placement import arrange
 from modules.training.places import Place, Workspace, config_metadata
 from modules.training.preflight import check, check_data
@@ -180,7 +182,7 @@ class GenericTrainer:
         """Load the networks onto the device and make trainable what trains."""
         self.parts = self._family.load(self.config)
         adapt_scheduler(self.parts.pipeline, self.config)
-        arrange(self.parts, self.config)
+        self._offloads = arrange(self.parts, self.config)
         self._method = method_for(self.config, self._family, self.parts)
         if self.config.compile and (why := compile_layers(self.parts.denoiser, self._device)):
             self._voice.warn(
@@ -195,6 +197,10 @@ class GenericTrainer:
         """Build what the loop needs: batches, forward pass, optimizer, generators, triggers."""
         config = self.config
         trainable = self._method.trainable
+        names = idle(self._family, self.parts, self._method, self._dataset)
+        networks = {name: self._offloads[name] for name in names}
+        self._parking = Parking(networks, self._device, torch.device(config.temp_device))
+        self._parking.park()
         self._batches = Batches(
             self._dataset,
             config.batch_size,
@@ -205,6 +211,7 @@ class GenericTrainer:
         forwards = sum(self._batches.batches_in(epoch) for epoch in range(config.epochs))
         self.max_step = max(1, forwards // config.gradient_accumulation_steps)
         self._forward = forward_for(config, self._family, self.parts, self._device)
+        self._forward.borrow = self._parking.fetched
         if self._measured is not None:
             self._validation = Validation(self._measured, self._forward, self.parts, self._device)
         self._due = Schedule()
@@ -355,14 +362,17 @@ class GenericTrainer:
                 case ChangeSetting(setting, value):
                     self._attempt(partial(self._change, setting, value), f"change {setting}")
                 case UseModel(use):
-                    with self._update.shown():
+                    with self._parking.fetched(), self._update.shown():
                         self._attempt(partial(use, self._family, self.parts), "lend the model")
                 case None:
                     if not self._commands.pause_requested:
                         break
                     self._reporter.report(wait=True)
                     self._voice.enter("paused", f"Paused at step {self.step}")
-                    self._commands.wait_while_paused()
+                    with ExitStack() as stack:
+                        fetch = partial(stack.enter_context, self._parking.fetched())
+                        self._attempt(fetch, "bring the whole model to the device")
+                        self._commands.wait_while_paused()
                     self._reporter.meter.restart_clock()
         if self._commands.stop_requested:
             self._voice.enter("stopping", "Stopping")
@@ -406,7 +416,7 @@ class GenericTrainer:
         if index < 0 and (problems := sample_problems(self.config, definition)):
             raise ConfigError(problems)
         self._voice.enter("sampling", f"Sampling {definition.prompt!r}")
-        with self._update.shown(averaged):
+        with self._parking.fetched(), self._update.shown(averaged):
             taken = take_sample(
                 self._family,
                 self.parts,

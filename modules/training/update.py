@@ -66,10 +66,11 @@ class Update:
         if fused:
             for number, index, parameter in self._places():
                 apply = partial(self._apply_one, number, index)
-                parameter.register_post_accumulate_grad_hook(apply)
+                parameter.register_post_accumulate_grad_hook(apply)  # type: ignore[no-untyped-call]
         else:
             for guest in self._guests:
-                guest.parameter.register_post_accumulate_grad_hook(partial(_go_home, guest))
+                home = partial(_go_home, guest)
+                guest.parameter.register_post_accumulate_grad_hook(home)  # type: ignore[no-untyped-call]
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         """Set the learning rate of each part."""
