@@ -13,6 +13,7 @@ from modules.config import TrainConfig
 from modules.training import events as e
 from ot_notebook.preset_files import find
 from ot_notebook.services.trainer_service import TrainerService
+from ot_notebook.widgets.dashboard import Dashboard
 
 
 class Wire:
@@ -138,3 +139,18 @@ def picture(tmp_path):
         return e.SampleImage("default", path, prompt, 42, step, 1, index)
 
     return picture
+
+
+@pytest.fixture
+def dashboard(stage, wire):
+    """Start trains with the stage's settings."""
+    dashboard = Dashboard(stage.service, stage)
+    yield dashboard
+    dashboard.close()
+
+
+@pytest.fixture
+def core(stage, wire):
+    dashboard = Dashboard(stage.service, stage, mode="core")
+    yield dashboard
+    dashboard.close()

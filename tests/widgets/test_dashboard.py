@@ -1,22 +1,15 @@
-"""The live views over a run that the test plays: what they show, and what their buttons do."""
+"""The dashboard over a run that the test plays: what it shows, and what its buttons do."""
 
 import json
 import math
 import time
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from IPython.core.formatters import format_display_data
 
 from modules.training import events as e
 from ot_notebook.widgets.dashboard import Dashboard
-from ot_notebook.widgets.job_config import JobConfig
-from ot_notebook.widgets.sample_gallery import SampleGallery
-from ot_notebook.widgets.studio import studio
-from ot_notebook.widgets.thumbnails import MAX_TILES
-from ot_notebook.widgets.view_state import NO_VALUE, count, duration, number, percent, speed
+from ot_notebook.widgets.view_state import NO_VALUE
 
 PATHS = {
     "idle": [],
@@ -32,28 +25,6 @@ PATHS = {
 }
 
 
-@pytest.fixture
-def dashboard(stage, wire):
-    """Start trains with the stage's settings."""
-    dashboard = Dashboard(stage.service, stage)
-    yield dashboard
-    dashboard.close()
-
-
-@pytest.fixture
-def core(stage, wire):
-    dashboard = Dashboard(stage.service, stage, mode="core")
-    yield dashboard
-    dashboard.close()
-
-
-@pytest.fixture
-def gallery(stage, wire):
-    gallery = SampleGallery(stage.service)
-    yield gallery
-    gallery.close()
-
-
 def press(dashboard, command):
     dashboard._panel._handle_custom_msg({"op": "do", "command": command}, [])
     return dashboard._panel.view["alert"]
@@ -61,9 +32,6 @@ def press(dashboard, command):
 
 def buttons(dashboard):
     return {button["op"]: button["enabled"] for button in dashboard._panel.view["buttons"]}
-
-
-# dashboard -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", PATHS)
@@ -294,9 +262,6 @@ def test_a_closed_dashboard_hears_nothing_more(stage, wire):
     assert not dashboard.children or dashboard.comm is None
 
 
-# core widgets ----------------------------------------------------------------------------------
-
-
 def test_core_widgets_show_the_same(stage, core):
     stage.go("loading", "training")
     stage.step(*range(1, 26), loss=0.25)
@@ -338,181 +303,3 @@ def test_a_fixed_front_end_gets_core_widgets_at_once(stage, wire, monkeypatch):
     dashboard = Dashboard(stage.service)
     assert dashboard.mode == "core"
     dashboard.close()
-
-
-# gallery ---------------------------------------------------------------------------------------
-
-
-def tiles(gallery):
-    return [*gallery._gallery.archive, *gallery._gallery.recent]
-
-
-def test_samples_appear_once_each_and_new_ones_travel_alone(stage, gallery, picture, wire):
-    stage.go("loading", "training")
-    stage.say(picture(0), picture(0, "a boat", index=1))
-    wire.clear()
-    stage.say(picture(50))
-    (state,) = wire.states(gallery._gallery)
-    assert set(state) == {"recent"}
-    assert [(tile["prompt"], tile["step"]) for tile in tiles(gallery)] == [
-        ("a fox", 0),
-        ("a boat", 0),
-        ("a fox", 50),
-    ]
-    assert len({tile["id"] for tile in tiles(gallery)}) == 3
-
-
-def test_large_samples_travel_as_thumbnails_and_whole_on_request(stage, gallery, picture, wire):
-    stage.go("loading", "training")
-    stage.say(picture(0, size=512))
-    (tile,) = tiles(gallery)
-    assert (tile["width"], tile["height"], tile["whole"]) == (512, 512, False)
-    assert len(tile["image"]) < 20_000
-    gallery._gallery._handle_custom_msg({"op": "full", "id": tile["id"]}, [])
-    assert wire.custom(gallery._gallery)[-1]["mime"] == "image/png"
-
-
-def test_a_sample_whose_file_is_gone_is_named_not_fatal(stage, gallery, picture, wire):
-    stage.go("loading", "training")
-    event = picture(0)
-    stage.say(event, replace(event, path=Path("/no/such.png"), step=1))
-    assert [tile["width"] for tile in tiles(gallery)] == [64, 0]
-    event.path.unlink()
-    first = tiles(gallery)[0]["id"]
-    gallery._gallery._handle_custom_msg({"op": "full", "id": first}, [])
-    answer = wire.custom(gallery._gallery)[-1]
-    assert answer["op"] == "gone"
-    assert "No such file" in answer["why"]
-
-
-def test_a_page_holds_a_bounded_number_of_samples_with_the_first_of_each_prompt(
-    stage, gallery, picture
-):
-    stage.go("loading", "training")
-    one, two = picture(0), picture(0, "a boat", index=1)
-    stage.say(*(replace(kind, step=step) for step in range(400) for kind in (one, two)))
-    held = tiles(gallery)
-    assert len(held) == MAX_TILES
-    assert next(tile["step"] for tile in held if tile["prompt"] == "a fox") == 0
-    assert held[-1]["step"] == 399
-    assert len(gallery._gallery.others) == 800 - MAX_TILES
-    assert gallery._gallery.note == ""
-
-
-def test_core_gallery_shows_first_and_latest_and_any_other_large(stage, wire, picture):
-    gallery = SampleGallery(stage.service, mode="core")
-    stage.go("loading", "training")
-    stage.say(picture(0), picture(50), picture(100))
-    first, latest, words = gallery._core.cards["a fox"]
-    assert first.value == picture(0).path.read_bytes()
-    assert latest.value == picture(100).path.read_bytes()
-    assert "step 0 and step 100" in words.value
-    gallery._core.step.index = 1
-    assert gallery._core.large.value == picture(50).path.read_bytes()
-    gallery.close()
-
-
-# hostile text, saved notebooks -----------------------------------------------------------------
-
-HOSTILE = "<img src=x onerror=alert(1)>\x00\u202e"
-
-
-def test_hostile_text_is_text_in_every_piece_of_html(stage, core, wire, picture):
-    gallery = SampleGallery(stage.service, mode="core")
-    stage.go("loading", "training")
-    stage.step(1)
-    stage.say(picture(1, HOSTILE), e.StatusLine(HOSTILE), e.Warned(HOSTILE))
-    stage.say(e.RunFailed(HOSTILE, HOSTILE))
-    stage.run.end("failed")
-    stage.service.flush()
-    pieces = [core._core_panel.value, core._core_log.value, core.story(), gallery.story()]
-    pieces += [words.value for _, _, words in gallery._core.cards.values()]
-    for html in pieces:
-        assert "<img src=x" not in html
-        assert "&lt;img src=x" in html
-    gallery.close()
-
-
-def test_a_saved_notebook_keeps_the_story_and_stays_small(stage, wire, picture):
-    page = studio(JobConfig(stage.config), service=stage.service)
-    stage.go("loading", "training")
-    stage.step(*range(1, 100))
-    stage.say(
-        *(picture(step, f"prompt {index}", 512, index) for step in (0, 90) for index in range(20))
-    )
-    stage.go("finished")
-    data, _ = page._repr_mimebundle_()
-    html = data["text/html"]
-    assert "<polyline" in html
-    assert "data:image/jpeg;base64," in html
-    assert "Finished" in html
-    assert "step 99 of 100" in data["text/plain"]
-    assert len(html) < 1_000_000
-    page.close()
-
-
-def test_display_gives_the_widget_and_its_story_and_a_run_renews_it(stage, dashboard, monkeypatch):
-    published = []
-    monkeypatch.setattr(
-        "ot_notebook.widgets.story.publish_display_data",
-        lambda data, metadata, **given: published.append((data, given)),
-    )
-    assert format_display_data(dashboard) == ({}, {})  # it displayed itself
-    ((data, given),) = published
-    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == dashboard.model_id
-    assert "No run yet" in data["text/html"]
-    assert given["update"] is False
-    stage.go("loading", "training", "finished")
-    assert published[-1][1]["update"] is True
-    assert published[-1][1]["transient"] == given["transient"]
-    assert "Finished" in published[-1][0]["text/html"]
-
-
-def test_closing_the_studio_leaves_the_job(stage, wire):
-    job = JobConfig(stage.config)
-    page = studio(job, service=stage.service)
-    page.close()
-    job.update(epochs=3)
-    assert job._front.values["epochs"] == "3"
-    assert studio(job, service=stage.service).job is job
-    job.close()
-
-
-# numbers in words ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        (None, NO_VALUE),
-        (math.nan, NO_VALUE),
-        (0.0, "0"),
-        (0.123456, "0.1235"),
-        (1e-4, "1e-4"),
-        (3.2e-5, "3.2e-5"),
-        (250000.0, "2.5e5"),
-    ],
-)
-def test_numbers(given, text):
-    assert number(given) == text
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        (None, NO_VALUE),
-        (-1, NO_VALUE),
-        (59.4, "59 s"),
-        (61, "1 min 01 s"),
-        (3660, "1 h 01 min"),
-        (200000, "2 d 7 h"),
-    ],
-)
-def test_durations(given, text):
-    assert duration(given) == text
-
-
-def test_counts_speeds_and_shares():
-    assert count(1234567) == "1\u202f234\u202f567"
-    assert (speed(5.2), speed(0.25), speed(0)) == ("5.2 step/s", "4 s/step", NO_VALUE)
-    assert (percent(1, 3), percent(5, 0), percent(7, 5)) == (33.3, 0.0, 100.0)
