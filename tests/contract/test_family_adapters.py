@@ -1,0 +1,191 @@
+"""Adapters of every family: they learn on few bits, draw alike in diffusers, come back in kind."""
+
+import diffusers
+import pytest
+import torch
+
+from modules.adapters.change import weight_change
+from modules.adapters.files import save_tensors, to_format
+from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_format
+from modules.adapters.lora import add_lora, lora_layers, matching_layers
+from modules.adapters.reading import read_adapter
+from modules.adapters.writing import by_layer
+from modules.config import ConfigError, ModelFormat, SampleConfig, TrainConfig
+from modules.families import all_families
+from modules.families.base import SCHEDULED
+from modules.families.storage import SmallLinear, shrink
+
+torch.set_num_threads(1)
+FAMILIES = list(all_families())
+QUICK = "Flux.1-dev"
+
+
+def cases(families):
+    return [
+        pytest.param(
+            each,
+            id=f"{each.architecture}-{each.pipeline}",
+            marks=[] if each.architecture == QUICK else [pytest.mark.slow],
+        )
+        for each in families
+    ]
+
+
+def one_of_each(facts):
+    """The families of which no earlier one has the same facts."""
+    found = []
+    for each in FAMILIES:
+        if facts(each) not in [facts(other) for other in found]:
+            found.append(each)
+    return found
+
+
+LAYOUTS = one_of_each(lambda family: (type(family), family.lora_formats))
+NETWORKS = one_of_each(type)
+
+
+def toy(family):
+    """A toy whose every layer does something, alike each time."""
+    diffusers.utils.logging.disable_progress_bar()
+    parts = family.tiny()
+    parts.pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(3)
+    for network in parts.modules().values():
+        network.eval().requires_grad_(False)
+        for weight in network.parameters():
+            if not weight.any():  # layers that start at zero would hide mistakes
+                weight.normal_(std=0.05, generator=generator)
+    return parts
+
+
+def batch(family, parts):
+    """Two noisy pictures with their times and captions, and what the model should say of them."""
+    edge = max(64, family.pixel_multiple)
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.rand(2, 3, edge, edge, generator=generator) * 2 - 1
+    with torch.no_grad():
+        latents = family.encode_images(parts, pixels)
+        condition = family.encode_text(parts, ["a red circle", "blurry"])
+        condition |= family.encode_hints(parts, pixels, torch.ones(2, 1, edge, edge))
+    noise = torch.randn(latents.shape, generator=generator)
+    whole = family.objective(parts) in SCHEDULED
+    time = torch.tensor([400, 800]) if whole else torch.tensor([0.4, 0.8])
+    target = noise - latents if family.objective(parts) == "flow" else noise
+    return noise, time, condition, target
+
+
+@pytest.mark.parametrize("kind", [None, "int8", "nf4"], ids=lambda kind: kind or "whole")
+@pytest.mark.parametrize("family", cases(NETWORKS))
+def test_an_adapter_learns_one_batch_in_twenty_steps(family, kind):
+    parts = toy(family)
+    network = parts.denoiser
+    if kind:
+        assert shrink(network, kind) > 0
+    small = [layer for layer in network.modules() if isinstance(layer, SmallLinear)]
+    codes = [layer.codes.clone() for layer in small]
+    layers = matching_layers(network, "", regex=False)
+    weights = add_lora(network, layers, rank=4, alpha=4.0, dropout=0.0, seed=1)
+    noisy, time, condition, target = batch(family, parts)
+    optimizer = torch.optim.AdamW(weights, lr=1e-2)
+    losses = []
+    for _ in range(20):
+        prediction = family.predict(parts, noisy, time, condition)
+        loss = (prediction.float() - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(torch.equal(*pair) for pair in zip(codes, (s.codes for s in small), strict=True))
+    assert all(layer.up.any() for layer in lora_layers({family.denoiser: network}))
+
+
+def drawn(family, parts):
+    """Latents after two steps from the live pipeline."""
+    edge = max(64, family.pixel_multiple)
+    definition = SampleConfig().update(
+        prompt="a red circle", negative_prompt="blurry", width=edge, height=edge, cfg_scale=2.0
+    )
+    if family.objective(parts) in SCHEDULED:
+        old = parts.scheduler.config
+        parts.pipeline.scheduler = diffusers.DDIMScheduler.from_config(old)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        return parts.pipeline(
+            **family.sample_arguments(parts, definition),
+            num_inference_steps=2,
+            generator=generator,
+            output_type="latent",
+        )[0]
+
+
+@pytest.mark.parametrize("family", cases(FAMILIES))
+def test_diffusers_draws_with_the_file_what_the_live_adapter_draws(family, tmp_path):
+    fresh, parts = toy(family), toy(family)
+    if not hasattr(fresh.pipeline, "load_lora_weights"):
+        pytest.skip(f"diffusers has no adapter loader for {family.pipeline}")
+    before = drawn(family, fresh)
+    network = parts.denoiser
+    layers = matching_layers(network, "", regex=False)
+    add_lora(network, layers, rank=4, alpha=2.0, dropout=0.0, seed=1)
+    live = list(lora_layers({family.denoiser: network}))
+    generator = torch.Generator().manual_seed(2)
+    for layer in live:
+        layer.up.data.normal_(std=0.05, generator=generator)
+    file = tmp_path / "lora.safetensors"
+    save_tensors(to_format(live, family, ModelFormat.DIFFUSERS_LORA), file, torch.float32)
+    after = drawn(family, parts)
+    fresh.pipeline.load_lora_weights(file)
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(drawn(family, fresh), after, atol=1e-4, rtol=1e-4)
+
+
+KINDS = {
+    "dora": {"lora_decompose": True, "lora_decompose_output_axis": True},
+    "dora-inputs": {"lora_decompose": True},
+    "loha": {"peft_type": "LOHA"},
+    "lokr": {"peft_type": "LOKR", "lokr_dim": 2, "lokr_decompose_both": True},
+    "oft": {"peft_type": "OFT_2", "oft_block_size": 2},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", cases(LAYOUTS))
+def test_every_kind_comes_back_from_every_format_or_is_refused(family, kind):
+    parts = toy(family)
+    network = parts.denoiser
+    config = TrainConfig().update(
+        training_method="LORA", lora_rank=2, lora_alpha=1.0, dropout_probability=0.0, **KINDS[kind]
+    )
+    flat = {name for name, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
+    paths = [path for path in matching_layers(network, "", regex=False) if path in flat]
+    bases = {path: network.get_submodule(path).weight.detach().clone() for path in paths}
+    add_adapter(network, paths, config)
+    generator = torch.Generator().manual_seed(2)
+    for weight in network.parameters():
+        if weight.requires_grad:
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.data += 0.05 * noise
+    layers = list(adapter_layers({family.denoiser: network}))
+    assert {layer.path for layer in layers} == set(paths)
+    own = by_layer(canonical(layers, family))
+    for model_format, key_map in family.lora_formats.items():
+        places = [key_map.place(layer.part, layer.path) for layer in layers]
+        joins = any(place.fused or place.swapped for place in places)
+        if joins or (kind == "dora-inputs" and key_map.folds_alpha):
+            with pytest.raises(ConfigError, match=r"which only LoRA can do|along the inputs"):
+                in_format(layers, family, model_format)
+            continue
+        written = in_format(layers, family, model_format)
+        found = read_adapter(written, family, {family.denoiser: network})
+        assert found.unplaced == []
+        back = by_layer(found.tensors)
+        assert back.keys() == own.keys()
+        for name, tensors in back.items():
+            if kind == "oft":
+                assert torch.equal(tensors["oft_R.weight"], own[name]["oft_R.weight"])
+                continue
+            base = bases[name.partition(".")[2]]
+            expected = weight_change(own[name], base)
+            assert expected.abs().max() > 1e-4
+            torch.testing.assert_close(weight_change(tensors, base), expected, msg=name)
