@@ -97,13 +97,14 @@ class Backups:
     def _take_up_foreign(self, name: str, found: ForeignBackup, config: TrainConfig) -> None:
         """Go on from what OneTrainer wrote down, and say what it did not."""
         live = self._update.optimizer
-        moments = optimizer_state(found.optimizer, config.optimizer.optimizer, live)
+        ids = {path: each.uuid for path, each in config.embeddings_in_use.items()}
+        moments = optimizer_state(found.optimizer, config.optimizer.optimizer, live, ids)
         if isinstance(moments, str):
             self._warn(f"{name}: {moments}, so the optimizer starts anew.")
         else:
             self._update.load_moments(moments)
         if self._update.ema is not None:
-            averaged = average(found.ema, live.param_groups)
+            averaged = average(found.ema, found.optimizer, live, ids)
             if averaged is None:
                 self._warn(f"{name}: its EMA is not this run's, so the average starts anew.")
             else:

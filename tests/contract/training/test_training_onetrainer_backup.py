@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modules.config import Optimizer
 from modules.training import events as e
+from modules.training.onetrainer_backup import average, optimizer_state
 
 TRAINED = {
     "text_encoder.train": True,
@@ -30,26 +32,28 @@ def onetrainers(ours, folder, kind="ADAMW"):
         averages += by_part[group["name"]]
         for place in group["params"]:
             places[place] = len(places)
-        values = {k: v for k, v in group.items() if k != "name"}
+        values = {k: v for k, v in group.items() if k != "name"} | {"initial_lr": group["lr"]}
         theirs.append({**values, "params": [places[p] for p in group["params"]]})
     for name in ("lora", "unet", "text_encoder"):
         if (ours / name).is_dir():
             shutil.copytree(ours / name, folder / name)
     for name in ("optimizer", "ema", "onetrainer_config"):
         (folder / name).mkdir(parents=True)
-    (folder / "meta.json").write_text(json.dumps(counts))
+    (folder / "meta.json").write_text(json.dumps({**counts, "last_action_epoch": {"sample": 2}}))
     settings = {"__version": 11, "gradient_accumulation_steps": 2}
     (folder / "onetrainer_config" / "args.json").write_text(json.dumps(settings))
     torch.save(
         {
             "state": {places[p]: value for p, value in moments["state"].items()},
             "param_groups": theirs,
-            "param_group_mapping": [group["name"] + "_lora" for group in reversed(groups)],
+            "param_group_mapping": [
+                group["name"] + "_lora" * (folder / "lora").is_dir() for group in reversed(groups)
+            ],
             "param_group_optimizer_mapping": [kind] * len(groups),
         },
         folder / "optimizer" / "optimizer.pt",
     )
-    torch.save({"ema_parameters": averages}, folder / "ema" / "ema.pt")
+    torch.save({"decay": 0.999, "ema_parameters": averages}, folder / "ema" / "ema.pt")
 
 
 def equal(one, two):
@@ -135,3 +139,58 @@ def test_a_damaged_one_is_passed_over(stopped, train):
     run = train(config)
     assert any("Passed over a damaged backup" in warning for warning in run.warnings)
     assert list(run.losses) == [1, 2, 3, 4, 5, 6]
+
+
+IDS = {"additional_embeddings.0": "aa-1", "additional_embeddings.1": "bb-2"}
+
+
+def optimizer_of(sizes):
+    """One of five groups, each parameter of another shape, that has taken a step."""
+    groups = [
+        {"name": name, "params": [torch.nn.Parameter(torch.randn(size)) for size in each]}
+        for name, each in sizes.items()
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    for group in groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("method", ["", "_lora"])
+def test_groups_of_two_text_encoders_and_of_embeddings_are_found_by_their_names(method):
+    ours = {
+        "transformer": [3, 4], "text_encoder": [5], "text_encoder_2": [6, 7],
+        "additional_embeddings.0": [8, 9], "additional_embeddings.1": [10, 11],
+    }  # fmt: skip
+    theirs = {
+        f"text_encoder_1{method}": [5], f"text_encoder_2{method}": [6, 7],
+        "embeddings_1/aa-1": [8], "embeddings_1/bb-2": [10],
+        "embeddings_2/aa-1": [9], "embeddings_2/bb-2": [11],
+        f"transformer{method}": [3, 4],
+    }  # fmt: skip
+    live, written = optimizer_of(ours), optimizer_of(theirs)
+    saved = written.state_dict()
+    saved["param_group_mapping"] = list(theirs)
+    saved["param_group_optimizer_mapping"] = ["ADAMW"] * len(theirs)
+    by_size = {len(p): written.state[p]["exp_avg"] for p in written.state}
+    state = optimizer_state(saved, Optimizer.ADAMW, live, IDS)
+    live.load_state_dict(state)
+    for group in live.param_groups:
+        for parameter in group["params"]:
+            assert torch.equal(live.state[parameter]["exp_avg"], by_size[len(parameter)])
+    weights = [p for group in written.param_groups for p in group["params"]]
+    found = average({"ema_parameters": weights}, saved, live, IDS)
+    assert [len(each) for each in found] == [size for each in ours.values() for size in each]
+    assert average({"ema_parameters": weights[1:]}, saved, live, IDS) is None
+
+
+def test_groups_without_names_are_said():
+    """Backups of its first versions, and those of a Muon that splits a part in two."""
+    live = optimizer_of({"unet": [3]})
+    saved = live.state_dict()
+    said = "it does not name the groups of its optimizer"
+    assert optimizer_state(saved, Optimizer.ADAMW, live, {}) == said
+    saved |= {"param_group_mapping": ["unet", "unet"], "param_group_optimizer_mapping": ["ADAMW"]}
+    assert optimizer_state(saved, Optimizer.ADAMW, live, {}) == said
