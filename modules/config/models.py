@@ -13,6 +13,8 @@ from typing import Any, Literal
 from modules.config.enums import ModelFormat as F
 from modules.config.enums import ModelType as M
 from modules.config.enums import NoiseScheduler, TrainingMethod
+from modules.config.problems import error
+from modules.config.section import clip
 
 Hint = Literal["none", "inpainting", "depth"]
 """What a denoiser reads of the picture itself: nothing, a mask and what it leaves, or its depth."""
@@ -51,6 +53,31 @@ class ModelFacts:
     """Whether its text encoders can be trained."""
     hint: Hint = "none"
     """What it reads of the picture itself."""
+    frames_per_second: int = 0
+    """Of the films that it reads and draws; 0 for a model of pictures."""
+    frame_multiple: int = 1
+    """Frames of a film that one frame of its latents stands for, but for the first."""
+
+    def film_lengths(self, text: str) -> tuple[int, ...]:
+        """What the setting `frames` names, ascending: `25`, or several as `9,25`.
+
+        Raises:
+            ConfigError: if an entry is no length that a film can have.
+        """
+        found = set()
+        for entry in text.split(","):
+            word = entry.strip()
+            if not (word.isascii() and word.isdigit() and 0 < int(word[:7]) < 10**6):
+                message = f"frames is {clip(text)!r}, of which {clip(word)!r} is no number of them."
+                raise error("frames", message, "Write 25, or 9,25 for several.")
+            frames, multiple = int(word), self.frame_multiple
+            if odd := (frames - 1) % multiple:
+                message = (
+                    f"frames is {clip(text)}, but {frames} is not 1 above a multiple of {multiple}."
+                )
+                raise error("frames", message, f"Use {frames - odd} or {frames - odd + multiple}.")
+            found.add(frames)
+        return tuple(sorted(found))
 
     @property
     def denoiser(self) -> str:
@@ -268,13 +295,17 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             formats=(*_LORAS, F.DIFFUSERS),
             embedding=True,
         ),
-        M.HUNYUAN_VIDEO: _transformer(
-            "HunyuanVideo",
-            _FLUX_FILTERS,
-            _sampling(848, 480, 30, 6.0),
-            encoders=2,
-            formats=(*_TRANSFORMER, *_LEGACY),
-            embedding=True,
+        M.HUNYUAN_VIDEO: replace(
+            _transformer(
+                "HunyuanVideo",
+                _FLUX_FILTERS,
+                _sampling(848, 480, 30, 6.0),
+                encoders=2,
+                formats=(*_TRANSFORMER, *_LEGACY),
+                embedding=True,
+            ),
+            frames_per_second=24,
+            frame_multiple=4,
         ),
         M.HI_DREAM_FULL: _transformer(
             "HiDream",
@@ -346,12 +377,16 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 30, 4.0),
             text_training=False,
         ),
-        M.WAN_2: _transformer(
-            "Wan 2",
-            _filters(attn_mlp="attn1,attn2,ffn", attn_only="attn1,attn2", blocks="blocks"),
-            _sampling(832, 480, 30, 5.0),
-            pixel_multiple=32,
-            text_training=False,
+        M.WAN_2: replace(
+            _transformer(
+                "Wan 2",
+                _filters(attn_mlp="attn1,attn2,ffn", attn_only="attn1,attn2", blocks="blocks"),
+                _sampling(832, 480, 30, 5.0),
+                pixel_multiple=32,
+                text_training=False,
+            ),
+            frames_per_second=16,
+            frame_multiple=4,
         ),
         M.AURA_FLOW: _transformer(
             "AuraFlow",
@@ -372,3 +407,8 @@ def with_part(*names: str) -> frozenset[M]:
 def with_hint(*hints: Hint) -> frozenset[M]:
     """Model types that read any of these of the picture itself."""
     return frozenset(kind for kind, facts in MODELS.items() if facts.hint in hints)
+
+
+def of_films() -> frozenset[M]:
+    """Model types that read and draw films."""
+    return frozenset(kind for kind, facts in MODELS.items() if facts.frames_per_second)

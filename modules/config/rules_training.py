@@ -35,8 +35,6 @@ SCHEDULE_FREE = frozenset(
         Optimizer.PRODIGY_PLUS_SCHEDULE_FREE,
     }
 )
-FRAMES = 4
-"""Frames of a film that one frame of its latents stands for, but for the first."""
 CAPITAL_MODES = frozenset({"capslock", "title", "first", "random"})
 _SIZE = re.compile(r"\s*\d{1,5}\s*(x\s*\d{1,5}\s*)?")
 
@@ -234,6 +232,15 @@ def _resolution(case: Case, field: str, text: str) -> Iterator[Problem]:
         yield refuse(field, message, f"Use at least {case.facts.pixel_multiple}.")
 
 
+def film_lengths(case: Case) -> Iterator[Problem]:
+    """Lengths that no training film can have."""
+    if case.facts.frames_per_second:
+        try:
+            case.facts.film_lengths(case.config.frames)
+        except ConfigError as failure:
+            yield from failure.problems
+
+
 def concept_types(case: Case) -> Iterator[Problem]:
     """Validation without concepts for it, and concepts that only a LoRA can use."""
     config = case.config
@@ -307,11 +314,11 @@ def sample_films(case: Case) -> Iterator[Problem]:
     for number, sample in enumerate(config.samples or ()):
         if not sample.enabled or sample.frames == 1:
             continue
-        field, odd = f"samples.{number}.frames", (sample.frames - 1) % FRAMES
-        if odd:
+        field, multiple = f"samples.{number}.frames", case.facts.frame_multiple
+        if odd := (sample.frames - 1) % multiple:
             below = sample.frames - odd
-            message = f"{field} is {sample.frames}, but must be 1 above a multiple of {FRAMES}."
-            yield refuse(field, message, f"Use {below} or {below + FRAMES}.")
+            message = f"{field} is {sample.frames}, but must be 1 above a multiple of {multiple}."
+            yield refuse(field, message, f"Use {below} or {below + multiple}.")
         if config.sample_video_format is VideoFormat.MP4 and not find_spec("imageio_ffmpeg"):
             message = (
                 f"{field} is {sample.frames}, but imageio-ffmpeg, which writes it, is missing."
@@ -356,6 +363,7 @@ RULES: tuple[Rule, ...] = (
     noise,
     loss_terms,
     resolutions,
+    film_lengths,
     concept_types,
     captions,
     sample_sizes,

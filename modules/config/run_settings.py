@@ -11,15 +11,15 @@ from modules.config.enums import (
     ConfigPart,
     GradientReducePrecision,
     ImageFormat,
-    ModelType,
     TimeUnit,
     VideoFormat,
 )
 from modules.config.hardware import default_device
+from modules.config.models import of_films
 from modules.config.sample_config import SampleConfig
 from modules.config.section import Count, Int, Positive, Section, Show
 
-_VIDEO = frozenset({ModelType.HUNYUAN_VIDEO, ModelType.WAN_2})
+_VIDEO = of_films()
 _MULTI = {"multi_gpu": (True,)}
 _Port = Annotated[Int, Field(ge=1, le=65535)]
 

@@ -111,6 +111,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "concepts": ANY,
         "concepts.type": ANY,
         "resolution": ANY,
+        "frames": ANY,
         "aspect_ratio_bucketing": ANY,
         "latent_caching": ANY,
         "dataloader_threads": ANY,

@@ -18,11 +18,11 @@ from modules.config.enums import (
     TimestepDistribution,
     TrainingMethod,
 )
-from modules.config.models import with_hint
+from modules.config.models import of_films, with_hint
 from modules.config.optimizer_config import TrainOptimizerConfig
 from modules.config.section import Fraction, NonNegative, Positive, Real, Section, Show
 
-_VIDEO = frozenset({ModelType.HUNYUAN_VIDEO})
+_VIDEO = of_films()
 _SD = frozenset(kind for kind in ModelType if kind.value.startswith("STABLE_DIFFUSION_")) - {
     ModelType.STABLE_DIFFUSION_3,
     ModelType.STABLE_DIFFUSION_35,
@@ -62,7 +62,10 @@ class DataSettings(Section):
     """Size of training images: `512`, several as `512,768`, or exactly `768x512`."""
 
     frames: Annotated[str, Show(unit="frames", families=_VIDEO)] = "25"
-    """Length of training videos."""
+    """Length of training films: `25`, several as `9,25`, each 1 above a multiple of 4.
+
+    A film takes the longest that it can fill, and a random part of itself.
+    """
 
     aspect_ratio_bucketing: Annotated[bool, Show(level="basic")] = True
     """Train on images of several shapes, each batch of one; otherwise crop to squares."""

@@ -25,10 +25,10 @@ READY = 2
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images of one size with their captions."""
+    """Images of one size, or films of one size and length, with their captions."""
 
     latents: Tensor
-    """[B, C, H, W]."""
+    """[B, C, H, W]; of films [B, C, F, H, W]."""
     condition: dict[str, Tensor] | None
     """Encoded captions, each [B, ...]; None while a text encoder trains."""
     captions: list[str]
@@ -185,7 +185,7 @@ class Batches(Iterator[Batch]):
         places = data.images.at(items, variations)
         bucket = data.sizes[data.buckets[places[0]]]
         sizes = [
-            (data.items[item].height, data.items[item].width, *crop, *bucket)
+            (data.items[item].height, data.items[item].width, *crop, *bucket.size)
             for item, crop in zip(items.tolist(), found.crops, strict=True)
         ]
         pairs = zip(items.tolist(), variations.tolist(), strict=True)

@@ -1,4 +1,7 @@
-"""Sizes that images are trained at: OneTrainer's table of shapes, and which one an image takes."""
+"""Sizes that images are trained at: OneTrainer's table of shapes, and which one an image takes.
+
+Films are of a length besides.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ ASPECTS = (1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0)
 
 
 class Size(NamedTuple):
-    """Pixels of a bucket."""
+    """Pixels of a picture."""
 
     height: int
     width: int
@@ -24,6 +27,23 @@ class Size(NamedTuple):
         """Share of an image's area that is left when it is scaled to cover this and cropped."""
         scale = max(self.height / height, self.width / width)
         return self.height * self.width / (height * scale * width * scale)
+
+
+class Bucket(NamedTuple):
+    """What all images of a batch have in common."""
+
+    height: int
+    width: int
+    frames: int = 1
+    """Length of a film; 1 for pictures, and for single frames of films."""
+
+    @property
+    def size(self) -> Size:
+        """Its pixels."""
+        return Size(self.height, self.width)
+
+    def __str__(self) -> str:
+        return f"{self.size}, {self.frames} frames" if self.frames > 1 else str(self.size)
 
 
 @dataclass(frozen=True)

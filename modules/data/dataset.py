@@ -18,7 +18,7 @@ from modules.config import ConceptConfig
 from modules.config.enums import ConceptType
 from modules.config.problems import error
 from modules.data.ahead import CachingStopped, together
-from modules.data.buckets import Size
+from modules.data.buckets import Bucket, Size
 from modules.data.cache import Row, Space, prune
 from modules.data.encode import (
     Encoder,
@@ -32,6 +32,7 @@ from modules.data.encode import (
     encode_pictures,
     shown_of,
 )
+from modules.data.films import Lengths
 from modules.data.findings import DataProblem, Findings
 from modules.data.images import Circle, View
 from modules.data.items import Item, Scan
@@ -82,7 +83,7 @@ class Dataset:
     items: tuple[Item, ...]
     digests: NDArray[np.uint8]
     """SHA-256 of each item's file, [items, 32]."""
-    sizes: tuple[Size, ...]
+    sizes: tuple[Bucket, ...]
     """The buckets."""
     buckets: NDArray[np.int16]
     """Bucket of each image variation, an index into `sizes`, by flat position."""
@@ -122,6 +123,7 @@ def build(
     masks: bool = False,
     conditioning: bool = False,
     types: Sequence[ConceptType] = TRAINED,
+    films: Lengths | None = None,
     cache_limit: float = 0.0,
     warn: Callable[[DataProblem], None] = lambda _problem: None,
 ) -> Dataset:
@@ -140,6 +142,7 @@ def build(
         masks: read the mask beside each image.
         conditioning: show an inpainting model the conditioning image beside each image, whole.
         types: the kinds of concept that take part.
+        films: how long films are; None where none were listed.
         cache_limit: GiB above which what was not used for longest leaves the cache; 0 for none.
         warn: receives what becomes of files later, where each batch is encoded anew.
 
@@ -157,6 +160,7 @@ def build(
         masks or inpainting,
         conditioning and inpainting,
         encoder.hint,
+        films,
     )
     planner, planned = plan(found.only(*types), framing, threads, should_stop, findings)
     if framing.conditioning:
@@ -275,8 +279,8 @@ class _Fill:
         for planned in self._planned:
             item = planned.item
             views = zip(planned.image_keys(), planned.views, strict=True)
-            for missing in _by_size(views, self._images, seen):
-                yield Picture(item.source, item.name, planned.digests.image, missing)
+            for missing in _by_bucket(views, self._images, seen):
+                yield Picture(item, planned.digests.image, missing)
 
     def _shown(self) -> Iterator[Shown]:
         """What to encode of hints: those that many images share once."""
@@ -284,7 +288,7 @@ class _Fill:
         for planned in self._planned:
             keys, views = self._hint_keys(planned), planned.shown_views()
             places = zip(keys, views, planned.circles, strict=False)
-            for missing in _by_size(places, self._hints, seen):
+            for missing in _by_bucket(places, self._hints, seen):
                 yield shown_of(planned, self._framing.hint, missing)
 
     def _captions(self) -> dict[bytes, str]:
@@ -357,8 +361,8 @@ class _Fill:
                 self._findings.add("unused captions", planned.item.path, message, fix)
 
 
-def _sizes(planned: Sequence[Planned]) -> tuple[Size, ...]:
-    return tuple(sorted({view.size for each in planned for view in each.views}))
+def _sizes(planned: Sequence[Planned]) -> tuple[Bucket, ...]:
+    return tuple(sorted({view.bucket for each in planned for view in each.views}))
 
 
 def _dataset(
@@ -381,13 +385,13 @@ def _dataset(
         message = f"No image is left to train on. {reasons}".rstrip()
         raise error("concepts", message, "Add a concept with images, or enable one.")
     views, sizes = [view for each in planned for view in each.views], _sizes(planned)
-    number = {size: index for index, size in enumerate(sizes)}
+    number = {bucket: index for index, bucket in enumerate(sizes)}
     return Dataset(
         concepts,
         tuple(each.item for each in planned),
         np.frombuffer(b"".join(each.digests.image for each in planned), np.uint8).reshape(-1, 32),
         sizes,
-        np.array([number[view.size] for view in views], np.int16),
+        np.array([number[view.bucket] for view in views], np.int16),
         np.array([(view.top, view.left) for view in views], np.int32),
         images,
         masks,
@@ -398,20 +402,20 @@ def _dataset(
     )
 
 
-def _by_size(
+def _by_bucket(
     views: Iterable[AnyView], space: Space, seen: set[bytes]
 ) -> Iterator[tuple[AnyView, ...]]:
     """Views whose key neither the cache nor `seen` has, together where they are of one size.
 
     So a file is decoded once for all of them.
     """
-    by_size: dict[Size, list[AnyView]] = {}
+    by_bucket: dict[Bucket, list[AnyView]] = {}
     for each in views:
         key, view = each[0], each[1]
         if key not in space and key not in seen:
             seen.add(key)
-            by_size.setdefault(view.size, []).append(each)
-    return map(tuple, by_size.values())
+            by_bucket.setdefault(view.bucket, []).append(each)
+    return map(tuple, by_bucket.values())
 
 
 def _with_conditioning(planned: list[Planned], findings: Findings) -> list[Planned]:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from modules.config.models import Hint
 from modules.data.ahead import CachingStopped, ahead, chunks
-from modules.data.buckets import Size
+from modules.data.buckets import Bucket
 from modules.data.cache import Shelf, Space
+from modules.data.films import on_disk, read_clip, same
 from modules.data.findings import Findings
 from modules.data.images import (
     Circle,
@@ -28,7 +29,7 @@ from modules.data.images import (
     render_hint,
     render_mask,
 )
-from modules.data.items import DAMAGE, reason
+from modules.data.items import DAMAGE, Item, reason
 from modules.data.plan import Planned
 from modules.data.sources import Source, read
 
@@ -57,7 +58,7 @@ class Encoder(Protocol):
     """Batches that may be encoded at once, each in a thread; a GPU's memory is for one of them."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU."""
+        """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU; films have frames there."""
 
     def encode_text(self, captions: Sequence[str]) -> dict[str, Tensor]:
         """Captions -> tensors by name, each [B, ...] on the CPU."""
@@ -71,10 +72,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image file and the views of it, all of one size, that the cache lacks."""
+    """An image or film and the views of it, all of one bucket, that the cache lacks."""
 
-    source: Source
-    name: str
+    item: Item
     digest: bytes
     views: tuple[tuple[bytes, View], ...]
     """With the key of each."""
@@ -235,8 +235,7 @@ def decoded(
         content = read(source, name)
         if hashlib.sha256(content).digest() == digest:
             return decode(content, edge)
-        message = "changed while it was read, and is left out."
-        findings.add("changed", source.path(name), message, "Start again to train on it.", True)
+        _note_change(source.path(name), findings)
     except (*DAMAGE, Image.DecompressionBombError) as error:
         message = f"cannot be decoded ({reason(error)}), and is left out."
         findings.add("unreadable image", source.path(name), message, "Mend or remove it.", True)
@@ -246,21 +245,62 @@ def decoded(
 def _batches(
     jobs: Iterable[Job], prepare: Callable[[Job], list[Row]], progress: Progress
 ) -> Iterator[list[Row]]:
-    """What jobs come to, size by size, in the numbers that are encoded at once."""
-    by_size: dict[Size, list[Job]] = {}
+    """What jobs come to, bucket by bucket, in the numbers that are encoded at once."""
+    by_bucket: dict[Bucket, list[Job]] = {}
     for job in jobs:
-        by_size.setdefault(job.views[0][1].size, []).append(job)
-    for size, group in by_size.items():
-        most = max(1, min(PICTURES, PIXELS // (size.height * size.width)))
+        by_bucket.setdefault(job.views[0][1].bucket, []).append(job)
+    for bucket, group in by_bucket.items():
+        most = at_once(bucket)
         ready = ahead(prepare, group, progress.threads, 2 * most, progress.should_stop)
         yield from chunks((row for rows in ready for row in rows), most)
 
 
+def at_once(bucket: Bucket) -> int:
+    """How many pictures or films of a bucket are encoded at once."""
+    return max(1, min(PICTURES, PIXELS // (bucket.height * bucket.width * bucket.frames)))
+
+
 def read_picture(picture: Picture, findings: Findings) -> list[tuple[bytes, NDArray[np.uint8]]]:
-    """The views of an image, [h, w, 3], each with its key; none if the file fails."""
+    """The views of an image, [h, w, 3], each with its key; none if the file fails.
+
+    Those of a film are [f, h, w, 3], each frame cut and changed like the others.
+    """
+    item = picture.item
+    if item.film:
+        return _read_film(picture, findings)
     edge = needed_edge(view for _, view in picture.views)
-    image = decoded(picture.source, picture.name, picture.digest, findings, edge)
+    image = decoded(item.source, item.name, picture.digest, findings, edge)
     return [(key, render(image, view)) for key, view in picture.views] if image else []
+
+
+def _read_film(picture: Picture, findings: Findings) -> list[tuple[bytes, NDArray[np.uint8]]]:
+    item, path, rows = picture.item, picture.item.path, []
+
+    def note(said: str) -> None:
+        message = f"is damaged ({said}); what can be read of it trains."
+        findings.add("damaged film", path, message, "Mend or remove it.")
+
+    try:
+        with on_disk(item.source, item.name) as file:
+            if not same(file, item.source, item.file, picture.digest):
+                _note_change(path, findings)
+                return []
+            for key, view in picture.views:
+                if view.clip is None:
+                    raise AssertionError("a film was planned as a picture")
+                frames = read_clip(file, view.clip, (item.width, item.height), note)
+                seen = np.stack([render(frame, view) for frame in frames])
+                rows.append((key, seen if view.clip.frames > 1 else seen[0]))
+    except (*DAMAGE, ImportError) as error:
+        message = f"cannot be decoded ({reason(error)}), and is left out."
+        findings.add("unreadable image", path, message, "Mend or remove it.", True)
+        return []
+    return rows
+
+
+def _note_change(path: str, findings: Findings) -> None:
+    message = "changed while it was read, and is left out."
+    findings.add("changed", path, message, "Start again to train on it.", True)
 
 
 def read_hint(
@@ -288,8 +328,8 @@ def shrunk(mask: NDArray[np.uint8], height: int, width: int) -> Tensor:
 
 
 def to_pixels(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Pictures [h, w, 3] -> [B, 3, h, w] in [-1, 1]."""
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    """Pictures [h, w, 3] -> [B, 3, h, w] in [-1, 1]; films [f, h, w, 3] -> [B, 3, f, h, w]."""
+    pixels = torch.from_numpy(np.stack(images)).movedim(-1, 1)
     return pixels.float().div_(127.5).sub_(1.0)
 
 

@@ -23,6 +23,8 @@ Kind = Literal[
     "orphan caption",
     "orphan mask",
     "same name",
+    "damaged film",
+    "short film",
     "animated",
     "converted colours",
     "transparent",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from modules.data.cache import SUFFIX, Space
 from modules.data.items import DAMAGE, Item
 from modules.data.memo import Memo
 from modules.data.plan import Digests, Framing, Planner
-from modules.data.sources import read
+from modules.data.sources import digest_of
 
 State = Literal["fresh", "stale", "new", "error"]
 """All is there; some of it is, and the rest changed since; none is; it cannot be read."""
@@ -51,7 +50,7 @@ class Freshness:
         try:
             digest = self._memo.digest(item.source, item.file)
             if not digest:
-                digest = hashlib.sha256(read(item.source, item.name)).digest()
+                digest = digest_of(item.source, item.name)
                 self._memo.note_digest(item.source, item.file, digest)
             for beside in filter(None, (item.mask, item.conditioning)):
                 self._memo.digest(item.source, beside)  # or it would not be kept

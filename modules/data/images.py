@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from modules.config.concept_config import ConceptImageConfig
-from modules.data.buckets import Size
+from modules.data.buckets import Bucket, Size
 from modules.data.draws import stream
-from modules.data.items import TRANSPARENT, upright
+from modules.data.films import Clip, first_frame
+from modules.data.items import TRANSPARENT, Item, upright
+from modules.data.sources import read
 
 SHRINK = (0.2, 1.0)
 """Radius of the circle that a mask shrinks to, as a share of the one that keeps all of it."""
@@ -68,6 +70,13 @@ class View:
     hue: float = 0.0
     """Shift, as a share of the colour circle."""
     frame: Frame | None = None
+    clip: Clip | None = None
+    """The part of a film; None for a picture."""
+
+    @property
+    def bucket(self) -> Bucket:
+        """What it has in common with others of a batch."""
+        return Bucket(*self.size, self.clip.frames if self.clip else 1)
 
     def changes(self) -> tuple[object, ...]:
         """What tells it from other views of the same file, without what is as usual.
@@ -79,8 +88,8 @@ class View:
         return tuple((name, value) for name, value in values if value != usual[name])
 
     def geometry(self) -> View:
-        """The same place and direction, with the colours as they are."""
-        return replace(self, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0)
+        """The same place and direction, with the colours as they are, at any time of a film."""
+        return replace(self, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.0, clip=None)
 
 
 def draw_view(
@@ -90,6 +99,7 @@ def draw_view(
     size: Size,
     *names: object,
     frame: Frame | None = None,
+    clip: Clip | None = None,
 ) -> View:
     """The view of an image that fills `size`.
 
@@ -100,6 +110,7 @@ def draw_view(
         size: what to fill; what stands over is cropped.
         names: decide the draws, as `stream` takes them.
         frame: the part that stands for the image.
+        clip: the part of a film.
     """
     scale = max(size.height / height, size.width / width)
     scaled = Size(max(size.height, round(height * scale)), max(size.width, round(width * scale)))
@@ -130,7 +141,20 @@ def draw_view(
         max(0.0, 1.0 + spread("saturation", config.random_saturation_max_strength)),
         spread("hue", config.random_hue_max_strength / 2),
         frame,
+        clip,
     )
+
+
+def still(item: Item, edge: int = 0) -> Image.Image:
+    """An item as a picture, decoded: of a film its first frame.
+
+    Raises:
+        OSError: or another of `DAMAGE`, if it cannot be read.
+        ImportError: for a film, without imageio-ffmpeg.
+    """
+    if item.film:
+        return first_frame(item.source, item.name, (item.width, item.height))
+    return decode(read(item.source, item.name), edge)
 
 
 def decode(content: bytes, edge: int = 0) -> Image.Image:

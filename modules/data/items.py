@@ -1,4 +1,4 @@
-"""From concepts to a list of training images, with every problem by file name."""
+"""From concepts to a list of training images and films, with every problem by file name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from modules.config import ConceptConfig
 from modules.config.enums import ConceptType, PromptSource
 from modules.config.paths import resolve
+from modules.data.films import Film, read_header
 from modules.data.findings import DataProblem, Findings
 from modules.data.memo import Header, Memo
-from modules.data.sources import ARCHIVES, Entry, NoSourceError, Source, open_source, read
-
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"))
-VIDEO_SUFFIXES = frozenset(
-    (".webm", ".mkv", ".flv", ".avi", ".mov", ".wmv", ".mp4", ".mpeg", ".m4v")
+from modules.data.sources import (
+    ARCHIVES,
+    FILM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    Entry,
+    NoSourceError,
+    Source,
+    open_source,
+    read,
 )
+
 MASK, CONDITIONING = "-masklabel", "-condlabel"
 MAX_PIXELS = 178_956_970
 """Pictures with more pixels are refused: 0.5 GiB decoded, often a file made to fill the memory."""
@@ -33,7 +39,7 @@ DAMAGE = (OSError, SyntaxError, ValueError, EOFError, TypeError, struct.error)
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One training image: where it is, how large, and what is said about it."""
+    """One training image or film: where it is, how large, and what is said about it."""
 
     concept: int
     """Index into the scan's concepts."""
@@ -47,6 +53,8 @@ class Item:
     mask: Entry | None = None
     conditioning: Entry | None = None
     """Files beside it in the same source."""
+    film: Film | None = None
+    """How long it is; None for a picture."""
 
     @property
     def name(self) -> str:
@@ -76,7 +84,9 @@ class Scan:
         return replace(self, items=kept)
 
 
-def scan(concepts: Sequence[ConceptConfig], cache_dir: Path | None = None) -> Scan:
+def scan(
+    concepts: Sequence[ConceptConfig], cache_dir: Path | None = None, films: bool = False
+) -> Scan:
     """List the images of every enabled concept; broken ones are left out and reported.
 
     Only headers and captions are read, and no header that the cache knows.
@@ -84,21 +94,24 @@ def scan(concepts: Sequence[ConceptConfig], cache_dir: Path | None = None) -> Sc
     Args:
         concepts: where the images are.
         cache_dir: folder of the cache; None to read every header.
+        films: list films too; otherwise they are left out and reported.
     """
     memo = Memo(None if cache_dir is None else cache_dir / "files")
     findings = Findings()
     items: list[Item] = []
     for index, concept in enumerate(concepts):
         if concept.enabled:
-            items += _ConceptScan(index, concept, findings, memo).items()
+            items += _ConceptScan(index, concept, findings, memo, films).items()
     memo.save()
     return Scan(tuple(concepts), tuple(items), findings.problems(), memo)
 
 
 class _ConceptScan:
-    def __init__(self, index: int, concept: ConceptConfig, findings: Findings, memo: Memo) -> None:
+    def __init__(
+        self, index: int, concept: ConceptConfig, findings: Findings, memo: Memo, films: bool
+    ) -> None:
         self._index, self._concept = index, concept
-        self._findings, self._memo = findings, memo
+        self._findings, self._memo, self._films = findings, memo, films
 
     def items(self) -> list[Item]:
         concept, findings = self._concept, self._findings
@@ -112,7 +125,9 @@ class _ConceptScan:
             findings.add("missing folder", path, message, failure.fix, skipped=True)
             return []
         entries = {entry.name: entry for entry in source.entries(findings)}
-        images = sorted(name for name in entries if _is_image(name))
+        images = sorted(
+            name for name in entries if _is_image(name) or (self._films and _is_film(name))
+        )
         shared = self._shared_captions()
         found: list[Item] = []
         for name in images:
@@ -125,7 +140,8 @@ class _ConceptScan:
         self._report_leftovers(entries, images)
         if not images:
             below = "" if concept.include_subdirectories else " Folders below it are not read."
-            message = f"holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).{below}"
+            read_here = IMAGE_SUFFIXES | FILM_SUFFIXES if self._films else IMAGE_SUFFIXES
+            message = f"holds no image ({', '.join(sorted(read_here))}).{below}"
             findings.add("empty folder", root, message, "Choose another folder.", skipped=True)
         return found
 
@@ -146,11 +162,15 @@ class _ConceptScan:
             captions,
             entries.get(f"{stem}{MASK}.png"),
             entries.get(f"{stem}{CONDITIONING}.png"),
+            Film(header.frames, header.seconds) if header.frames else None,
         )
 
     def _header(self, entry: Entry) -> Header | None:
         """What the file's beginning says, and what of it is worth a word."""
-        header = self._memo.header(self._source, entry) or self._read_header(entry.name)
+        header = self._memo.header(self._source, entry)
+        if header is None:
+            film = _is_film(entry.name)
+            header = self._film_header(entry) if film else self._read_header(entry.name)
         if header is None:
             return None
         self._memo.note_header(self._source, entry, header)
@@ -164,7 +184,29 @@ class _ConceptScan:
             kind = _MODE_NAMES.get(header.mode, header.mode)
             message = f"has {kind}; it is converted to 8-bit RGB."
             add("converted colours", path, message, "Save it as RGB to choose the conversion.")
+        if header.damage:
+            message = f"is damaged ({header.damage}); what can be read of it trains."
+            add("damaged film", path, message, "Mend or remove it.")
         return header
+
+    def _film_header(self, entry: Entry) -> Header | None:
+        path, add = self._source.path(entry.name), self._findings.add
+        try:
+            header = read_header(self._source, entry)
+        except ImportError:
+            message = "is a film, and imageio-ffmpeg, which reads it, is missing; it is left out."
+            fix = "Install it with: pip install 'ot-notebook[video]'."
+            add("unsupported", path, message, fix, skipped=True)
+            return None
+        except DAMAGE as error:
+            message = f"cannot be read as a film ({reason(error)}), and is left out."
+            add("unreadable image", path, message, "Mend or remove it.", skipped=True)
+            return None
+        if header.width * header.height <= MAX_PIXELS:
+            return header
+        message = f"has more than {MAX_PIXELS:,} pixels, and is left out."
+        add("too large", path, message, "Scale it down.", skipped=True)
+        return None
 
     def _read_header(self, name: str) -> Header | None:
         path = self._source.path(name)
@@ -259,6 +301,7 @@ class _ConceptScan:
                 message = "has the name of another image but for its ending: they share a caption."
                 add("same name", path(name), message, "Rename one of them.")
             stems.add(stem)
+        stems.update(_stem(name) for name in entries if _is_film(name))
         beside = self._concept.text.prompt_source is PromptSource.SAMPLE
         for name in sorted(entries):
             stem, suffix = _stem(name), _suffix(name).lower()
@@ -271,9 +314,10 @@ class _ConceptScan:
                 message = "is a file of images beside images, and is left out."
                 fix = "Make it a concept of its own."
                 add("unsupported", path(name), message, fix, skipped=True)
-            elif suffix in VIDEO_SUFFIXES:
-                message = "is a video, which no model type here trains on; it is left out."
-                add("unsupported", path(name), message, "Extract pictures from it.", skipped=True)
+            elif suffix in FILM_SUFFIXES and not self._films:
+                message = "is a film, and this model trains on pictures alone; it is left out."
+                fix = "Take pictures from it, or train a model of films."
+                add("unsupported", path(name), message, fix, skipped=True)
 
 
 TRANSPARENT = frozenset(("RGBA", "LA", "PA", "RGBa", "La"))
@@ -305,6 +349,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _is_image(name: str) -> bool:
     return _suffix(name).lower() in IMAGE_SUFFIXES and not _label(_stem(name))
+
+
+def _is_film(name: str) -> bool:
+    return _suffix(name).lower() in FILM_SUFFIXES
 
 
 def _label(stem: str) -> bool:

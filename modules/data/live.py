@@ -11,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from modules.data.buckets import Size
+from modules.data.buckets import Bucket
 from modules.data.encode import (
-    PICTURES,
-    PIXELS,
     Encoder,
     Picture,
+    at_once,
     decoded,
     read_hint,
     read_picture,
@@ -42,7 +41,7 @@ class Seen:
     variation: int
     view: View
     image: NDArray[np.uint8]
-    """[h, w, 3]."""
+    """[h, w, 3], or the frames of a film [f, h, w, 3]."""
     mask: Grey | None
     """[h, w]; None where the picture has none."""
     hint: tuple[NDArray[np.uint8], Grey] | None
@@ -58,7 +57,7 @@ class Encoded:
     crops: list[tuple[int, int]]
     """Top and left of each."""
     latents: Tensor
-    """[B, C, H, W]."""
+    """[B, C, H, W]; of films [B, C, F, H, W]."""
     mask: Tensor | None
     """[B, 1, H, W] in 0 ... 1; None where no image of the set has one."""
     hints: dict[str, Tensor] | None
@@ -84,7 +83,7 @@ class Live(Positions):
         planner: Planner,
         framing: Framing,
         planned: Sequence[Planned],
-        sizes: Sequence[Size],
+        sizes: Sequence[Bucket],
         threads: int,
         warn: Callable[[DataProblem], None],
     ) -> None:
@@ -92,10 +91,10 @@ class Live(Positions):
         self._encoder, self._planner, self._framing = encoder, planner, framing
         self._known: list[tuple[Item, Digests]] = [(each.item, each.digests) for each in planned]
         self._masked = any(each.digests.mask for each in planned)
-        number = {size: index for index, size in enumerate(sizes)}
+        number = {bucket: index for index, bucket in enumerate(sizes)}
         views = (view for each in planned for view in each.views)
         self._sizes = tuple(sizes)
-        self._buckets = np.array([number[view.size] for view in views], np.int16)
+        self._buckets = np.array([number[view.bucket] for view in views], np.int16)
         self._warn, self._warned = warn, set[str]()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="pictures")
 
@@ -140,9 +139,7 @@ class Live(Positions):
             findings.add("unreadable file", item.path, message, "Mend or remove it.", True)
             return None
         (view,), (circle,) = planned.views, planned.circles
-        pictures = read_picture(
-            Picture(item.source, item.name, digests.image, ((b"", view),)), findings
-        )
+        pictures = read_picture(Picture(item, digests.image, ((b"", view),)), findings)
         if not pictures:
             return None
         ((_, image),) = pictures
@@ -175,8 +172,7 @@ class Live(Positions):
 
 def _few(seen: Sequence[Seen]) -> Iterator[Sequence[Seen]]:
     """As many at a time as are encoded at once."""
-    size = seen[0].view.size
-    most = max(1, min(PICTURES, PIXELS // (size.height * size.width)))
+    most = at_once(seen[0].view.bucket)
     return (seen[start : start + most] for start in range(0, len(seen), most))
 
 

@@ -23,7 +23,7 @@ VERSION = 1
 
 
 class Header(NamedTuple):
-    """What the beginning of an image file says."""
+    """What the beginning of an image file says, or what there is in a film."""
 
     width: int
     height: int
@@ -32,6 +32,11 @@ class Header(NamedTuple):
     transparent: bool
     mode: str
     """Pillow's name for its kind of pixels."""
+    frames: int = 0
+    seconds: float = 0.0
+    """Length of a film; 0 for a picture."""
+    damage: str = ""
+    """What is wrong with a film of which something can be read."""
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from modules.config import ConceptConfig
 from modules.config.enums import ConceptType, Leftovers
-from modules.data.buckets import Size
+from modules.data.buckets import Bucket
 from modules.data.items import Item, Scan
 from modules.data.plan import Framing, Planner
 from modules.data.schedule import BucketPlan, Positions, Schedule
@@ -23,7 +23,7 @@ TRAINED = (ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
 class BucketOutlook:
     """The images of one size, and when they train."""
 
-    size: Size
+    bucket: Bucket
     images: int
     """Images that take this size in some variation, each counted once."""
     smaller: int
@@ -38,7 +38,7 @@ class BucketOutlook:
 class _Outlined:
     concepts: Sequence[ConceptConfig]
     items: Sequence[Item]
-    sizes: Sequence[Size]
+    sizes: Sequence[Bucket]
     buckets: NDArray[np.int16]
     images: Positions
 
@@ -67,28 +67,28 @@ def outlook(
     planner = Planner(found.concepts, framing)
     count = np.array([found.concepts[i.concept].image_variations for i in items], np.int32)
     taken = [
-        [planner.size(item, _stand_in(item), variation) for variation in range(variations)]
+        [planner.bucket(item, _stand_in(item), variation) for variation in range(variations)]
         for item, variations in zip(items, count.tolist(), strict=True)
     ]
-    sizes = sorted({size for row in taken for size in row})
-    number = {size: index for index, size in enumerate(sizes)}
-    buckets = np.array([number[size] for row in taken for size in row], np.int16)
+    sizes = sorted({bucket for row in taken for bucket in row})
+    number = {bucket: index for index, bucket in enumerate(sizes)}
+    buckets = np.array([number[bucket] for row in taken for bucket in row], np.int16)
     images = Positions(count)
     outlined = _Outlined(found.concepts, items, sizes, buckets, images)
     plans = Schedule(outlined, batch_size, seed, leftovers).buckets(0)
     members: list[list[Item]] = [[] for _ in sizes]
     for item, row in zip(items, taken, strict=True):
-        for size in set(row):
-            members[number[size]].append(item)
+        for bucket in set(row):
+            members[number[bucket]].append(item)
     return [
         BucketOutlook(
-            size,
+            bucket,
             len(here),
-            sum(item.width < size.width or item.height < size.height for item in here),
-            float(np.mean([size.kept(item.width, item.height) for item in here])),
+            sum(item.width < bucket.width or item.height < bucket.height for item in here),
+            float(np.mean([bucket.size.kept(item.width, item.height) for item in here])),
             plan,
         )
-        for size, here, plan in zip(sizes, members, plans, strict=True)
+        for bucket, here, plan in zip(sizes, members, plans, strict=True)
     ]
 
 

@@ -12,9 +12,10 @@ from modules.config import ConceptConfig, ConfigError
 from modules.config.models import Hint
 from modules.config.problems import error
 from modules.data.ahead import ahead
-from modules.data.buckets import Size, Target, targets
+from modules.data.buckets import Bucket, Size, Target, targets
 from modules.data.captions import CaptionRules
 from modules.data.draws import stream
+from modules.data.films import Clip, Film, Lengths
 from modules.data.findings import Findings
 from modules.data.images import (
     Circle,
@@ -26,10 +27,11 @@ from modules.data.images import (
     fitted_mask,
     needed_edge,
     render,
+    still,
 )
 from modules.data.items import DAMAGE, Item, Scan, reason
 from modules.data.memo import Memo
-from modules.data.sources import Entry, read
+from modules.data.sources import Entry, digest_of, read
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Framing:
     conditioning: bool = False
     hint: Hint = "none"
     """What the denoiser reads of the picture itself."""
+    films: Lengths | None = None
+    """How long films are; None where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +176,21 @@ class Planner:
             tuple(self.caption(item, digests.image, v) for v in range(concept.text_variations)),
         )
 
-    def once(self, item: Item, digests: Digests, variation: int, size: Size) -> Planned:
+    def once(self, item: Item, digests: Digests, variation: int, bucket: Bucket) -> Planned:
         """An item in one variation, which may be beyond those of its concept, without captions.
 
         Args:
             item: what to plan.
             digests: of its files.
             variation: decides the draws.
-            size: to cut it to.
+            bucket: to cut it to.
 
         Raises:
             OSError: or another of `DAMAGE`, as `plan` does.
         """
         concept = self._concepts[item.concept]
         names = (concept.seed, digests.image.hex(), variation)
-        view, circle = self._view(concept, item, self._mask(item, concept), names, size)
+        view, circle = self._view(concept, item, self._mask(item, concept), names, bucket.size)
         return Planned(item, digests, (view,), (circle,), ())
 
     def _mask(self, item: Item, concept: ConceptConfig) -> Image.Image | None:
@@ -216,13 +220,26 @@ class Planner:
         if frame:
             width, height = frame.right - frame.left, frame.bottom - frame.top
         size = size or self._size(concept, width, height, names)
-        return draw_view(concept.image, width, height, size, *names, frame=frame), circle
+        clip = self._clip(item.film, names)
+        view = draw_view(concept.image, width, height, size, *names, frame=frame, clip=clip)
+        return view, circle
 
-    def size(self, item: Item, digest: bytes, variation: int) -> Size:
-        """The size that an item is trained at in a variation, where no mask decides the crop."""
+    def _clip(self, film: Film | None, names: tuple[object, ...]) -> Clip | None:
+        """The part of a film that trains: as long as it can be, from a random time on."""
+        lengths = self._framing.films
+        if film is None or lengths is None:
+            return None
+        frames = lengths.of(film)
+        last = film.length(lengths.rate) - frames
+        return Clip(stream("clip", *names).randint(0, last), frames, lengths.rate)
+
+    def bucket(self, item: Item, digest: bytes, variation: int) -> Bucket:
+        """The bucket that an item takes in a variation, where no mask decides the crop."""
         concept = self._concepts[item.concept]
         names = (concept.seed, digest.hex(), variation)
-        return self._size(concept, item.width, item.height, names)
+        size = self._size(concept, item.width, item.height, names)
+        lengths = self._framing.films
+        return Bucket(*size, lengths.of(item.film) if item.film and lengths else 1)
 
     def _size(
         self, concept: ConceptConfig, width: int, height: int, names: tuple[object, ...]
@@ -258,6 +275,8 @@ def plan(
     alike: dict[tuple[View, ...], tuple[View, ...]] = {}  # most images of a set are cut alike
 
     def one(item: Item) -> Planned | None:
+        if item.film and framing.films and framing.films.too_short(item.film):
+            _note_short(item, item.film, framing.films, findings)
         try:
             made = planner.plan(item, _digests(item, framing, found.memo))
             return replace(made, views=alike.setdefault(made.views, made.views))
@@ -282,12 +301,22 @@ def variants(
     """
     more = concept.update(image_variations=count, text_variations=count, enabled=True)
     alone = replace(item, concept=0)
-    content = read(item.source, item.name)
-    digests = Digests(hashlib.sha256(content).digest())
+    digests = Digests(digest_of(item.source, item.name))
     planned = Planner([more], framing).plan(alone, digests)
-    image = decode(content, needed_edge(planned.views))
+    image = still(item, needed_edge(planned.views))
     pictures = [Image.fromarray(render(image, view)) for view in planned.views]
     return list(zip(pictures, planned.captions, strict=True))
+
+
+def _note_short(item: Item, film: Film, lengths: Lengths, findings: Findings) -> None:
+    frames = lengths.of(film)
+    many = "1 frame" if frames == 1 else f"{frames} frames"
+    message = (
+        f"is shorter than the {lengths.frames[0]} frames that `frames` asks for, at {lengths.rate} "
+        f"a second; it trains with {many}."
+    )
+    fix = f"Add {frames} to `frames`, or take the film out."
+    findings.add("short film", item.path, message, fix)
 
 
 def key_of(*parts: object) -> bytes:
@@ -301,7 +330,7 @@ def _digests(item: Item, framing: Framing, memo: Memo) -> Digests:
             return b""
         found = memo.digest(item.source, entry)
         if not found:
-            found = hashlib.sha256(read(item.source, entry.name)).digest()
+            found = digest_of(item.source, entry.name)
             memo.note_digest(item.source, entry, found)
         return found
 

@@ -12,12 +12,11 @@ from PIL import Image
 
 from modules.config.enums import BalancingStrategy
 from modules.data.ahead import ahead
-from modules.data.buckets import Size, targets
+from modules.data.buckets import Bucket, targets
 from modules.data.findings import DataProblem, printable
-from modules.data.images import decode
+from modules.data.images import still
 from modules.data.items import DAMAGE, Item, Scan
 from modules.data.plan import Framing
-from modules.data.sources import read
 
 ALIKE = 3
 """Bits of 64 in which the hashes of two pictures may differ that count as one."""
@@ -44,12 +43,17 @@ class BucketReport:
     """The images that one size would take, were it alone."""
 
     resolution: str
-    size: Size
+    bucket: Bucket
     images: int
     upscaled: int
     """Those that are smaller than it."""
     kept: float
     """Share of their area that the crop keeps, on average."""
+
+    @property
+    def what(self) -> str:
+        """What they are."""
+        return "films" if self.bucket.frames > 1 else "images"
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class DataReport:
         for bucket in self.buckets:
             smaller = f", {bucket.upscaled:,} of them smaller" if bucket.upscaled else ""
             lines.append(
-                f"{bucket.size}: {bucket.images:,} images{smaller}, crops keep {bucket.kept:.0%}"
+                f"{bucket.bucket}: {bucket.images:,} {bucket.what}{smaller}, "
+                f"crops keep {bucket.kept:.0%}"
             )
         if self.tokens:
             lines.append(
@@ -162,21 +167,23 @@ def _concept(found: Scan, index: int) -> ConceptReport:
 
 
 def _buckets(found: Scan, framing: Framing) -> list[BucketReport]:
-    groups: dict[tuple[str, Size], list[Item]] = defaultdict(list)
+    groups: dict[tuple[str, Bucket], list[Item]] = defaultdict(list)
     for item in found.items:
         image = found.concepts[item.concept].image
         text = image.resolution_override if image.enable_resolution_override else framing.resolution
         for target in targets(text, framing.quantum, framing.bucketing):
-            groups[target.text, target.nearest(item.width, item.height)].append(item)
+            size = target.nearest(item.width, item.height)
+            frames = framing.films.of(item.film) if item.film and framing.films else 1
+            groups[target.text, Bucket(*size, frames)].append(item)
     return [
         BucketReport(
             resolution,
-            size,
+            bucket,
             len(items),
-            sum(item.width < size.width or item.height < size.height for item in items),
-            float(np.mean([size.kept(item.width, item.height) for item in items])),
+            sum(item.width < bucket.width or item.height < bucket.height for item in items),
+            float(np.mean([bucket.size.kept(item.width, item.height) for item in items])),
         )
-        for (resolution, size), items in sorted(groups.items())
+        for (resolution, bucket), items in sorted(groups.items())
     ]
 
 
@@ -243,8 +250,8 @@ def _look(item: Item) -> int | None:
     Source: N. Krawetz, "Kind of Like That", hackerfactor.com, 2013.
     """
     try:
-        small = decode(read(item.source, item.name)).convert("L")
-    except DAMAGE:
+        small = still(item).convert("L")
+    except (*DAMAGE, ImportError):
         return None  # caching names it
     grey = np.asarray(small.resize((9, 8), Image.Resampling.BOX)).astype(int)
     if np.ptp(grey) < 8:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from modules.config import ConceptConfig
 from modules.config.enums import BalancingStrategy, Leftovers
 from modules.config.problems import error
-from modules.data.buckets import Size
+from modules.data.buckets import Bucket
 from modules.data.draws import permutation
 from modules.data.items import Item
 
@@ -51,7 +51,7 @@ class TrainingSet(Protocol):
         """The images."""
 
     @property
-    def sizes(self) -> Sequence[Size]:
+    def sizes(self) -> Sequence[Bucket]:
         """The buckets."""
 
     @property
@@ -75,7 +75,7 @@ class Epoch:
 class BucketPlan:
     """What an epoch does with the images of one size."""
 
-    size: Size
+    bucket: Bucket
     images: int
     """Images of this size that the epoch shows, repeats counted."""
     batches: int
@@ -141,7 +141,7 @@ class Schedule:
         plans = []
         counts, batches = self._bucket_counts(epoch), self._batch_counts(epoch)
         before = self._before(epoch) % self._size
-        for size, images, count, carried in zip(
+        for bucket, images, count, carried in zip(
             self._data.sizes, counts.tolist(), batches.tolist(), before.tolist(), strict=True
         ):
             places = count * self._size
@@ -149,7 +149,7 @@ class Schedule:
             waiting = images + carried - places if rotate else 0
             again = max(0, places - images) if self._leftovers is Leftovers.PAD else 0
             dropped = images - places if self._leftovers is Leftovers.DROP else 0
-            plans.append(BucketPlan(size, images, count, again, waiting, dropped))
+            plans.append(BucketPlan(bucket, images, count, again, waiting, dropped))
         return plans
 
     def _looks_of(self, concept: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -11,10 +12,16 @@ from typing import BinaryIO, NamedTuple, Protocol
 
 from modules.data.findings import Findings
 
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"))
+FILM_SUFFIXES = frozenset(
+    (".webm", ".mkv", ".flv", ".avi", ".mov", ".wmv", ".mp4", ".mpeg", ".m4v")
+)
 ARCHIVES = frozenset((".zip", ".tar", ".parquet", ".arrow"))
 """Endings of files that hold images; a folder of such files is read as one set."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ("parquet", "arrow", "tar", "zip", "txt", "png", "jpg", "jpeg", "webp", "bmp", "avif")
+PIECE = 1 << 20
+"""Bytes that are read at once of a file that may be large."""
+_HUB_FILES = sorted(suffix[1:] for suffix in IMAGE_SUFFIXES | FILM_SUFFIXES | ARCHIVES | {".txt"})
 
 
 class Entry(NamedTuple):
@@ -162,6 +169,15 @@ def read(source: Source, name: str) -> bytes:
         return file.read()
 
 
+def digest_of(source: Source, name: str) -> bytes:
+    """SHA-256 of a file's content, which is read piece by piece: films are large."""
+    digest = hashlib.sha256()
+    with source.open(name) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.digest()
+
+
 def in_memory(content: bytes) -> BinaryIO:
     """Content as a file."""
     return io.BytesIO(content)
@@ -174,15 +190,13 @@ def changed_at(status: os.stat_result) -> int:
 
 def _archives(folder: Path) -> Sequence[Path]:
     """The archives of a folder that is a set of them, as hub data sets are; else none."""
-    from modules.data.items import IMAGE_SUFFIXES
-
     for place in (folder, folder / "data"):
         try:
             names = os.listdir(place)  # noqa: PTH208 - pathlib is 5x slower here
         except OSError:
             continue
         endings = {name: os.path.splitext(name)[1].lower() for name in names}  # noqa: PTH122
-        if IMAGE_SUFFIXES & set(endings.values()):
+        if (IMAGE_SUFFIXES | FILM_SUFFIXES) & set(endings.values()):
             return ()
         found = sorted(place / name for name, ending in endings.items() if ending in ARCHIVES)
         if found := [path for path in found if path.is_file() and path.name[0] != "."]:

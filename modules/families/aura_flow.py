@@ -6,17 +6,15 @@ Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from modules.adapters.key_map import Native, lora_formats, renamer
-from modules.config import ModelType, SampleConfig
+from modules.config import ModelType
 from modules.families.base import Condition, Family, Parts
 
-TOKENS = 256
-"""Length of its captions."""
 JOINT, SINGLE = "joint_transformer_blocks.{i}", "single_transformer_blocks.{i}"
 STREAMS = {
     "w2": ("to_q", "to_k", "to_v", "to_out.0"),
@@ -66,6 +64,7 @@ class AuraFlow(Family):
     model_types = (ModelType.AURA_FLOW,)
     architecture = "auraflow"
     pipeline = "AuraFlowPipeline"
+    tokens = 256
     lora_formats = lora_formats("transformer", NATIVE)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
@@ -74,7 +73,7 @@ class AuraFlow(Family):
             list(captions),
             do_classifier_free_guidance=False,
             device=parts.device,
-            max_sequence_length=TOKENS,
+            max_sequence_length=self.tokens,
         )
         return {"text": text}
 
@@ -89,17 +88,6 @@ class AuraFlow(Family):
         """The velocity [B, C, H, W] at sigmas [B]."""
         output = parts.denoiser(noisy, encoder_hidden_states=condition["text"], timestep=t)
         return cast(Tensor, output.sample)
-
-    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:  # noqa: ARG002
-        """The texts, size and guidance."""
-        return {
-            "prompt": definition.prompt,
-            "negative_prompt": definition.negative_prompt,
-            "height": definition.height,
-            "width": definition.width,
-            "guidance_scale": definition.cfg_scale,
-            "max_sequence_length": TOKENS,
-        }
 
     def tiny(self) -> Parts:
         """One joint and one single block and a UMT5, random weights."""

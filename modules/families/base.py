@@ -156,8 +156,8 @@ class Family(Protocol):
 
     By part: the prefix of its keys, and its layout: denoiser, vae, clip, open_clip or t5.
     """
-    frames_per_second: int = 24
-    """Of a film, for models that draw films."""
+    tokens: int = 0
+    """Length of its captions, where it is the same for each run; `sample_arguments` names it."""
     comfy_layout: Native | None = None
     """The layout of COMFY_TRANSFORMER, for families that have it."""
 
@@ -176,6 +176,15 @@ class Family(Protocol):
 
         return load_parts(self, config)
 
+    @property
+    def frames_per_second(self) -> int:
+        """Of its films."""
+        return MODELS[self.model_types[0]].frames_per_second
+
+    def film_rate(self, parts: Parts) -> int:  # noqa: ARG002
+        """Frames a second of the films that it reads and draws; 0 for a model of pictures."""
+        return MODELS[self.model_types[0]].frames_per_second
+
     def components(self, config: TrainConfig) -> dict[str, Any]:  # noqa: ARG002
         """Parts that take the place of what the source holds, for `load`."""
         return {}
@@ -185,7 +194,10 @@ class Family(Protocol):
         return "flow"
 
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] in the space of the loss."""
+        """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] in the space of the loss.
+
+        Of a film, [B, 3, f, h, w] -> [B, C, F, H, W], for models of films.
+        """
         return space.encode_scaled(parts.vae, pixels)
 
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
@@ -251,12 +263,26 @@ class Family(Protocol):
         """
         return self.predict(parts, noisy, t, condition, size), None
 
-    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
-        """The pipeline's arguments that carry encoded prompts, guidance and the picture's size."""
+    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:  # noqa: ARG002
+        """The pipeline's arguments that carry prompts, guidance and size; here texts as they are.
+
+        Others carry encoded prompts.
+        """
+        return {
+            "prompt": definition.prompt,
+            "negative_prompt": definition.negative_prompt,
+            "height": definition.height,
+            "width": definition.width,
+            "guidance_scale": definition.cfg_scale,
+            "max_sequence_length": self.tokens,
+        }
 
     def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-        """What the pipeline calls latents of a picture [h, w] -> latents [B, C, H, W]."""
-        return latents
+        """What the pipeline calls latents of a picture [h, w] -> latents [B, C, H, W].
+
+        Those of a film have frames, [B, C, F, H, W], where there is more than one.
+        """
+        return latents.squeeze(2) if latents.ndim == 5 else latents
 
     def adapter_name(self, part: str, path: str) -> str:
         """The module path under which other tools know a layer of a network.

@@ -20,8 +20,6 @@ from modules.adapters.key_map import Native, lora_formats
 from modules.config import ModelType, SampleConfig
 from modules.families.base import Condition, Family, Parts, WordTable
 
-TOKENS = 128
-
 
 class HiDream(Family):
     """HiDream-I1 Full."""
@@ -29,6 +27,7 @@ class HiDream(Family):
     model_types = (ModelType.HI_DREAM_FULL,)
     architecture = "hidream-i1"
     pipeline = "HiDreamImagePipeline"
+    tokens = 128
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
     trainable_encoders = text_encoders
     words = {  # noqa: RUF012 - read only
@@ -54,7 +53,7 @@ class HiDream(Family):
             *texts,
             device=parts.device,
             do_classifier_free_guidance=False,
-            max_sequence_length=TOKENS,
+            max_sequence_length=self.tokens,
         )
         return {"t5": t5, "llama": llama.transpose(0, 1), "pooled": pooled}
 
@@ -86,14 +85,7 @@ class HiDream(Family):
         """The texts; and the pipeline told that this size is its own, as it scales all others."""
         area = definition.width * definition.height
         parts.pipeline.default_sample_size = math.sqrt(area) * (1 + 1e-6) / 8  # it rounds down
-        return {
-            "prompt": definition.prompt,
-            "negative_prompt": definition.negative_prompt,
-            "height": definition.height,
-            "width": definition.width,
-            "guidance_scale": definition.cfg_scale,
-            "max_sequence_length": TOKENS,
-        }
+        return super().sample_arguments(parts, definition)
 
     def tiny(self) -> Parts:
         """One double and one single block of four experts, two CLIPs, T5, Llama, random weights."""

@@ -1,6 +1,7 @@
-"""HunyuanVideo, on pictures: a flow transformer of films, which trains on single frames here.
+"""HunyuanVideo: a flow transformer of films, of which a picture is the shortest.
 
-Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T text tokens, D width.
+Shapes: B batch, C latent channels, F latent frames, H W latent height and width, f frames, h w
+pixels, T text tokens, D width. Pictures have neither F nor f.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from modules.config import ModelType, SampleConfig
 from modules.families import latents as space
 from modules.families.base import Condition, Family, Parts, WordTable
 
-TOKENS = 256
 DOUBLE, SINGLE = "transformer_blocks.{i}", "single_transformer_blocks.{i}"
 REFINER = "context_embedder.token_refiner.refiner_blocks.{i}"
 NATIVE_REFINER = "txt_in.individual_token_refiner.blocks.{i}"
@@ -88,6 +88,7 @@ class HunyuanVideo(Family):
     model_types = (ModelType.HUNYUAN_VIDEO,)
     architecture = "hunyuan-video"
     pipeline = "HunyuanVideoPipeline"
+    tokens = 256
     text_encoders = ("text_encoder", "text_encoder_2")
     trainable_encoders = text_encoders
     words = {  # noqa: RUF012 - read only
@@ -104,17 +105,17 @@ class HunyuanVideo(Family):
     )
 
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> scaled latents [B, C, H, W] of a film of one frame."""
-        return space.encode_scaled(parts.vae, pixels.unsqueeze(2)).squeeze(2)
+        """[B, 3, f, h, w] in [-1, 1] -> scaled latents [B, C, F, H, W]."""
+        return space.as_films(lambda film: space.encode_scaled(parts.vae, film), pixels)
 
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]; a film's have frames too."""
-        return space.of_frames(lambda film: space.decode_scaled(parts.vae, film), latents)
+        """Latents [B, C, F, H, W] -> pixels [B, 3, f, h, w] in [-1, 1]."""
+        return space.as_films(lambda film: space.decode_scaled(parts.vae, film), latents)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D], "mask": [B, T], "pooled": [B, D]}."""
         text, pooled, mask = parts.pipeline.encode_prompt(
-            list(captions), device=parts.device, max_sequence_length=TOKENS
+            list(captions), device=parts.device, max_sequence_length=self.tokens
         )
         return {"text": text, "mask": mask, "pooled": pooled}
 
@@ -126,32 +127,27 @@ class HunyuanVideo(Family):
         condition: Condition,
         size: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """The velocity [B, C, H, W] at sigmas [B]."""
+        """The velocity [B, C, F, H, W] at sigmas [B]."""
         guided = parts.denoiser.config.guidance_embeds
-        output = parts.denoiser(
-            hidden_states=noisy.unsqueeze(2),
-            timestep=t * 1000,
-            encoder_hidden_states=condition["text"],
-            encoder_attention_mask=condition["mask"],
-            pooled_projections=condition["pooled"],
-            guidance=noisy.new_full((len(noisy),), 1000 * parts.guidance) if guided else None,
-        )
-        return cast(Tensor, output.sample.squeeze(2))
 
-    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:  # noqa: ARG002
+        def ask(film: Tensor) -> Tensor:
+            output = parts.denoiser(
+                hidden_states=film,
+                timestep=t * 1000,
+                encoder_hidden_states=condition["text"],
+                encoder_attention_mask=condition["mask"],
+                pooled_projections=condition["pooled"],
+                guidance=film.new_full((len(film),), 1000 * parts.guidance) if guided else None,
+            )
+            return cast(Tensor, output.sample)
+
+        return space.as_films(ask, noisy)
+
+    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
         """The prompt and the frames; with distilled guidance nothing is negated."""
-        return {
-            "prompt": definition.prompt,
-            "height": definition.height,
-            "width": definition.width,
-            "num_frames": definition.frames,
-            "guidance_scale": definition.cfg_scale,
-            "max_sequence_length": TOKENS,
-        }
-
-    def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-        """Latents [B, C, F, H, W] as they are, or of one frame [B, C, H, W]."""
-        return latents.squeeze(2)
+        arguments = super().sample_arguments(parts, definition)
+        del arguments["negative_prompt"]
+        return {**arguments, "num_frames": definition.frames}
 
     def tiny(self) -> Parts:
         """One double and one single block, a Llama and a CLIP, random weights."""

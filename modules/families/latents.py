@@ -28,25 +28,25 @@ def decode_scaled(vae: Any, latents: Tensor) -> Tensor:
 
 
 def encode_normalised(vae: Any, pixels: Tensor) -> Tensor:
-    """One frame of a video VAE, [B, 3, h, w] -> [B, C, H, W]: each channel by mean, deviation."""
-    frames = pixels.to(vae.device, vae.dtype).unsqueeze(2)
-    latents = vae.encode(frames).latent_dist.mode().squeeze(2)
+    """[B, 3, h, w] -> [B, C, H, W], films as films: each channel by its mean and deviation."""
+    pixels = pixels.to(vae.device, vae.dtype)
+    latents = as_films(lambda film: cast(Tensor, vae.encode(film).latent_dist.mode()), pixels)
     mean, deviation = _channel_statistics(vae, latents)
-    return cast(Tensor, (latents - mean) / deviation)
+    return (latents - mean) / deviation
 
 
 def decode_normalised(vae: Any, latents: Tensor) -> Tensor:
     """Latents [B, C, H, W] -> [B, 3, h, w], the way back of encode_normalised; films as films."""
     latents = latents.to(vae.device, vae.dtype)
     mean, deviation = _channel_statistics(vae, latents)
-    return of_frames(lambda film: cast(Tensor, vae.decode(film).sample), latents * deviation + mean)
+    return as_films(lambda film: cast(Tensor, vae.decode(film).sample), latents * deviation + mean)
 
 
-def of_frames(decode: Callable[[Tensor], Tensor], latents: Tensor) -> Tensor:
-    """A film's decoder, on latents [B, C, F, H, W], or on [B, C, H, W] as films of one frame."""
-    if latents.ndim == 5:
-        return decode(latents)
-    return decode(latents.unsqueeze(2)).squeeze(2)
+def as_films(work: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """What films [B, C, F, H, W] come to; pictures [B, C, H, W] are films of one frame there."""
+    if pictures.ndim == 5:
+        return work(pictures)
+    return work(pictures.unsqueeze(2)).squeeze(2)
 
 
 def encode_patched(vae: Any, pixels: Tensor, epsilon: float | None = None) -> Tensor:

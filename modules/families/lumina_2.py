@@ -6,17 +6,15 @@ Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from modules.adapters.key_map import Fused, Native, lora_formats, renamer
-from modules.config import ModelType, SampleConfig
+from modules.config import ModelType
 from modules.families.base import Condition, Family, Parts
 
-TOKENS = 256
-"""Length of its captions, with the words that the pipeline puts before each."""
 BLOCKS = ("layers", "noise_refiner", "context_refiner")
 NATIVE = Native(
     renamer(
@@ -55,6 +53,8 @@ class Lumina2(Family):
     model_types = (ModelType.LUMINA_2,)
     architecture = "lumina-2"
     pipeline = "Lumina2Pipeline"
+    tokens = 256
+    """With the words that the pipeline puts before each."""
     lora_formats = lora_formats("transformer", NATIVE)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
@@ -63,7 +63,7 @@ class Lumina2(Family):
             list(captions),
             do_classifier_free_guidance=False,
             device=parts.device,
-            max_sequence_length=TOKENS,
+            max_sequence_length=self.tokens,
         )
         return {"text": text, "mask": mask}
 
@@ -83,17 +83,6 @@ class Lumina2(Family):
             encoder_attention_mask=condition["mask"].long(),
         )
         return cast(Tensor, -output.sample)
-
-    def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:  # noqa: ARG002
-        """The texts, size and guidance."""
-        return {
-            "prompt": definition.prompt,
-            "negative_prompt": definition.negative_prompt,
-            "height": definition.height,
-            "width": definition.width,
-            "guidance_scale": definition.cfg_scale,
-            "max_sequence_length": TOKENS,
-        }
 
     def tiny(self) -> Parts:
         """Two blocks, refiners of both kinds and a Gemma, random weights."""

@@ -1,7 +1,7 @@
-"""Wan 2, on pictures: a flow transformer of films, which trains on single frames here.
+"""Wan 2: a flow transformer of films, of which a picture is the shortest.
 
-Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T text tokens, D width,
-L tokens.
+Shapes: B batch, C latent channels, F latent frames, H W latent height and width, f frames, h w
+pixels, T text tokens, D width, L tokens. Pictures have neither F nor f.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from modules.config.problems import error
 from modules.families import latents as space
 from modules.families.base import Condition, Family, Parts
 
-TOKENS = 512
-"""Length of its captions."""
+RATE = 24
+"""Frames a second of Wan 2.2 TI2V; those of the others are slower."""
 NATIVE = Native(
     renamer(
         [
@@ -51,7 +51,7 @@ class Wan(Family):
     model_types = (ModelType.WAN_2,)
     architecture = "wan-2"
     pipeline = "WanPipeline"
-    frames_per_second = 16
+    tokens = 512
     lora_formats = lora_formats("transformer", NATIVE)
 
     def load(self, config: TrainConfig) -> Parts:
@@ -70,12 +70,16 @@ class Wan(Family):
             )
         return parts
 
+    def film_rate(self, parts: Parts) -> int:
+        """Frames a second: 24 for Wan 2.2 TI2V, 16 for the others."""
+        return RATE if _times_each_token(parts) else super().film_rate(parts)
+
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> normalised latents [B, C, H, W] of a film of one frame."""
+        """[B, 3, f, h, w] in [-1, 1] -> normalised latents [B, C, F, H, W]."""
         return space.encode_normalised(parts.vae, pixels)
 
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1]; a film's have frames too."""
+        """Latents [B, C, F, H, W] -> pixels [B, 3, f, h, w] in [-1, 1]."""
         return space.decode_normalised(parts.vae, latents)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
@@ -83,7 +87,7 @@ class Wan(Family):
         text, _ = parts.pipeline.encode_prompt(
             list(captions),
             do_classifier_free_guidance=False,
-            max_sequence_length=TOKENS,
+            max_sequence_length=self.tokens,
             device=parts.device,
         )
         return {"text": text}
@@ -96,17 +100,18 @@ class Wan(Family):
         condition: Condition,
         size: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """The velocity [B, C, H, W] at sigmas [B]."""
-        time = t * 1000
-        if parts.pipeline.config.expand_timesteps:  # [B, L]: a film can begin with a clean frame
-            tokens = noisy[0, 0, ::2, ::2].numel()
-            time = time[:, None].expand(-1, tokens)
-        output = parts.denoiser(
-            hidden_states=noisy.unsqueeze(2),
-            timestep=time,
-            encoder_hidden_states=condition["text"],
-        )
-        return cast(Tensor, output.sample.squeeze(2))
+        """The velocity [B, C, F, H, W] at sigmas [B]."""
+
+        def ask(film: Tensor) -> Tensor:
+            time = t * 1000
+            if _times_each_token(parts):  # [B, L]: a film can begin with a clean frame
+                time = time[:, None].expand(-1, film[0, 0, :, ::2, ::2].numel())
+            output = parts.denoiser(
+                hidden_states=film, timestep=time, encoder_hidden_states=condition["text"]
+            )
+            return cast(Tensor, output.sample)
+
+        return space.as_films(ask, noisy)
 
     def sample_arguments(self, parts: Parts, definition: SampleConfig) -> dict[str, Any]:
         """Embeddings in place of texts, and the frames."""
@@ -118,18 +123,9 @@ class Wan(Family):
             name: self.encode_text(parts, [text])["text"].to(parts.dtype)
             for name, text in texts.items()
         }
-        return {
-            **encoded,
-            "height": definition.height,
-            "width": definition.width,
-            "num_frames": definition.frames,
-            "guidance_scale": definition.cfg_scale,
-            "max_sequence_length": TOKENS,
-        }
-
-    def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:  # noqa: ARG002
-        """Latents [B, C, F, H, W] as they are, or of one frame [B, C, H, W]."""
-        return latents.squeeze(2)
+        arguments = super().sample_arguments(parts, definition)
+        del arguments["prompt"], arguments["negative_prompt"]
+        return {**arguments, **encoded, "num_frames": definition.frames}
 
     def tiny(self) -> Parts:
         """Two blocks and a UMT5, random weights."""
@@ -164,6 +160,11 @@ class Wan(Family):
             tokenizer=t5_tokenizer(),
         )
         return Parts(pipeline, self.denoiser)
+
+
+def _times_each_token(parts: Parts) -> bool:
+    """Whether a model is Wan 2.2 TI2V, to which each token's time is told."""
+    return bool(parts.pipeline.config.expand_timesteps)
 
 
 VARIANTS = (Wan(),)

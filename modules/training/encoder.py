@@ -16,6 +16,7 @@ from modules.config import ConceptType, TrainConfig, TrainingMethod
 from modules.config.models import Hint
 from modules.config.paths import resolve
 from modules.data import Dataset, build, scan
+from modules.data.films import lengths_of
 from modules.families.base import Condition, Family, Parts
 from modules.training.decoding import together
 from modules.training.events import Event, TaskProgress, Warned
@@ -42,7 +43,8 @@ class LiveEncoder:
         self._keep_pictures = keep_pictures
         self.image_identity = fingerprint(parts.vae) + ("-pictures" if keep_pictures else "")
         self.lanes = 1
-        if parts.device.type == "cpu":
+        keeps_frames = hasattr(parts.vae, "clear_cache")  # of films: those before, in the module
+        if parts.device.type == "cpu" and not keeps_frames:
             self.lanes = max(1, (os.cpu_count() or 1) // torch.get_num_threads())
         self.hint: Hint = "none" if keep_pictures else family.hint  # the denoiser takes no part
         self.hint_identity = f"{self.image_identity}-{self.hint}"
@@ -55,7 +57,10 @@ class LiveEncoder:
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
-        """[B, 3, h, w] in [-1, 1] -> latents [B, C, H, W] on the CPU, and what else is kept."""
+        """Pictures or films in [-1, 1] -> latents on the CPU, and what else is kept.
+
+        [B, 3, h, w] gives [B, C, H, W], and [B, 3, f, h, w] gives [B, C, F, H, W].
+        """
         latents = self._family.encode_images(self._parts, pixels).cpu()
         return together(latents, pixels) if self._keep_pictures else latents
 
@@ -100,7 +105,8 @@ def fill_cache(
         ConfigError: if there is nothing to train on.
     """
     cache_dir = Path(resolve(config.cache_dir))
-    found = scan(config.concepts or [], cache_dir)
+    films = lengths_of(config, family.film_rate(parts))
+    found = scan(config.concepts or [], cache_dir, films=films is not None)
     for problem in found.problems:
         emit(Warned(str(problem)))
     live = method.live_text or any(name in method.trainable for name in family.text_encoders)
@@ -120,6 +126,7 @@ def fill_cache(
         masks=config.masked_training,
         conditioning=config.custom_conditioning_image,
         types=types,
+        films=films,
         cache_limit=config.ot.cache_limit,
         warn=lambda problem: emit(Warned(str(problem))),
     )

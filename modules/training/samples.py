@@ -50,7 +50,7 @@ def take_sample(
         return None
     still = write_sample(frames[0], path, image_format)
     if len(frames) > 1:
-        write_film(frames, still.with_suffix(""), video_format, family.frames_per_second)
+        write_film(frames, still.with_suffix(""), video_format, family.film_rate(parts))
     return still, definition.seed
 
 

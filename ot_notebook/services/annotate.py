@@ -17,9 +17,8 @@ import numpy as np
 from PIL import Image
 
 from modules.data.ahead import CachingStopped
-from modules.data.images import decode
+from modules.data.images import still
 from modules.data.items import DAMAGE
-from modules.data.sources import read
 from ot_notebook.services.caption_edits import join_tags, tags_of
 from ot_notebook.services.concept_insight import mark_twins
 from ot_notebook.services.concept_items import Row
@@ -267,8 +266,8 @@ def _batches(rows: Sequence[Row], run: Annotation) -> Iterator[tuple[list[Image.
         for row in rows[first : first + BATCH]:
             assert row.item is not None  # noqa: S101 - rows without one are left out above
             try:
-                images.append(decode(read(row.item.source, row.item.name)))
-            except (*DAMAGE, Image.DecompressionBombError):
+                images.append(still(row.item))  # of a film its first frame
+            except (*DAMAGE, Image.DecompressionBombError, ImportError):
                 run.skipped.append(row.name)  # gone or damaged since the scan
             else:
                 of.append(row)

@@ -104,10 +104,10 @@ def bucket_outlook(
 def told(one: BucketOutlook, batch_size: int) -> dict[str, Any]:
     """A bucket as plain values, with words for when its images train."""
     plan = asdict(one.plan)
-    del plan["size"]
+    del plan["bucket"]
     looks = plan.pop("images")
     return {
-        "bucket": str(one.size),
+        "bucket": str(one.bucket),
         "images": one.images,
         "smaller": one.smaller,
         "kept": one.kept,

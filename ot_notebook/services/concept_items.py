@@ -9,12 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.config import ConceptConfig, ConfigError
+from modules.config import MODELS, ConceptConfig, ConfigError, TrainConfig
 from modules.config.paths import resolve
 from modules.data import scan
-from modules.data.buckets import Size, Target, targets
+from modules.data.buckets import Bucket, Size, Target, targets
+from modules.data.films import Lengths, lengths_of
 from modules.data.findings import DataProblem, printable
-from modules.data.items import IMAGE_SUFFIXES, LONG_CAPTION, MASK, Scan
+from modules.data.items import LONG_CAPTION, MASK, Scan
+from modules.data.sources import FILM_SUFFIXES, IMAGE_SUFFIXES
 from ot_notebook.services.caption_edits import tags_of
 
 if TYPE_CHECKING:
@@ -166,11 +168,23 @@ class Resolution:
         text: `512`, `512,768` or `768x512`.
         quantum: edges are multiples of this many pixels.
         bucketing: whether shapes other than squares are used.
+        films: how long films are; None for a model of pictures.
     """
 
     text: str = "512"
     quantum: int = 64
     bucketing: bool = True
+    films: Lengths | None = None
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Resolution:
+        """What a run's settings name; one frame of each film where they name no length."""
+        try:
+            films = lengths_of(config)
+        except ConfigError:  # the settings' own checks say what is wrong with it
+            films = lengths_of(config.update(frames="1"))
+        quantum = MODELS[config.model_type].pixel_multiple
+        return cls(config.resolution, quantum, config.aspect_ratio_bucketing, films)
 
     def size(self, row: Row, concept: ConceptConfig) -> Size | None:
         """The size that an image trains at, the first of several; None where it does not train."""
@@ -183,8 +197,11 @@ class Resolution:
         return found[0].nearest(row.width, row.height) if row.width else None
 
     def bucket(self, row: Row, concept: ConceptConfig) -> str:
-        """That size as width x height, such as "576x448"; empty where there is none."""
-        return str(self.size(row, concept) or "")
+        """That size as width x height, such as "576x448", and frames; empty where there is none."""
+        size, film = self.size(row, concept), row.item and row.item.film
+        if size is None:
+            return ""
+        return str(Bucket(*size, self.films.of(film) if film and self.films else 1))
 
 
 @cache
@@ -193,10 +210,16 @@ def _targets(text: str, quantum: int, bucketing: bool) -> tuple[Target, ...]:
 
 
 def list_rows(
-    concepts: Sequence[ConceptConfig], cache_dir: Path | None = None
+    concepts: Sequence[ConceptConfig], cache_dir: Path | None = None, films: bool = False
 ) -> tuple[list[Row], tuple[DataProblem, ...]]:
-    """Every image of every concept, disabled ones too, and those that cannot train."""
-    found = scan([concept.update(enabled=True) for concept in concepts], cache_dir)
+    """Every image of every concept, disabled ones too, and those that cannot train.
+
+    Args:
+        concepts: where they are.
+        cache_dir: of a run.
+        films: whether its model trains on films.
+    """
+    found = scan([concept.update(enabled=True) for concept in concepts], cache_dir, films)
     kinds: dict[str, list[str]] = {}
     for problem in found.problems:
         for text in problem.paths:
@@ -314,11 +337,12 @@ def _left_out(found: Scan, known: set[Path]) -> list[Row]:
 
 
 def _images_of(path: Path) -> list[Path]:
-    """An image, or those that a caption file belongs to."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+    """An image or film, or those that a caption file belongs to."""
+    suffixes = IMAGE_SUFFIXES | FILM_SUFFIXES
+    if path.suffix.lower() in suffixes:
         return [path]
     if path.suffix.lower() == ".txt":
-        return [p for p in map(path.with_suffix, sorted(IMAGE_SUFFIXES)) if p.exists()]
+        return [p for p in map(path.with_suffix, sorted(suffixes)) if p.exists()]
     return []
 
 

@@ -24,7 +24,7 @@ from modules.training.events import LossUpdate, StatusLine, Warned
 
 if TYPE_CHECKING:
     from modules.data import Item, Scan
-    from modules.data.buckets import Size
+    from modules.data.buckets import Bucket
 
 STEPS = 3
 """Steps that are taken; the first, in which memory is laid out, does not count for the speed."""
@@ -145,18 +145,23 @@ def preflight(
 def _scan(config: TrainConfig) -> Scan:
     from modules.config import ConceptType
     from modules.data import scan
+    from modules.data.films import lengths_of
 
-    return scan(config.concepts or []).only(ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION)
+    films = lengths_of(config) is not None
+    return scan(config.concepts or [], films=films).only(
+        ConceptType.STANDARD, ConceptType.PRIOR_PREDICTION
+    )
 
 
-def _plan(config: TrainConfig, found: Scan) -> tuple[DataPlan, Size, list[Item]]:
+def _plan(config: TrainConfig, found: Scan) -> tuple[DataPlan, Bucket, list[Item]]:
     """The whole set by size, and the images of the largest.
 
     Raises:
         ConfigError: if there is nothing to train on, or no epoch would have a batch.
     """
     from modules.config.problems import error
-    from modules.data.buckets import targets
+    from modules.data.buckets import Bucket, targets
+    from modules.data.films import lengths_of
     from modules.data.schedule import Schedule
     from modules.families import family_for
 
@@ -164,18 +169,20 @@ def _plan(config: TrainConfig, found: Scan) -> tuple[DataPlan, Size, list[Item]]
         said = "; ".join(str(problem) for problem in found.problems[:3])
         raise error("concepts", f"There is no image to train on. {said}", "Name another folder.")
     quantum = family_for(config.model_type).pixel_multiple
+    lengths = lengths_of(config)
     sizes = []
     for number, item in enumerate(found.items):
         image = found.concepts[item.concept].image
         text = image.resolution_override if image.enable_resolution_override else config.resolution
         allowed = targets(text, quantum, config.aspect_ratio_bucketing)
-        sizes.append(allowed[number % len(allowed)].nearest(item.width, item.height))
+        size = allowed[number % len(allowed)].nearest(item.width, item.height)
+        sizes.append(Bucket(*size, lengths.of(item.film) if item.film and lengths else 1))
     schedule = Schedule(
         _Planned(found, sizes), config.batch_size, config.ot.seed, config.ot.leftovers
     )
     batches = sum(schedule.batches_in(epoch) for epoch in range(config.epochs))
     counts = Counter(sizes)
-    ordered = sorted(counts, key=lambda size: (-size.height * size.width, -counts[size]))
+    ordered = sorted(counts, key=lambda one: (-one.height * one.width * one.frames, -counts[one]))
     plan = DataPlan(
         len(found.items),
         tuple((str(size), counts[size]) for size in ordered),
@@ -190,7 +197,7 @@ def _plan(config: TrainConfig, found: Scan) -> tuple[DataPlan, Size, list[Item]]
 class _Planned:
     """What decides the order of batches, before anything is encoded."""
 
-    def __init__(self, found: Scan, sizes: Sequence[Size]) -> None:
+    def __init__(self, found: Scan, sizes: Sequence[Bucket]) -> None:
         from modules.data.schedule import Positions
 
         self.concepts, self.items = found.concepts, found.items
@@ -203,7 +210,7 @@ class _Planned:
 
 
 def _trial(
-    config: TrainConfig, found: Scan, largest: Size, items: Sequence[Item], folder: Path
+    config: TrainConfig, found: Scan, largest: Bucket, items: Sequence[Item], folder: Path
 ) -> TrainConfig:
     """The run's settings over a batch of its largest images, with nothing written elsewhere."""
     from modules.config.enums import BalancingStrategy, PromptSource

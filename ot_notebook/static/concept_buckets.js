@@ -1,6 +1,9 @@
 // The sizes that images train at: how many take each, what its crop keeps, what trains when. Joined in
 // front of concepts.js.
 
+/** Width and height of a bucket such as "832x480" or "832x480, 25 frames". */
+const edges = (bucket) => bucket.split("x").map((edge) => Number.parseFloat(edge));
+
 /**
  * @param {object} model the widget.
  * @param {(bucket: string) => void} show lists the images of a bucket.
@@ -34,7 +37,7 @@ function createBuckets(model, show) {
     return box;
   };
   const shape = (bucket) => {
-    const [width, height] = bucket.split("x").map(Number);
+    const [width, height] = edges(bucket);
     const scale = 22 / Math.max(width, height);
     const box = element("span", "ot-shape");
     const inner = element("span");
@@ -66,7 +69,7 @@ function createBuckets(model, show) {
     if (message.op !== "buckets") return;
     const { rows, why } = message;
     const most = Math.max(1, ...rows.map((row) => row.images));
-    const aspect = ({ bucket }) => bucket.split("x").reduce((width, height) => width / height);
+    const aspect = ({ bucket }) => edges(bucket).reduce((width, height) => width / height);
     const ordered = [...rows].sort((one, other) => aspect(other) - aspect(one)); // from lying to upright
     body.replaceChildren(...ordered.map((row) => line(row, most)));
     table.hidden = !rows.length;

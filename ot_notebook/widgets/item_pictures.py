@@ -11,9 +11,8 @@ from PIL import Image
 
 from modules.config import ConceptConfig
 from modules.data.buckets import Size
-from modules.data.images import View, decode, draw_view, render
+from modules.data.images import View, draw_view, render, still
 from modules.data.items import DAMAGE, Item, upright
-from modules.data.sources import read
 from ot_notebook.services.concept_items import Row
 
 THUMB_PX = 256
@@ -112,13 +111,24 @@ def _decoded(row: Row) -> Image.Image | None:
     if row.item is None:
         return None
     try:
-        return decode(read(row.item.source, row.item.name))
-    except (*DAMAGE, Image.DecompressionBombError):
+        return still(row.item)
+    except (*DAMAGE, Image.DecompressionBombError, ImportError):
         return None  # gone or damaged since the scan; the page says so
 
 
 def _thumbnail(item: Item) -> Picture | None:
+    picture = _small(item)
+    if picture is None:
+        return None
+    picture.thumbnail((THUMB_PX, THUMB_PX))
+    return _encoded(picture)
+
+
+def _small(item: Item) -> Image.Image | None:
+    """A picture of the item, decoded no larger than need be; None where it cannot be read."""
     try:
+        if item.film:
+            return still(item)
         with item.source.open(item.name) as file, Image.open(file) as image:
             image.draft("RGB", (THUMB_PX, THUMB_PX))  # a large JPEG is decoded at a fraction
             picture = upright(image)
@@ -126,11 +136,9 @@ def _thumbnail(item: Item) -> Picture | None:
                 layer = picture.convert("RGBA")
                 picture = Image.new("RGBA", layer.size, "white")  # as training does
                 picture.alpha_composite(layer)
-            picture = picture.convert("RGB")
-    except (*DAMAGE, Image.DecompressionBombError):
+            return picture.convert("RGB")
+    except (*DAMAGE, Image.DecompressionBombError, ImportError):
         return None
-    picture.thumbnail((THUMB_PX, THUMB_PX))
-    return _encoded(picture)
 
 
 def _encoded(picture: Image.Image) -> Picture:

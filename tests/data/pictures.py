@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import torch
+from imageio_ffmpeg import write_frames
 from PIL import Image
 
 from modules.config import ConceptConfig
@@ -20,6 +21,8 @@ class PoolingEncoder:
 
     def encode_images(self, pixels):
         self.images += len(pixels)
+        if pixels.ndim == 5:  # a film: every fourth frame
+            return torch.nn.functional.avg_pool3d(pixels[:, :, ::4], (1, 8, 8))
         return torch.nn.functional.avg_pool2d(pixels, 8)
 
     def encode_hints(self, pixels, mask, hide):
@@ -40,6 +43,30 @@ def picture(seed, width=64, height=64, mode="RGB"):
     return image.convert(mode)
 
 
+def film(path, frames, rate=24, codec=None):
+    """Write frames [h, w, 3] as a film; without loss where the file can hold that."""
+    lossless = path.suffix in (".mkv", ".avi")
+    writer = write_frames(
+        str(path),
+        frames[0].shape[1::-1],
+        fps=rate,
+        codec=codec or ("ffv1" if lossless else "libx264"),
+        pix_fmt_out="bgr0" if lossless else "yuv420p",
+        macro_block_size=2,
+        ffmpeg_log_level="error",
+    )
+    writer.send(None)
+    for frame in frames:
+        writer.send(np.ascontiguousarray(frame))
+    writer.close()
+    return path
+
+
+def counting(count, width=64, height=64):
+    """Frames that each say by their grey, 4 times it, which they are."""
+    return [np.full((height, width, 3), 4 * number, np.uint8) for number in range(count)]
+
+
 def concept(path, **settings):
     return ConceptConfig(path=str(path)).update(**settings)
 
@@ -47,6 +74,7 @@ def concept(path, **settings):
 def prepare(concepts, encoder, cache, resolution="64", **settings):
     """Scan and build with everything else as usual."""
     concepts = concepts if isinstance(concepts, list) else [concepts]
+    films = settings.get("films")
     usual = {
         "quantum": 8,
         "bucketing": True,
@@ -54,5 +82,5 @@ def prepare(concepts, encoder, cache, resolution="64", **settings):
         "report": lambda done, total: None,
         "should_stop": lambda: False,
     }
-    found = scan(concepts, cache)
+    found = scan(concepts, cache, films=films is not None)
     return build(found, encoder, cache, resolution=resolution, **usual | settings)

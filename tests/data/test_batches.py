@@ -221,7 +221,7 @@ def test_several_resolutions_share_the_images(folder, encoder, tmp_path):
 def test_a_concept_may_have_a_resolution_of_its_own(folder, encoder, tmp_path):
     own = {"image.enable_resolution_override": True, "image.resolution_override": "96x32"}
     data = prepare([concept(folder), concept(folder, **own)], encoder, tmp_path / "cache")
-    assert set(data.sizes) == {(64, 64), (32, 96)}
+    assert set(data.sizes) == {(64, 64, 1), (32, 96, 1)}
     bad = own | {"image.resolution_override": "huge"}
     with pytest.raises(ConfigError, match=r"concepts\.1\.image\.resolution_override.*'huge'"):
         prepare([concept(folder), concept(folder, **bad)], encoder, tmp_path / "cache")

@@ -32,13 +32,15 @@ def test_the_outlook_is_what_an_epoch_does(mixed, encoder, tmp_path, leftovers, 
     foreseen = outlook(scan(concepts), FRAMING, batch_size, 42, leftovers)
     data = prepare(concepts, encoder, tmp_path / "cache")
     assert [one.plan for one in foreseen] == Batches(data, batch_size, 42, leftovers).buckets(0)
-    assert [one.size for one in foreseen] == list(data.sizes)
+    assert [one.bucket for one in foreseen] == list(data.sizes)
     assert sum(one.images for one in foreseen) == len(data) == 13
     assert foreseen[0].plan.images > 0
 
 
 def test_the_outlook_says_what_crops_keep(mixed):
-    by_size = {str(one.size): one for one in outlook(scan([concept(mixed)]), FRAMING, 1, 0, "PAD")}
+    by_size = {
+        str(one.bucket): one for one in outlook(scan([concept(mixed)]), FRAMING, 1, 0, "PAD")
+    }
     square, lying = by_size["64x64"], by_size["88x48"]
     assert (square.images, square.smaller, square.kept) == (6, 0, 1.0)
     # 128 x 64 covers 88 x 48 at 3/4: 96 x 48, of which 88 stay; 130 x 64 a little less

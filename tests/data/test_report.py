@@ -29,13 +29,13 @@ def test_numbers_of_a_small_set(folder):
         (folder / "0-masklabel.png").stat().st_size
     )
     assert told.sizes[0] == (64, 64, 6)
-    buckets = {bucket.size: bucket for bucket in told.buckets}
+    buckets = {bucket.bucket.size: bucket for bucket in told.buckets}
     assert buckets[64, 64].images == 7
     assert buckets[64, 64].upscaled == 1
     assert buckets[64, 64].kept == 1.0
     (wide,) = [bucket for size, bucket in buckets.items() if size.width > size.height]
-    scale = max(wide.size.height / 64, wide.size.width / 128)
-    area = wide.size.height * wide.size.width / (64 * scale * 128 * scale)
+    scale = max(wide.bucket.height / 64, wide.bucket.width / 128)
+    area = wide.bucket.height * wide.bucket.width / (64 * scale * 128 * scale)
     assert wide.kept == pytest.approx(area)
     assert told.tokens.longest == 6
     assert told.tokens.over == ((str(folder / "wide.png"), 6),)
