@@ -145,11 +145,11 @@ def _to_folder(
     words = {stored: word for word, stored in DTYPES.items()}
     kept = words.get(dtype or _stored_dtype(model), DataType.FLOAT_32)
     config = TrainConfig().update(base_model_name=str(model.path))
-    names = (family.denoiser, "vae", *family.guides, *family.text_encoders)
+    names = family.networks
     components = family.components(config)
     dtypes = {name: kept for name in names if components.get(name, name) is not None}
     progress(0, 2)
-    pipeline = load_pipeline(family.pipeline, config, dtypes, **components)
+    pipeline = load_pipeline(family, config, dtypes, **components)
     progress(1, 2)
     save_model(
         family, Parts(pipeline, family.denoiser), target, ModelFormat.DIFFUSERS, DTYPES[kept]

@@ -150,14 +150,18 @@ def tables_of(encoder: Any) -> list[nn.Embedding]:
 
 
 def layer_of(parts: Parts, encoder: str, place: WordTable) -> int:
-    """Which hidden state the model reads, counted from the last, -1.
+    """Which hidden state the model reads, counted from the last, -1, or from the first, 0.
 
     Raises:
         ValueError: if it reads none of them.
     """
     if place.layer is None:
         raise ValueError(f"the model reads no hidden state of {encoder}, only the pooled one")
-    return place.layer - parts.text.skip(encoder)
+    layer = place.layer - parts.text.skip(encoder)
+    if place.normed:
+        return layer
+    config: Any = parts.module(encoder).config
+    return int(config.num_hidden_layers) + 1 + layer
 
 
 def hidden_state(output: Any, layer: int) -> Tensor:

@@ -71,6 +71,14 @@ class Native:
 
     scales: tuple[str, ...] = ()
     """Ends of original paths whose weight is called `scale`, as in Flux's norms."""
+    underscored: tuple[str, ...] = ()
+    """Ends of original paths on which `weight` and `bias` hang by `_`, as in torch's attention."""
+
+    def key(self, name: str, leaf: str) -> str:
+        """Key of a tensor of a layer with that original path: its "weight" or "bias"."""
+        if leaf == "weight" and name.endswith(self.scales):
+            leaf = "scale"
+        return f"{name}{'_' if name.endswith(self.underscored) else '.'}{leaf}"
 
     def place(self, path: str) -> Place:
         """Where the original layout holds a layer of the denoiser."""

@@ -20,20 +20,19 @@ def to_native(weights: Mapping[str, Tensor], native: Native) -> dict[str, Tensor
     groups: dict[str, dict[int, Tensor]] = {}
     for key, tensor in weights.items():
         path, leaf = key, ""
-        for ending in (".weight", ".bias"):
-            if key.endswith(ending):
-                path, leaf = key.removesuffix(ending), ending
+        for ending in ("weight", "bias"):
+            if key.endswith(f".{ending}"):
+                path, leaf = key.removesuffix(f".{ending}"), ending
         place = native.place(path)
         # A bias does not tell the width of the inputs; its weight stands beside it.
         wide = weights.get(f"{path}.weight", tensor)
         if place.swaps(wide.shape[0], wide.shape[-1]):
             tensor = torch.cat(tensor.chunk(2)[::-1])
-        if leaf == ".weight" and place.name.endswith(native.scales):
-            leaf = ".scale"
+        name = native.key(place.name, leaf) if leaf else place.name
         if place.fused:
-            groups.setdefault(place.name + leaf, {})[place.member] = tensor
+            groups.setdefault(name, {})[place.member] = tensor
         else:
-            found[place.name + leaf] = tensor
+            found[name] = tensor
     for key, members in groups.items():
         found[key] = torch.cat([members[member] for member in sorted(members)])
     return found

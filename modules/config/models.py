@@ -53,6 +53,8 @@ class ModelFacts:
     """Whether its text encoders can be trained."""
     hint: Hint = "none"
     """What it reads of the picture itself."""
+    overflows: tuple[str, ...] = ()
+    """Sections of networks whose numbers grow too large for float16."""
     frames_per_second: int = 0
     """Of the films that it reads and draws; 0 for a model of pictures."""
     frame_multiple: int = 1
@@ -97,7 +99,6 @@ _LORAS = (F.DIFFUSERS_LORA, F.KOHYA_LORA, F.ORIGINAL_LORA, F.COMFY_LORA)
 _LEGACY = (F.LEGACY_LORA, F.LEGACY_SAFETENSORS)
 _SINGLE = (*_LORAS, *_LEGACY, F.DIFFUSERS, F.ORIGINAL_SINGLE_FILE, F.SAFETENSORS)
 _TRANSFORMER = (*_LORAS, F.DIFFUSERS, F.ORIGINAL_TRANSFORMER)
-_CASCADE_PARTS = ("prior", "text_encoder", "effnet_encoder", "decoder", "decoder_vqgan")
 
 
 def _filters(**presets: str | FilterPreset) -> Mapping[str, FilterPreset]:
@@ -168,6 +169,7 @@ def _sdxl(title: str, hint: Hint = "none") -> ModelFacts:
         (FULL, LORA, EMBEDDING),
         _sampling(1024, 1024, 30, 7.5, NoiseScheduler.EULER_A),
         hint=hint,
+        overflows=("vae",),
     )
 
 
@@ -264,15 +266,12 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             "Stable Diffusion XL inpainting", "inpainting"
         ),
         M.WUERSTCHEN_2: _WUERSTCHEN,
-        M.STABLE_CASCADE_1: ModelFacts(
-            "Stable Cascade",
-            _CASCADE_PARTS,
-            "cascade",
-            128,
-            (*_LORAS, *_LEGACY, F.DIFFUSERS, F.SAFETENSORS),
-            _CASCADE_FILTERS,
-            (FULL, LORA, EMBEDDING),
-            _sampling(1024, 1024, 25, 4.0),
+        M.STABLE_CASCADE_1: replace(
+            _WUERSTCHEN,
+            title="Stable Cascade",
+            parts=("prior", "text_encoder", "effnet_encoder", "decoder", "decoder_vqgan"),
+            formats=(*_LORAS, *_LEGACY, F.DIFFUSERS, F.SAFETENSORS),
+            overflows=("prior",),
         ),
         M.PIXART_ALPHA: _PIXART,
         M.PIXART_SIGMA: _PIXART,

@@ -19,16 +19,19 @@ from modules.config.part_config import TrainEmbeddingConfig
 ANY: tuple[Any, ...] = ()
 """Every value that the setting can take."""
 
+_WHOLE = (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16)
 _STORED = (
-    e.DataType.FLOAT_32,
-    e.DataType.FLOAT_16,
-    e.DataType.BFLOAT_16,
+    *_WHOLE,
     e.DataType.FLOAT_8,
     e.DataType.INT_8,
     e.DataType.NFLOAT_4,
     e.DataType.FLOAT_W8A8,
     e.DataType.INT_W8A8,
 )
+
+_FROZEN = ("vae", "effnet_encoder", "decoder", "decoder_text_encoder", "decoder_vqgan")
+
+_TRAINED = (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16)
 
 HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
@@ -46,6 +49,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelType.STABLE_DIFFUSION_35,
             e.ModelType.STABLE_DIFFUSION_XL_10_BASE,
             e.ModelType.STABLE_DIFFUSION_XL_10_BASE_INPAINTING,
+            e.ModelType.WUERSTCHEN_2,
+            e.ModelType.STABLE_CASCADE_1,
             e.ModelType.PIXART_ALPHA,
             e.ModelType.PIXART_SIGMA,
             e.ModelType.FLUX_DEV_1,
@@ -56,6 +61,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelType.HI_DREAM_FULL,
             e.ModelType.CHROMA_1,
             e.ModelType.QWEN,
+            e.ModelType.ANIMA,
             e.ModelType.KREA_2,
             e.ModelType.Z_IMAGE,
             e.ModelType.ERNIE,
@@ -85,7 +91,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
             e.ModelFormat.LEGACY_SAFETENSORS,
             e.ModelFormat.SAFETENSORS,
         ),
-        "output_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        "output_dtype": _WHOLE,
         # run and files
         "workspace_dir": ANY,
         "cache_dir": ANY,
@@ -203,8 +209,8 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "{denoiser}.model_name": ANY,
         "{denoiser}.guidance_scale": ANY,
         "{encoder}.model_name": ANY,
-        "vae.model_name": ANY,
-        "vae.weight_dtype": (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16),
+        **{f"{part}.model_name": ANY for part in _FROZEN},
+        **{f"{part}.weight_dtype": _WHOLE for part in _FROZEN},
         # adapter
         "peft_type": ANY,
         "lora_model_name": ANY,
@@ -223,13 +229,14 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "layer_filter_regex": ANY,
         "lora_rank": ANY,
         "lora_alpha": ANY,
+        "lora_weight_dtype": _TRAINED,
         "dropout_probability": ANY,
         # embeddings
         **{f"embedding.{name}": ANY for name in TrainEmbeddingConfig.model_fields},
         "additional_embeddings": ANY,
         "bundle_additional_embeddings": ANY,
         "embedding_learning_rate": ANY,
-        "embedding_weight_dtype": (e.DataType.FLOAT_32, e.DataType.BFLOAT_16),
+        "embedding_weight_dtype": _TRAINED,
         "preserve_embedding_norm": ANY,
         "{encoder}.train_embedding": ANY,
         # samples, backups, saves
@@ -261,7 +268,7 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "tensorboard_expose": "TensorBoard is not started",
         "tensorboard_always_on": "TensorBoard is not started",
         "tensorboard_port": "TensorBoard is not started",
-        "fallback_train_dtype": "",  # no part is computed in another type than it is stored in
+        "fallback_train_dtype": "",  # of models that do not overflow in FLOAT_16
         "{part}.activation_offloading": "",  # of networks that do not train
         "optimizer_defaults": "",
         "prevent_overwrites": "",
@@ -284,6 +291,9 @@ BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType
         e.ModelType.FLUX_DEV_1: _NO_SKIP,
         e.ModelType.FLUX_FILL_DEV_1: _NO_SKIP,
         e.ModelType.SANA: _NO_SKIP,
+        e.ModelType.STABLE_CASCADE_1: {
+            "fallback_train_dtype": (e.DataType.FLOAT_32, e.DataType.BFLOAT_16),
+        },
         e.ModelType.HUNYUAN_VIDEO: {**_NO_SKIP, "samples.frames": ANY},
         e.ModelType.LUMINA_2: _NO_SKIP,
         e.ModelType.AURA_FLOW: _NO_SKIP,

@@ -16,6 +16,8 @@ FAMILIES: tuple[str, ...] = (
     "chroma",
     "pixart",
     "sana",
+    "wuerstchen",
+    "stable_cascade",
     "qwen_image",
     "z_image",
     "flux_2",
@@ -27,6 +29,7 @@ FAMILIES: tuple[str, ...] = (
     "lumina_2",
     "aura_flow",
     "wan",
+    "anima",
 )
 """Modules of this package, each with its `VARIANTS`. A new architecture adds its name here."""
 

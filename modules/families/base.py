@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from modules.config import MODELS, ModelFormat, ModelType, SampleConfig, TrainConfig
 from modules.config.models import Hint
+from modules.config.problems import error
 from modules.families import latents as space
 
 if TYPE_CHECKING:
@@ -23,8 +24,14 @@ Every caption of a run gives tensors of the same shape (text is padded to the le
 comes with a mask), so that the rows of any two captions make a batch.
 """
 
-Objective = Literal["epsilon", "v_prediction", "flow"]
-"""What the denoiser predicts, and so how latents are noised and what the loss compares."""
+Objective = Literal["epsilon", "v_prediction", "flow", "cosine", "cosine_dwelling"]
+"""What the denoiser predicts, and so how latents are noised and what the loss compares.
+
+The last two predict noise on a continuous cosine schedule; the latter dwells on pure noise.
+"""
+SCHEDULED: tuple[Objective, ...] = ("epsilon", "v_prediction")
+"""Those with a schedule of whole timesteps, which any of diffusers' schedulers for them can walk;
+the others sample by their own scheduler alone."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,8 @@ class WordTable:
     """Name of its vectors in an embedding file."""
     layer: int | None = None
     """Which hidden state the model reads of it, -1 for the last; None where only the pooled one."""
+    normed: bool = True
+    """Whether it reads the last one behind the encoder's final norm."""
 
 
 @dataclass
@@ -74,6 +83,12 @@ class Parts:
     text: TextOptions = field(default_factory=TextOptions)
     guidance: float = 1.0
     """What weights that were distilled to a guidance are told while training."""
+    encoder_name: str = "vae"
+    """Name of the network that encodes pictures."""
+    beside: dict[str, nn.Module] = field(default_factory=dict)
+    """Networks that the pipeline lacks, by their section of the config."""
+    finisher: Any = None
+    """A second pipeline, for models of several stages, which draws what the first one planned."""
 
     @property
     def denoiser(self) -> Any:
@@ -83,7 +98,7 @@ class Parts:
     @property
     def vae(self) -> Any:
         """The network between pixels and latents."""
-        return self.module("vae")
+        return self.module(self.encoder_name)
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +125,7 @@ class Parts:
         Raises:
             TypeError: if the pipeline has none there.
         """
-        module = getattr(self.pipeline, name)
+        module = self.beside[name] if name in self.beside else getattr(self.pipeline, name)
         if not isinstance(module, nn.Module):
             raise TypeError(f"{name} is {type(module).__name__}, not a network")
         return module
@@ -118,7 +133,7 @@ class Parts:
     def modules(self) -> dict[str, nn.Module]:
         """Every network by its pipeline name."""
         parts = self.pipeline.components.items()
-        return {name: part for name, part in parts if isinstance(part, nn.Module)}
+        return {name: part for name, part in parts if isinstance(part, nn.Module)} | self.beside
 
 
 class Family(Protocol):
@@ -147,6 +162,9 @@ class Family(Protocol):
     """Those of them that can learn new words, each with a tokenizer of the same number."""
     guides: tuple[str, ...] = ()
     """Further networks of the pipeline, which samples need."""
+    conditioners: Mapping[str, str] = {}
+    """Further networks that captions pass through. By part: the prefix of its keys in a file of
+    ORIGINAL_TRANSFORMER, which holds them beside the denoiser."""
     skipping_encoders: tuple[str, ...] = ()
     """Those of them whose last layers can be left out."""
     lora_formats: Mapping[ModelFormat, KeyMap]
@@ -160,11 +178,43 @@ class Family(Protocol):
     """Length of its captions, where it is the same for each run; `sample_arguments` names it."""
     comfy_layout: Native | None = None
     """The layout of COMFY_TRANSFORMER, for families that have it."""
+    file_layout: Native | None = None
+    """The layout of a file of the denoiser, where it is another than that of ORIGINAL_LORA."""
+    latent_space: str = ""
+    """Tells latents from what the same encoder gives another architecture, where that is so."""
+
+    @property
+    def overflows_in_float16(self) -> bool:
+        """Whether the denoiser's numbers grow too large for float16."""
+        return self.denoiser in MODELS[self.model_types[0]].overflows
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """What its pipeline holds, by pipeline name."""
+        return (self.denoiser, "vae", *self.guides, *self.text_encoders)
 
     @property
     def pixel_multiple(self) -> int:
         """Edges of pictures are multiples of this many pixels."""
         return MODELS[self.model_types[0]].pixel_multiple
+
+    def pipeline_class(self) -> Any:
+        """The class of its pipeline.
+
+        Raises:
+            ConfigError: if the installed diffusers has none; says which version is installed.
+        """
+        import diffusers
+
+        found = getattr(diffusers, self.pipeline, None)
+        if found is None:
+            raise error(
+                "model_type",
+                f"model_type is {self.model_types[0].value}, which needs {self.pipeline}; the "
+                f"installed diffusers, {diffusers.__version__}, does not have it.",
+                "Install a newer one: pip install -U diffusers.",
+            )
+        return found
 
     def load(self, config: TrainConfig) -> Parts:
         """Load the networks that `config` names.
@@ -178,12 +228,12 @@ class Family(Protocol):
 
     @property
     def frames_per_second(self) -> int:
-        """Of its films."""
+        """Of the films that most of its weights read and draw; 0 for a model of pictures."""
         return MODELS[self.model_types[0]].frames_per_second
 
     def film_rate(self, parts: Parts) -> int:  # noqa: ARG002
-        """Frames a second of the films that it reads and draws; 0 for a model of pictures."""
-        return MODELS[self.model_types[0]].frames_per_second
+        """The same of these weights."""
+        return self.frames_per_second
 
     def components(self, config: TrainConfig) -> dict[str, Any]:  # noqa: ARG002
         """Parts that take the place of what the source holds, for `load`."""
@@ -203,6 +253,20 @@ class Family(Protocol):
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
         """Latents [B, C, H, W] -> pixels [B, 3, h, w] in [-1, 1], the way back of encode_images."""
         return space.decode_scaled(parts.vae, latents)
+
+    def finish(
+        self,
+        parts: Parts,
+        latents: Tensor,
+        definition: SampleConfig,  # noqa: ARG002
+        generator: Any,  # noqa: ARG002
+    ) -> Tensor:
+        """Latents [B, C, H, W] that a sample came to -> pixels [B, 3, h, w] in [-1, 1].
+
+        Models of several stages draw on here, with the prompt and the generator of the sample; to
+        all others it is decoding.
+        """
+        return self.decode(parts, latents)
 
     @property
     def hint(self) -> Hint:
@@ -243,7 +307,8 @@ class Family(Protocol):
         Args:
             parts: the loaded networks.
             noisy: latents with noise, [B, C, H, W].
-            t: [B]; whole timesteps 0..999 for epsilon and v_prediction, sigma in (0, 1] for flow.
+            t: [B]; whole timesteps 0..999 for epsilon and v_prediction, sigma in (0, 1] for flow,
+                time in (0, 1] for the cosine objectives.
             condition: what encode_text and encode_hints gave.
             size: [B, 6] pixels: original height and width, top and left of the crop, height and
                 width of the result; None for pictures that were neither scaled nor cropped.

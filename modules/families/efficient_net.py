@@ -1,4 +1,4 @@
-"""The image encoder of Würstchen and Stable Cascade: an EfficientNetV2, and a layer on its features.
+"""The image encoder of Würstchen and Cascade: an EfficientNetV2, and a layer on its features.
 
 It turns a picture into a few numbers for each 32x32 pixels: the latents that a prior learns.
 
@@ -11,6 +11,7 @@ those of the published files, in which blocks are lists of convolution, norm and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from modules.tensor_files import open_tensors
 
 Stage = tuple[Literal["fused", "inverted"], int, int, int, int]
-"""Kind of its blocks, their expansion, the stride of the first, channels, and how many there are."""
+"""Kind of the blocks, their expansion, the stride of the first, their channels and number."""
 
 STAGES: dict[str, tuple[Stage, ...]] = {
     "efficientnet_v2_s": (
@@ -98,7 +99,7 @@ def _features(stages: Sequence[Stage], last: int) -> Iterator[nn.Module]:
     for kind, expansion, stride, width, count in stages:
         block = _Fused if kind == "fused" else _Inverted
         widths = [channels, *[width] * count]
-        pairs = zip(widths, widths[1:], strict=False)
+        pairs = pairwise(widths)
         yield nn.Sequential(
             *(
                 block(before, after, stride if index == 0 else 1, before * expansion)

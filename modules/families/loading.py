@@ -360,9 +360,7 @@ def _check_file(path: Path) -> None:
         )
 
 
-def _check_complete(
-    pipeline: Any, field: str, name: str, dtypes: Mapping[str, DataType]
-) -> None:
+def _check_complete(pipeline: Any, field: str, name: str, dtypes: Mapping[str, DataType]) -> None:
     missing = [part for part in dtypes if getattr(pipeline, part, None) is None]
     if missing:
         raise _problem(
@@ -372,9 +370,7 @@ def _check_complete(
         )
 
 
-def cannot_load(
-    field: str, name: str, wanted: str, error: Exception, fix: str = ""
-) -> ConfigError:
+def cannot_load(field: str, name: str, wanted: str, error: Exception, fix: str = "") -> ConfigError:
     """What is wrong with a source, in words; `fix` takes the place of the usual advice."""
     source = Path(resolve(name))
     found = ""

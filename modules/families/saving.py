@@ -19,6 +19,7 @@ from modules.atomic import atomic_folder
 from modules.config import MODELS, ModelFormat
 from modules.config.problems import error
 from modules.families.base import Family, Parts
+from modules.families.folders import read_index
 from modules.families.storage import unpacked_state
 from modules.tensor_files import finite
 
@@ -132,12 +133,13 @@ def part_layouts(family: Family, model_format: ModelFormat) -> list[tuple[str, s
         ConfigError: if the family does not have the format.
     """
     formats = MODELS[family.model_types[0]].formats
+    wanted = model_format
     if model_format is ModelFormat.LEGACY_SAFETENSORS and model_format in formats:
         # OneTrainer's name of old for whichever of the two an architecture has
         single = ModelFormat.ORIGINAL_SINGLE_FILE
         model_format = single if single in formats else ModelFormat.ORIGINAL_TRANSFORMER
-    native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native or Native(str)
-    denoiser = partial(to_native, native=native)
+    native = family.file_layout or family.lora_formats[ModelFormat.ORIGINAL_LORA].native
+    denoiser = partial(to_native, native=native or Native(str))
     if model_format is ModelFormat.ORIGINAL_SINGLE_FILE and family.single_file:
         layouts: dict[str, Layout] = {
             "denoiser": denoiser,
@@ -149,22 +151,23 @@ def part_layouts(family: Family, model_format: ModelFormat) -> list[tuple[str, s
         return [
             (part, prefix, layouts[name]) for part, (prefix, name) in family.single_file.items()
         ]
-    if model_format is ModelFormat.ORIGINAL_TRANSFORMER and model_format in formats:
-        return [(family.denoiser, "", denoiser)]
+    if model_format is ModelFormat.ORIGINAL_TRANSFORMER and wanted in formats:
+        prefix = family.lora_formats[ModelFormat.ORIGINAL_LORA].prefixes[family.denoiser]
+        beside = [(part, lead, dict) for part, lead in family.conditioners.items()]
+        return [(family.denoiser, prefix, denoiser), *beside]
     if model_format is ModelFormat.COMFY_TRANSFORMER and family.comfy_layout:
         return [(family.denoiser, "", partial(to_native, native=family.comfy_layout))]
     known = [each.value for each in formats if not each.value.endswith("LORA")]
     raise error(
         "output_model_format",
-        f"output_model_format is {model_format.value}, which {family.architecture} "
+        f"output_model_format is {wanted.value}, which {family.architecture} "
         f"does not have as a whole model.",
         f"Use {known[0]}.",
     )
 
 
 def _save_folder(parts: Parts, path: Path, dtype: torch.dtype) -> None:
-    is_model = (path / "model_index.json").is_file()
-    if path.exists() and not is_model and any(path.iterdir()):
+    if path.exists() and not read_index(path) and any(path.iterdir()):
         raise FileExistsError(f"{path} holds other things than a model; choose another folder.")
     with ExitStack() as plain, atomic_folder(path, replace=True) as new:
         for network in parts.modules().values():

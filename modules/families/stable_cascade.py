@@ -22,8 +22,8 @@ STAGES = stages.Stages(
     "stabilityai/stable-cascade",
     "stabilityai/stable-cascade",
     encoder_file="effnet_encoder.safetensors",
+    blocks=("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),
 )
-ATTENTION = "{side}_blocks.{i}.{i}.attention"
 NATIVE = Native(
     renamer(
         [

@@ -26,6 +26,7 @@ from modules.adapters.recognise import (
 from modules.config import ModelFormat, ModelType
 from modules.families import all_families, family_for
 from modules.families.base import Family
+from modules.families.folders import read_index
 from modules.families.saving import open_clip_name
 from modules.tensor_files import Shape, open_tensors
 
@@ -100,10 +101,10 @@ def _rows(place: Place, height: int) -> slice:
 
 
 def _folder(path: Path, model_type: ModelType | None) -> StoredModel:
-    index = path / "model_index.json"
-    if not index.is_file():
+    index = read_index(path)
+    if index is None:
         raise AdapterError(f"{path} has no model_index.json, so it is no diffusers folder.")
-    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
+    kind = index.get("_class_name", "")
     families = [each for each in all_families() if each.pipeline == kind]
     if model_type is not None:
         families = [each for each in families if model_type in each.model_types]
@@ -165,12 +166,13 @@ def _single(
 ) -> dict[str, list[tuple[str, Place]]]:
     """The layers of a file, under whichever of the family's names has most of its keys."""
     paths = possible_layers(family, most)
-    native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native
+    original = family.lora_formats[ModelFormat.ORIGINAL_LORA]
+    native = original.native
     ways = [{part: (*held, native) for part, held in family.single_file.items()}]
-    for prefix in BARE:
+    for prefix in {original.prefixes[family.denoiser]: None, **dict.fromkeys(BARE)}:
         ways += [
             {family.denoiser: (prefix, "denoiser", each)}
-            for each in (native, family.comfy_layout, None)
+            for each in (native, family.file_layout, family.comfy_layout, None)
         ]
     found = [_held(family, shapes, paths, way) for way in ways]
     return max(found, key=len)
@@ -195,8 +197,10 @@ def _held(
 def _stored(path: str, layout: str, native: Native | None) -> tuple[str, Place]:
     """Key and place of a layer's weight in a layout."""
     if layout == "denoiser":
-        place = native.place(path) if native else Place(path)
-        return f"{place.name}.weight", place
+        if native is None:
+            return f"{path}.weight", Place(path)
+        place = native.place(path)
+        return native.key(place.name, "weight"), place
     if layout == "open_clip":
         return open_clip_name(path)
     return f"{path}.weight", Place(path)

@@ -239,6 +239,38 @@ def qwen_image_vae() -> Any:
     ).eval()
 
 
+def efficient_net(channels: int) -> Any:
+    """The image encoder of Würstchen and Cascade, with latents of so many channels.
+
+    Its norms have statistics, as they have after training, so that pictures differ in latents.
+    """
+    import torch
+
+    from modules.families.efficient_net import EfficientNetEncoder
+
+    stages = (
+        ("fused", 1, 1, 8, 1),
+        ("fused", 2, 2, 8, 1),
+        ("fused", 2, 2, 16, 1),
+        ("inverted", 2, 2, 16, 2),
+        ("inverted", 2, 2, 16, 1),
+    )
+    encoder = EfficientNetEncoder(channels, 32, stages=stages)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the statistics of one batch, whole
+    with torch.no_grad():
+        encoder.train()(torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    return encoder.eval()
+
+
+def paella_vqgan() -> Any:
+    """The last stage of Würstchen and Cascade."""
+    from diffusers.pipelines.deprecated.wuerstchen import PaellaVQModel
+
+    return PaellaVQModel(bottleneck_blocks=1, embed_dim=16, num_vq_embeddings=4).eval()
+
+
 def flow_scheduler(**settings: Any) -> Any:
     """The schedule of flow models."""
     from diffusers import FlowMatchEulerDiscreteScheduler

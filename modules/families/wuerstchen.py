@@ -20,6 +20,7 @@ STAGES = stages.Stages(
     "WuerstchenDecoderPipeline",
     "warp-ai/wuerstchen",
     "warp-ai/EfficientNetEncoder",
+    blocks=("ResBlock", "TimestepBlock", "AttnBlock"),
     reads_text=True,
 )
 
@@ -39,7 +40,7 @@ class Wuerstchen(Family):
     lora_formats = stages.formats(None, legacy=False)
 
     def pipeline_class(self) -> Any:
-        """diffusers' class, whose parts it has moved."""
+        """The class, whose parts diffusers has moved."""
         stages.know_old_names()
         return super().pipeline_class()
 
@@ -55,7 +56,8 @@ class Wuerstchen(Family):
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> [B, C, H, W]: features, shifted and scaled to about 1."""
         scale = parts.pipeline.config
-        return (stages.features(parts, pixels) + scale.latent_std) / scale.latent_mean
+        latents: Tensor = (stages.features(parts, pixels) + scale.latent_std) / scale.latent_mean
+        return latents
 
     def decode(self, parts: Parts, latents: Tensor) -> Tensor:
         """Latents [B, C, H, W] -> pixels [B, 3, h, w], drawn without a prompt."""
@@ -67,8 +69,7 @@ class Wuerstchen(Family):
         """Latents [B, C, H, W] -> pixels [B, 3, h, w], drawn by the decoder for the same prompt."""
         scale = parts.pipeline.config
         embeddings = latents * scale.latent_mean - scale.latent_std
-        prompts = [definition.prompt] * len(latents)
-        return stages.draw(parts, embeddings, generator, prompt=prompts)
+        return stages.draw(parts, embeddings, generator, prompt=definition.prompt)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, T, D]}; skipped layers are left out, the final norm is not."""
@@ -127,6 +128,7 @@ class Wuerstchen(Family):
         stages.know_old_names()
         torch.manual_seed(0)
         prior = WuerstchenPrior(c_in=4, c=16, c_cond=32, c_r=8, depth=2, nhead=2, dropout=0.0)
+        torch.nn.init.normal_(prior.out[1].weight, std=0.02)  # its output is divided by 1 - b
         decoder = WuerstchenDiffNeXt(
             c_r=8,
             c_cond=16,

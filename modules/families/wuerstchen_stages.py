@@ -46,6 +46,8 @@ class Stages:
     """Hub id of the image encoder."""
     encoder_file: str | None = None
     """The encoder's file where that has no settings beside it."""
+    blocks: tuple[str, ...] = ()
+    """Classes of the prior's blocks, which diffusers does not name."""
     reads_text: bool = False
     """Whether the decoder has a text encoder of its own; else it takes what the prior's gave."""
 
@@ -82,6 +84,7 @@ class Stages:
         """A prior's parts together with those of the other stages."""
         parts.finisher, parts.encoder_name = finisher, "effnet_encoder"
         parts.beside["effnet_encoder"] = encoder
+        parts.denoiser._repeated_blocks = list(self.blocks)
         for name, section in SECTIONS.items():
             if name != "text_encoder" or self.reads_text:
                 parts.beside[section] = getattr(finisher, name)
@@ -101,7 +104,7 @@ class Stages:
             if not chosen and self.encoder_file:
                 source = hf_hub_download(source, self.encoder_file, **options)
             if Path(source).is_file():
-                return EfficientNetEncoder.from_file(Path(source), dtype)
+                return cast(nn.Module, EfficientNetEncoder.from_file(Path(source), dtype))
             made = EfficientNetEncoder.from_pretrained(source, torch_dtype=dtype, **options)
             return cast(nn.Module, made.eval())
         except FAILURES as error:

@@ -14,6 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from modules.families.base import Family, Parts
+from modules.training.objective import cosine_alphas
 
 CELLS = 16
 """Edge of the colour chart, in latent cells."""
@@ -38,8 +39,11 @@ class Previewer:
         self._map = torch.linalg.solve(cells.T @ cells + ridge, cells.T @ wanted)
 
     def picture(self, latents: Tensor) -> Image:
-        """The first of latents [B, C, H, W] as a picture of H by W pixels."""
+        """The first of latents [B, C, H, W] as a picture of H by W pixels; of a film its middle."""
         from PIL import Image as Pictures
+
+        if latents.ndim == 5:  # [B, C, F, H, W]
+            latents = latents[:, :, latents.shape[2] // 2]
 
         colours = _with_one(_cells(latents[:1])) @ self._map
         pixels = (colours.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -54,6 +58,9 @@ def denoised(scheduler: Any, output: Tensor, timestep: Any, sample: Tensor) -> T
     """
     if output.shape != sample.shape:
         return sample
+    if type(scheduler).__name__ == "DDPMWuerstchenScheduler":
+        share = float(cosine_alphas(timestep.flatten()[:1].float()))
+        return (sample - math.sqrt(1 - share) * output) / math.sqrt(share)
     prediction = scheduler.config.get("prediction_type", "flow_prediction")
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None or prediction == "flow_prediction":

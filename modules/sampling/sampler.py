@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from modules.config import NoiseScheduler, SampleConfig
-from modules.families.base import Family, Parts
+from modules.families.base import SCHEDULED, Family, Parts
 from modules.sampling.preview import Previewer, denoised
 from modules.sampling.start import (
     Start,
@@ -95,7 +96,7 @@ def sample_batch(
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]  # alike on any device
     total = taken(definition.diffusion_steps, start)
     run = _Steps(family, parts, definition, total, report, should_stop, preview)
-    name = None if family.objective(parts) == "flow" else definition.noise_scheduler
+    name = definition.noise_scheduler if family.objective(parts) in SCHEDULED else None
     with undisturbed(parts), _scheduler(pipeline, name), torch.no_grad():
         arguments = {
             **family.sample_arguments(parts, definition),
@@ -115,7 +116,7 @@ def sample_batch(
                 pipeline(**arguments, output_type="latent")
         except _Stopped:
             return None
-        return _decoded(family, parts, run.latents, definition)
+        return _finished(family, parts, run.latents, definition, generators)
 
 
 def taken(steps: int, start: Start | None) -> int:
@@ -146,15 +147,23 @@ def _pipeline(family: Family, parts: Parts, start: Start | None) -> Any:
     return pipeline
 
 
-def _decoded(
-    family: Family, parts: Parts, latents: Tensor, definition: SampleConfig
+def _finished(
+    family: Family,
+    parts: Parts,
+    latents: Tensor,
+    definition: SampleConfig,
+    generators: Sequence[torch.Generator],
 ) -> list[Image]:
     """The pictures of latents, one after the other: decoding takes the most memory."""
+    from diffusers.image_processor import VaeImageProcessor
+
     pipeline = parts.pipeline
-    processor = getattr(pipeline, "image_processor", None) or pipeline.video_processor
+    own = (getattr(pipeline, f"{kind}_processor", None) for kind in ("image", "video"))
+    processor: Any = next(filter(None, own), None) or VaeImageProcessor()
     pictures = []
-    for one in family.spatial(latents, definition.height, definition.width):
-        pixels = family.decode(parts, one[None]).float()
+    plans = family.spatial(latents, definition.height, definition.width)
+    for one, generator in zip(plans, generators, strict=True):
+        pixels = family.finish(parts, one[None], definition, generator).float()
         if pixels.ndim == 5:  # a film [1, 3, f, h, w]
             pixels = pixels[0].transpose(0, 1)
         pictures += processor.postprocess(pixels, output_type="pil")
@@ -191,11 +200,11 @@ class _Steps:
         step = scheduler.step
 
         @functools.wraps(step)  # pipelines pass the generator only to a step whose signature has it
-        def stepping(output: Tensor, timestep: Any, latents: Tensor, *args: Any, **kw: Any) -> Any:
-            clean = latents
+        def stepping(*args: Any, **kwargs: Any) -> Any:
+            output, timestep, clean, *_ = inspect.signature(step).bind(*args, **kwargs).args
             if self.preview is not None:
-                clean = denoised(scheduler, output, timestep, latents)
-            result = step(output, timestep, latents, *args, **kw)
+                clean = denoised(scheduler, output, timestep, clean)
+            result = step(*args, **kwargs)
             self._after(result[0], clean)
             return result
 

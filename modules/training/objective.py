@@ -1,12 +1,13 @@
 """What a denoiser learns: how latents are noised, what it should answer, what each answer counts.
 
-Shapes: B batch, C latent channels, H W latent height and width, N noise levels (1000). Timesteps
-are whole numbers, 0 (clean) to N - 1 (noise), in every objective; `time` turns them into what a
-family's `predict` takes.
+Shapes: B batch, C latent channels, H W latent height and width, N noise levels (1000, or 10,000 for
+a continuous schedule). Timesteps are whole numbers, 0 (clean) to N - 1 (noise), in every objective;
+`time` turns them into what a family's `predict` takes.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,11 +20,19 @@ from modules.training.timesteps import Timesteps, dynamic_shift
 
 LEVELS = 1000
 """Noise levels of a flow model, which itself knows only a continuous time."""
+COSINE_LEVELS = 10_000
+"""Those of a continuous cosine schedule: as fine as OneTrainer draws them."""
+COSINE_OFFSET = 0.008
+"""How far from 0 the cosine begins, so that the first levels differ."""
+COSINE_LEAST = 0.001
+"""The least time that is drawn."""
+COSINE_REACH = {"cosine": 1.0, "cosine_dwelling": 1.08}
+"""Factor of the drawn times, by objective; what passes 1 stays there, and is pure noise."""
 
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Discrete diffusion that predicts the noise or the velocity.
+    """Diffusion that predicts the noise or the velocity, on levels of a schedule.
 
     Source: Ho et al. 2020, arXiv:2006.11239 (noising); Salimans and Ho 2022, arXiv:2202.00512
     (velocity).
@@ -36,6 +45,8 @@ class Diffusion:
     prediction: Literal["epsilon", "v_prediction"]
     weights: Tensor
     """Factor of the loss at each timestep, [N]."""
+    times: Tensor | None = None
+    """What the denoiser is told at each timestep, [N]; None for its number."""
 
     @classmethod
     def build(
@@ -44,11 +55,13 @@ class Diffusion:
         prediction: Literal["epsilon", "v_prediction"],
         loss_weight: LossWeight,
         gamma: float,
+        times: Tensor | None = None,
     ) -> Diffusion:
         """From a schedule's share of signal variance, [N], and a loss weight of strength gamma."""
         velocity = prediction == "v_prediction"
         weights = snr_weights(alphas_cumprod, velocity, loss_weight, gamma)
-        return cls(alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt(), prediction, weights)
+        signal, sigma = alphas_cumprod.sqrt(), (1 - alphas_cumprod).sqrt()
+        return cls(signal, sigma, prediction, weights, times)
 
     @property
     def levels(self) -> int:
@@ -56,8 +69,8 @@ class Diffusion:
         return len(self.signal)
 
     def time(self, timestep: Tensor) -> Tensor:
-        """The timesteps as they are."""
-        return timestep
+        """The timesteps as they are, or the continuous times that they stand for."""
+        return timestep if self.times is None else self.times[timestep]
 
     def add_noise(self, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
         """`signal * latents + sigma * noise`, [B, C, H, W]."""
@@ -142,13 +155,14 @@ def build_objective(
         ConfigError: for a loss weight or a shift that this kind of model cannot have.
     """
     objective: TrainingObjective
+    weighting = config.loss_weight_fn, config.loss_weight_strength
     if kind == "flow":
         objective = Flow.build(config.loss_weight_fn, device)
+    elif kind in ("epsilon", "v_prediction"):
+        objective = Diffusion.build(scheduler.alphas_cumprod.to(device), kind, *weighting)
     else:
-        alphas = scheduler.alphas_cumprod.to(device)
-        objective = Diffusion.build(
-            alphas, kind, config.loss_weight_fn, config.loss_weight_strength
-        )
+        times = cosine_times(COSINE_REACH[kind]).to(device)
+        objective = Diffusion.build(cosine_alphas(times), "epsilon", *weighting, times)
     shift_for = None
     if config.dynamic_timestep_shifting:
         try:
@@ -176,6 +190,29 @@ def build_objective(
         shift_for,
     )
     return objective, timesteps
+
+
+def cosine_times(reach: float) -> Tensor:
+    """The times of a continuous schedule's levels, [N], 0.001 to 1: level i is (i + 1) / N.
+
+    With a reach above 1 the last of them are all 1, so that pure noise is drawn more often.
+
+    Source: the training of Würstchen, Pernias et al. 2023, arXiv:2306.00637, in the code that came
+    with it; of Stable Cascade, OneTrainer's.
+    """
+    ratios = torch.arange(1, COSINE_LEVELS + 1, dtype=torch.float32) / COSINE_LEVELS
+    return (ratios * reach + COSINE_LEAST).clamp(COSINE_LEAST, 1.0)
+
+
+def cosine_alphas(times: Tensor) -> Tensor:
+    """Share of signal variance at times in [0, 1], of their shape.
+
+    Source: Nichol and Dhariwal 2021, arXiv:2102.09672, equation 17; bounds as in diffusers'
+    DDPMWuerstchenScheduler.
+    """
+    angle = (times + COSINE_OFFSET) / (1 + COSINE_OFFSET) * (math.pi / 2)
+    first = math.cos(COSINE_OFFSET / (1 + COSINE_OFFSET) * math.pi / 2)
+    return (angle.cos() / first).square().clamp(0.0001, 0.9999)
 
 
 def snr_weights(

@@ -24,6 +24,8 @@ KEYS = {  # the table of the format, by the words of its readers
     ModelType.SANA: ("gemma",),
     ModelType.HUNYUAN_VIDEO: ("llama", "clip_l"),
     ModelType.HI_DREAM_FULL: ("clip_l", "clip_g", "t5", "llama"),
+    ModelType.WUERSTCHEN_2: ("clip_g",),
+    ModelType.STABLE_CASCADE_1: ("clip_g",),
 }
 CASES = [pytest.param(kind, id=kind.value) for kind in KEYS]
 TEXTS = ["a <Cat> card", "some cup", "<Cat><Cat>"]

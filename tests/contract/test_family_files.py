@@ -202,7 +202,7 @@ def test_diffusers_converts_the_layout_of_other_tools(family, trained, tmp_path)
 
 def test_the_original_layout_is_the_one_that_diffusers_converts(family):
     """diffusers' own converter from the original layout is the reference for every native name."""
-    native = family.lora_formats[ModelFormat.ORIGINAL_LORA].native
+    native = family.file_layout or family.lora_formats[ModelFormat.ORIGINAL_LORA].native
     if native is None:
         pytest.skip("its adapters keep diffusers' names")
     network = family.tiny().denoiser

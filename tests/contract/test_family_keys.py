@@ -118,6 +118,23 @@ PUBLISHED = {
     ("Anima", "ORIGINAL_LORA"): ["net.blocks.0.self_attn.q_proj", "net.t_embedder.1.linear_1"],
     ("wan-2", "COMFY_LORA"): ["diffusion_model.blocks.0.self_attn.q"],
     ("wan-2", "KOHYA_LORA"): ["lora_unet_blocks_0_cross_attn_o", "lora_unet_blocks_0_ffn_2"],
+    ("wuerstchen-v2-prior", "DIFFUSERS_LORA"): [
+        "prior.blocks.2.attention.to_q",
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
+    ],
+    ("wuerstchen-v2-prior", "KOHYA_LORA"): ["lora_te_text_model_encoder_layers_0_self_attn_q_proj"],
+    ("stable-cascade-v1-prior", "LEGACY_LORA"): [
+        "lora_prior_unet_down_blocks_0_2_attention_attn_to_q",
+        "lora_prior_unet_up_blocks_1_2_attention_attn_out_proj",
+        "lora_prior_te_text_model_encoder_layers_0_self_attn_q_proj",
+    ],
+    ("stable-cascade-v1-prior", "COMFY_LORA"): [
+        "diffusion_model.down_blocks.0.2.attention.attn.to_q",
+        "diffusion_model.clip_txt_mapper",
+    ],
+    ("stable-cascade-v1-prior", "KOHYA_LORA"): [
+        "lora_te_text_model_encoder_layers_0_self_attn_q_proj",
+    ],
 }
 """Some names of each architecture and format, without what follows for each matrix."""
 
@@ -140,4 +157,5 @@ def test_every_format_has_the_shape_that_its_readers_look_for(architecture):
     original = {each.removeprefix("net.") for each in listed("ORIGINAL_LORA")}  # Anima's wrapping
     assert {each.removeprefix("diffusion_model.") for each in comfy} == original
     parts = {each.split(".")[0] for each in listed("DIFFUSERS_LORA")}
-    assert parts <= {"unet", "transformer", *(f"text_encoder{n}" for n in ("", "_2", "_3", "_4"))}
+    encoders = {f"text_encoder{number}" for number in ("", "_2", "_3", "_4")}
+    assert parts <= {"unet", "transformer", "prior", *encoders}

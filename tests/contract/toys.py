@@ -19,17 +19,28 @@ def cards(folder):
     return folder
 
 
+def save_toy(family, folder):
+    """A toy in folders as published models are laid out: the settings that load it."""
+    parts = family.tiny()
+    sources = {"base_model_name": (folder, parts.pipeline)}
+    if parts.finisher is not None:
+        for name, network in (("decoder", parts.finisher), (parts.encoder_name, parts.vae)):
+            sources[f"{name}.model_name"] = (folder.with_name(f"{folder.name}-{name}"), network)
+    for path, network in sources.values():
+        if not path.exists():
+            network.save_pretrained(path)
+    return {field: str(path) for field, (path, _) in sources.items()}
+
+
 def config_for(kind, pictures, folder, **changes):
     """Two epochs of one batch, without samples and backups; the toy is made where it is not yet."""
-    facts, model = MODELS[kind], folder / "model"
-    if not model.exists():
-        family_for(kind).tiny().pipeline.save_pretrained(model)
+    facts = MODELS[kind]
+    model = save_toy(family_for(kind), folder / "model")
     parts = (facts.denoiser, *facts.text_encoders)
     config, warnings = TrainConfig.load(
         {
             "model_type": kind.value,
             "training_method": "LORA",
-            "base_model_name": str(model),
             "workspace_dir": str(folder / "run"),
             "cache_dir": str(folder / "cache"),
             "output_model_destination": str(folder / "lora.safetensors"),
@@ -54,7 +65,7 @@ def config_for(kind, pictures, folder, **changes):
         }
     )
     assert warnings == []
-    return config.update(**changes)
+    return config.update(**{**model, **changes})
 
 
 def assert_same_backup(one, two):

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, DDPMWuerstchenScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_loss_weighting_for_sd3, compute_snr
 
-from modules.config import ConfigError, LossWeight
-from modules.training.objective import Diffusion, Flow
+from modules.config import ConfigError, LossWeight, TrainConfig
+from modules.training.objective import Diffusion, Flow, build_objective
 
 SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 
@@ -104,3 +104,48 @@ def test_five_dimensional_latents_are_noised_like_four():
     timestep = torch.tensor([10, 900])
     flat = diffusion().add_noise(latents.flatten(1, 2), noise.flatten(1, 2), timestep)
     torch.testing.assert_close(diffusion().add_noise(latents, noise, timestep).flatten(1, 2), flat)
+
+
+def cosine(kind, **changes):
+    config = TrainConfig().update(**changes)
+    return build_objective(config, kind, DDPMWuerstchenScheduler(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("kind", "reach"), [("cosine", 1.0), ("cosine_dwelling", 1.08)])
+def test_a_continuous_schedule_is_that_of_wuerstchens_scheduler(kind, reach, draw):
+    latents, noise, _ = draw
+    objective, _ = cosine(kind)
+    assert objective.levels == 10_000
+    timestep = torch.tensor([0, 1, 4999, 9250, 9999])
+    # as Würstchen's own training draws them, from a number in (0, 1]
+    times = ((timestep + 1) / 10_000).mul(reach).add(0.001).clamp(0.001, 1.0)
+    torch.testing.assert_close(objective.time(timestep), times)
+    expected = DDPMWuerstchenScheduler().add_noise(latents, noise, times)
+    torch.testing.assert_close(objective.add_noise(latents, noise, timestep), expected)
+    assert torch.equal(objective.target(latents, noise, timestep), noise)
+
+
+def test_p2_weighs_a_continuous_schedule_by_its_signal():
+    changes = {"loss_weight_fn": "P2", "loss_weight_strength": 1.0}
+    objective, _ = cosine("cosine", **changes)
+    timestep = torch.tensor([0, 2500, 5000, 9999])
+    alphas = DDPMWuerstchenScheduler()._alpha_cumprod(objective.time(timestep), torch.device("cpu"))
+    weights = 1 / (1 + alphas / (1 - alphas))
+    torch.testing.assert_close(objective.weight(timestep), weights, rtol=1e-3, atol=1e-6)
+
+
+def test_continuous_times_are_drawn_from_the_whole_window():
+    drawn = {}
+    for kind in ("cosine", "cosine_dwelling"):
+        objective, timesteps = cosine(kind)
+        generator = torch.Generator().manual_seed(0)
+        times = objective.time(timesteps.draw(torch.zeros(20_000, 1, 1, 1), generator))
+        assert times.min() < 0.002
+        assert times.max() == 1
+        drawn[kind] = (times == 1).float().mean()
+    assert drawn["cosine"] < 0.003
+    assert drawn["cosine_dwelling"] == pytest.approx(1 - 0.999 / 1.08, abs=0.01)
+    objective, timesteps = cosine("cosine", min_noising_strength=0.5, max_noising_strength=0.6)
+    times = objective.time(timesteps.draw(torch.zeros(2000, 1, 1, 1), generator))
+    assert times.min() == pytest.approx(0.501, abs=2e-3)
+    assert times.max() == pytest.approx(0.601, abs=2e-3)

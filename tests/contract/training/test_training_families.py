@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from toys import save_toy
 
 from modules.config import MODELS
 from modules.config.supported import HONOURED
@@ -43,12 +44,12 @@ def hold_to_golden(name, losses):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_adapter_learns(make_config, train, tmp_path, family):
     folder = tmp_path / "model"
-    family.tiny().pipeline.save_pretrained(folder)
+    model = save_toy(family, folder)
     size = max(64, family.pixel_multiple)
     encoders = {f"{name}.train": False for name in MODELS[family.model_types[0]].text_encoders}
     config = make_config(
         model_type=family.model_types[0].value,
-        base_model_name=str(folder),
+        **model,
         cache_dir=str(tmp_path / "cache"),
         resolution=str(size),
         layer_filter="",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import assert_same_backup
+from toys import assert_same_backup, save_toy
 
 from modules.config import MODELS, ConfigError
 from modules.families import all_families
@@ -88,11 +88,11 @@ def test_a_whole_model_learns_the_same_while_its_layers_wait(make_config, train,
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_architecture_can_offload_its_layers(make_config, train, tmp_path, family):
     folder = tmp_path / "model"
-    family.tiny().pipeline.save_pretrained(folder)
+    model = save_toy(family, folder)
     encoders = MODELS[family.model_types[0]].text_encoders
     config = make_config(
         model_type=family.model_types[0].value,
-        base_model_name=str(folder),
+        **model,
         cache_dir=str(tmp_path / "cache"),
         resolution=str(max(64, family.pixel_multiple)),
         layer_filter="",
