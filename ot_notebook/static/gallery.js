@@ -1,7 +1,7 @@
 // Samples of a run, by prompt, newest first. Python holds the pictures; this file draws those that are seen.
 
 const STRIP = 24; // pictures between the first and the latest that a card shows; the large view has all
-const CARDS = 36; // prompts at once; more come as one scrolls
+const CARDS = 24; // prompts at once; more come as one scrolls
 const ASK = 48; // pictures asked for at once
 
 export default () => {
@@ -41,6 +41,7 @@ export default () => {
       const cards = new Map(); // prompt -> its card
       const wanted = new Set();
       let all = []; // every sample, oldest first
+      let byId = new Map();
       let rows = new Map(); // prompt and weights -> its samples
       let shownCards = CARDS;
 
@@ -69,6 +70,8 @@ export default () => {
         if (entries.some((entry) => entry.isIntersecting) && shownCards < cards.size + CARDS && shownCards < found().length) {
           shownCards += CARDS;
           drawCards();
+          more.unobserve(end); // it tells of changes alone: look again whether the end is still near
+          more.observe(end);
         }
       }, { rootMargin: "400px" });
       more.observe(end);
@@ -81,9 +84,23 @@ export default () => {
       const toggle = (tile) => choose(isChosen(tile) ? model.get("chosen").filter((id) => id !== tile.id) : [...model.get("chosen"), tile.id]);
       const viewer = createViewer(root, model, { url, want, isChosen, toggle, all: () => all, row: (tile) => rows.get(keyOf(tile)) ?? [] });
 
-      const place = (tile, row, word) => {
+      const dress = (node, tile) => {
+        const image = node.firstElementChild;
+        const src = url(tile);
+        if (src && image.src !== src) image.src = src;
+        image.classList.toggle("ot-crisp", tile.width > 0 && tile.width <= CRISP_PX);
+        image.classList.toggle("ot-waits", !src);
+        node.classList.toggle("ot-chosen", isChosen(tile));
+        node.title = `${facts(tile)}\nCtrl and a click selects it`;
+        node.setAttribute("aria-label", `${node.word} ${tile.prompt}, ${facts(tile)}${isChosen(tile) ? ", selected" : ""}`.trim());
+      };
+      const open = (tile) => {
+        const row = shownOf(keyOf(tile));
+        viewer.open(row, row.findIndex(({ id }) => id === tile.id));
+      };
+      const place = (tile, word) => {
         if (!nodes.has(tile.id)) {
-          const node = button("ot-tile");
+          const node = button("ot-tile", undefined, (event) => (event.ctrlKey || event.metaKey ? toggle : open)(node.tile));
           const image = new Image();
           image.alt = "";
           node.append(image, element("small"));
@@ -91,16 +108,8 @@ export default () => {
           sight.observe(node);
         }
         const node = nodes.get(tile.id);
-        node.tile = tile;
-        const image = node.firstElementChild;
-        const src = url(tile);
-        if (src && image.src !== src) image.src = src;
-        image.classList.toggle("ot-crisp", tile.width > 0 && tile.width <= CRISP_PX);
-        image.classList.toggle("ot-waits", !src);
-        node.classList.toggle("ot-chosen", isChosen(tile));
-        node.onclick = (event) => (event.ctrlKey || event.metaKey ? toggle(tile) : viewer.open(row, row.indexOf(tile)));
-        node.title = `${facts(tile)}\nCtrl and a click selects it`;
-        node.setAttribute("aria-label", `${word} ${tile.prompt}, ${facts(tile)}${isChosen(tile) ? ", selected" : ""}`.trim());
+        [node.tile, node.word] = [tile, word];
+        dress(node, tile);
         const label = node.lastElementChild;
         if (word) label.replaceChildren(element("b", "", word), ` step ${tile.step}`);
         else label.textContent = String(tile.step);
@@ -113,14 +122,22 @@ export default () => {
           cards.set(key, card);
         }
         const card = cards.get(key);
+        const now = `${row.length} ${row[0].id} ${row.at(-1).id} ${row.filter(isChosen).map(({ id }) => id)}`;
+        if (card.drawn === now) return card; // most are as they were; their pictures come one by one
+        card.drawn = now;
         const ends = row.length > 1 ? [row[0], row[row.length - 1]] : [row[0]];
         const between = row.slice(1, -1).slice(-STRIP).reverse();
         const strip = card.querySelector(".ot-strip");
         const hidden = row.length - 2 - between.length;
-        arrange(card.children[1], [...ends.map((tile, index) => place(tile, row, row.length > 1 ? ["First", "Latest"][index] : "First")), strip]);
-        const rest = hidden > 0 ? [button("ot-link ot-rest", `and ${hidden} more`, () => viewer.open(row, hidden))] : [];
-        arrange(strip, [...between.map((tile) => place(tile, row, "")), ...rest]);
+        arrange(card.children[1], [...ends.map((tile, index) => place(tile, row.length > 1 ? ["First", "Latest"][index] : "First")), strip]);
+        const rest = hidden > 0 ? [button("ot-link ot-rest", `and ${hidden} more`, () => viewer.open(shownOf(key), hidden))] : [];
+        arrange(strip, [...between.map((tile) => place(tile, "")), ...rest]);
         return card;
+      };
+      /** The samples of a prompt, of the step that is chosen. */
+      const shownOf = (key) => {
+        const row = rows.get(key) ?? [];
+        return steps.value ? row.filter((tile) => String(tile.step) === steps.value) : row;
       };
       const found = () => {
         const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -130,10 +147,7 @@ export default () => {
         });
       };
       const drawCards = () => {
-        const only = steps.value;
-        const list = found()
-          .map(([key, row]) => [key, only ? row.filter((tile) => String(tile.step) === only) : row])
-          .filter(([, row]) => row.length);
+        const list = found().map(([key]) => [key, shownOf(key)]).filter(([, row]) => row.length);
         const shown = list.slice(0, shownCards);
         const keys = new Set(shown.map(([key]) => key));
         for (const key of [...cards.keys()].filter((key) => !keys.has(key))) cards.delete(key);
@@ -153,8 +167,13 @@ export default () => {
           if (!rows.has(key)) rows.set(key, []);
           rows.get(key).push(tile);
         }
-        const ids = new Set(all.map((tile) => tile.id));
-        for (const id of [...addresses.keys()].filter((id) => !ids.has(id) && !fetched.has(id))) {
+        byId = new Map(all.map((tile) => [tile.id, tile]));
+        for (const [id, node] of nodes) {
+          if (!byId.has(id)) continue;
+          node.tile = byId.get(id);
+          dress(node, node.tile);
+        }
+        for (const id of [...addresses.keys()].filter((id) => !byId.has(id) && !fetched.has(id))) {
           URL.revokeObjectURL(addresses.get(id));
           addresses.delete(id);
         }
@@ -190,9 +209,14 @@ export default () => {
           const image = buffers[index];
           fetched.set(tile.id, { ...tile, image });
           if (image.byteLength) addresses.set(tile.id, address(image, tile.mime));
+          const known = byId.get(tile.id);
+          if (!known) return;
+          Object.assign(known, tile, { image }); // in place: to draw all anew would take ten thousand looks
+          const node = nodes.get(tile.id);
+          if (node) dress(node, known);
         });
         askSoon();
-        drawSoon();
+        viewer.renew();
       };
       model.on("msg:custom", received);
       search.oninput = drawCards;

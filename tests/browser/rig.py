@@ -86,11 +86,12 @@ class Lab:
         pages.mkdir(parents=True)
         disabled = {"disabledExtensions": dict.fromkeys(disabled_extensions, True)}
         (pages / "page_config.json").write_text(json.dumps(disabled))
+        # bytecode is kept, as it is for everybody: compiling all of it anew takes half a second
+        inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
         return {
-            **os.environ,
+            **inherited,
             **{name: str(folder) for name, folder in folders.items()},
             "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(HERE)]),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
         }
 
