@@ -50,9 +50,12 @@ def add_adapter(
 ) -> list[nn.Parameter]:
     """Freeze a network, put a fresh adapter on its layers and return what trains, in float32."""
     paths = list(layers)
-    if config.peft_type is PeftType.OFT_2:
-        _check_oft(network, paths)
     trainable = inject(network, _peft_config(config, paths), config.ot.seed)
+    if config.peft_type is PeftType.OFT_2:
+        from modules.adapters.oft import rotate_weights
+
+        rotate_weights(network)
+    _scale_whole_factors(network)
     if config.lora_decompose and not config.lora_decompose_output_axis:
         measure_inputs(network)
         trainable = [p for p in network.parameters() if p.requires_grad]
@@ -130,12 +133,21 @@ def _entries(layer: AdapterLayer, key_map: KeyMap) -> dict[str, Tensor]:
             found = {PEFT.get(suffix, suffix): tensor for suffix, tensor in found.items()}
         if not key_map.folds_alpha:
             found[ALPHA] = torch.tensor(layer.alpha)
-    elif "lokr_w1" in found and "lokr_w2" in found:
-        # With both factors whole a file tells no rank, so readers take the scale for 1.
-        found["lokr_w1"] = found["lokr_w1"] * layer.scale
     elif layer.alpha is not None:
         found[ALPHA] = torch.tensor(layer.alpha)
     return found
+
+
+def _scale_whole_factors(network: nn.Module) -> None:
+    """Let a LoKr of two whole factors have the scale 1, as in LyCORIS and OneTrainer.
+
+    A file of such a layer tells no rank by which a reader could divide alpha.
+    """
+    for layer in network.modules():
+        whole = [ADAPTER in getattr(layer, name, ()) for name in ("lokr_w1", "lokr_w2")]
+        if all(whole):
+            held: Any = layer
+            held.alpha[ADAPTER], held.scaling[ADAPTER] = float(held.r[ADAPTER]), 1.0
 
 
 def _tensors(layer: nn.Module) -> dict[str, Tensor]:
@@ -188,19 +200,8 @@ def _peft_config(config: TrainConfig, layers: list[str]) -> Any:
         r=0,
         oft_block_size=config.oft_block_size,
         block_share=config.oft_block_share,
-        module_dropout=drop,
         target_modules=layers,
     )
-
-
-def _check_oft(network: nn.Module, paths: Iterable[str]) -> None:
-    """Refuse convolutions over several pixels: peft rotates them without the padding they have."""
-    for path in paths:
-        layer = network.get_submodule(path)
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-            message = f"layer_filter selects {path}, a convolution, which OFT cannot rotate."
-            fix = 'Choose layer_filter_preset "attn-mlp", or another peft_type.'
-            raise ConfigError([Problem("layer_filter", "error", message, fix)])
 
 
 def _error(

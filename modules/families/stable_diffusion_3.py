@@ -21,8 +21,8 @@ from modules.config import ModelType, SampleConfig
 from modules.families.base import Condition, Family, Parts, WordTable
 
 CLIP_TOKENS = 77
-CLIP_WIDTHS = {"text_encoder": 768, "text_encoder_2": 1280}
-"""Widths of the CLIP encoders, for zeros in their place."""
+CLIPS = ("text_encoder", "text_encoder_2")
+"""Those whose states stand side by side; zeros take the place of one that is left out."""
 
 BLOCK = "transformer_blocks.{i}"
 STREAMS = {
@@ -113,27 +113,18 @@ class StableDiffusion3(Family):
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:
         """{"text": [B, 77 + T, D], "pooled": [B, D]}: CLIP side by side, T5 behind."""
         pipeline, device = parts.pipeline, parts.device
-        clips, pooled = [], []
-        for index, name in enumerate(CLIP_WIDTHS):
-            if getattr(pipeline, name) is None:
-                width = CLIP_WIDTHS[name]
-                clips.append(torch.zeros(len(captions), CLIP_TOKENS, width, device=device))
-                pooled.append(torch.zeros(len(captions), width, device=device))
-                continue
-            encoded = pipeline._get_clip_prompt_embeds(
-                list(captions),
-                device=device,
-                clip_skip=parts.text.skip(name),
-                clip_model_index=index,
-            )
-            clips.append(encoded[0])
-            pooled.append(encoded[1])
+        encoded = [_clip(parts, name, captions) for name in CLIPS if getattr(pipeline, name)]
+        given = sum(pooled.shape[-1] for _, pooled in encoded)
+        if missing := parts.denoiser.config.pooled_projection_dim - given:
+            like = encoded[0][0] if encoded else torch.zeros(0, device=device)
+            nothing = like.new_zeros(len(captions), CLIP_TOKENS, missing)
+            encoded.insert(0 if pipeline.text_encoder is None else 1, (nothing, nothing[:, 0]))
+        clip, pooled = (torch.cat(both, -1) for both in zip(*encoded, strict=True))
         t5 = pipeline._get_t5_prompt_embeds(
-            list(captions), max_sequence_length=CLIP_TOKENS, device=device, dtype=clips[0].dtype
+            list(captions), max_sequence_length=CLIP_TOKENS, device=device, dtype=clip.dtype
         )
-        clip = torch.cat(clips, -1)
         clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
-        return {"text": torch.cat([clip, t5], 1), "pooled": torch.cat(pooled, -1)}
+        return {"text": torch.cat([clip, t5], 1), "pooled": pooled}
 
     def predict(
         self,
@@ -207,6 +198,24 @@ class StableDiffusion3(Family):
             tokenizer_3=t5_tokenizer(),
         )
         return Parts(pipeline, self.denoiser)
+
+
+def _clip(parts: Parts, name: str, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """A CLIP's hidden states [B, 77, D] and pooled vectors [B, D].
+
+    The pipeline's own method for this needs the first CLIP even to ask the second.
+    """
+    encoder: Any = parts.module(name)
+    tokenizer = getattr(parts.pipeline, name.replace("text_encoder", "tokenizer"))
+    tokens = tokenizer(
+        list(captions),
+        padding="max_length",
+        max_length=CLIP_TOKENS,
+        truncation=True,
+        return_tensors="pt",
+    ).input_ids
+    output = encoder(tokens.to(parts.device), output_hidden_states=True)
+    return output.hidden_states[-2 - parts.text.skip(name)], output[0]
 
 
 VARIANTS = (

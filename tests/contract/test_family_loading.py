@@ -221,12 +221,28 @@ def test_a_transformer_can_come_from_a_single_file(folders, tmp_path):
     assert "but its header says" in problem.message
 
 
-def test_a_text_encoder_can_be_left_out(folders):
-    parts = load(SD3, folders(SD3), **{"text_encoder_3.include": False})
-    assert parts.pipeline.text_encoder_3 is None
+@pytest.mark.parametrize(
+    ("out", "zeros"),
+    [
+        ("text_encoder", (slice(0, 77), slice(0, 32))),
+        ("text_encoder_2", (slice(0, 77), slice(32, 64))),
+        ("text_encoder_3", (slice(77, None), slice(None))),
+    ],
+)
+def test_zeros_take_the_place_of_a_text_encoder_that_is_left_out(folders, out, zeros):
+    family = family_for(SD3)
+    whole, parts = load(SD3, folders(SD3)), load(SD3, folders(SD3), **{f"{out}.include": False})
+    assert getattr(parts.pipeline, out) is None
     with torch.no_grad():
-        condition = family_for(SD3).encode_text(parts, ["a card"])
-    assert not condition["text"][:, 77:].any()
+        expected = family.encode_text(whole, ["a card", "two"])
+        condition = family.encode_text(parts, ["a card", "two"])
+    expected["text"][:, zeros[0], zeros[1]] = 0
+    if out != "text_encoder_3":
+        expected["pooled"][:, zeros[1]] = 0
+    torch.testing.assert_close(condition, expected)
+
+
+def test_what_a_model_needs_cannot_be_left_out(folders):
     problem = refusal(FLUX, folders(FLUX), **{"text_encoder.include": False})
     assert "cannot do without its text_encoder" in problem.message
 

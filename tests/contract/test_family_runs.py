@@ -13,6 +13,7 @@ from modules.families import family_for
 from modules.training import events as e
 
 torch.set_num_threads(1)
+SLOW = pytest.mark.slow
 QUICK = {ModelType.FLUX_DEV_1, ModelType.Z_IMAGE}
 TYPES = [
     pytest.param(kind, marks=[] if kind in QUICK else pytest.mark.slow, id=kind.value)
@@ -58,6 +59,11 @@ def test_a_run_of_each_architecture_trains_and_leaves_its_files(kind, pictures, 
 def test_an_adapter_trains_on_a_base_of_few_bits(dtype, pictures, tmp_path):
     small = {f"{part}.weight_dtype": dtype for part in ("transformer", "text_encoder_2")}
     run(ModelType.FLUX_DEV_1, pictures, tmp_path, {**small, "train_dtype": "BFLOAT_16"})
+
+
+@pytest.mark.parametrize("out", ["text_encoder_3", pytest.param("text_encoder", marks=SLOW)])
+def test_a_run_can_do_without_a_text_encoder(out, pictures, tmp_path):
+    run(ModelType.STABLE_DIFFUSION_3, pictures, tmp_path, {f"{out}.include": False})
 
 
 @pytest.mark.parametrize(
