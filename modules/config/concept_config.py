@@ -15,6 +15,13 @@ from modules.config.enums import (
 )
 from modules.config.section import Count, Fraction, Int, NonNegative, Positive, Real, Section, Show
 
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"))
+FILM_SUFFIXES = frozenset(
+    (".webm", ".mkv", ".flv", ".avi", ".mov", ".wmv", ".mp4", ".mpeg", ".m4v")
+)
+ARCHIVES = frozenset((".zip", ".tar", ".parquet", ".arrow"))
+"""Endings of files that hold images; a folder of such files is read as one set."""
+
 _Strength = Annotated[Real, Field(ge=0, le=1)]
 _Angle = Annotated[Real, Field(ge=0, le=360)]
 

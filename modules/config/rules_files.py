@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from modules.config.case import Case, Rule, refuse, warn
-from modules.config.concept_config import ConceptConfig
+from modules.config.concept_config import (
+    ARCHIVES,
+    FILM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    ConceptConfig,
+)
 from modules.config.enums import ConceptType, TrainingMethod
 from modules.config.paths import HUB_ID, hub_revision, is_local, resolve
 from modules.config.problems import ConfigError, Problem
 from modules.config.section import clip
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"})
-PACKED_SUFFIXES = frozenset({".parquet", ".arrow", ".tar"})
 GIB = 2**30
 LITTLE_DISK, NO_DISK = 2 * GIB, GIB // 4
 """Free space below which a run is warned about, and refused."""
@@ -120,12 +123,13 @@ def concepts(case: Case) -> Iterator[Problem]:
     if not trained:
         message = "No enabled concept has images to train on."
         yield refuse("concepts", message, "Add a concept with a folder of images, or enable one.")
+    kinds = IMAGE_SUFFIXES | FILM_SUFFIXES if case.facts.frames_per_second else IMAGE_SUFFIXES
     for number, concept in enumerate(config.concepts):
         if concept.enabled:
-            yield from _concept_folder(f"concepts.{number}.path", concept)
+            yield from _concept_folder(f"concepts.{number}.path", concept, kinds)
 
 
-def _concept_folder(field: str, concept: ConceptConfig) -> Iterator[Problem]:
+def _concept_folder(field: str, concept: ConceptConfig, kinds: frozenset[str]) -> Iterator[Problem]:
     text = concept.path
     named = f"Concept {concept.name!r}: the path" if concept.name else "The path of the concept"
     if not text.strip():
@@ -145,17 +149,15 @@ def _concept_folder(field: str, concept: ConceptConfig) -> Iterator[Problem]:
             yield warn(field, message, "Give a folder's full path if one was meant.")
         else:
             yield refuse(field, f"{named} is {text}, but there is no such folder.", "Check it.")
-    elif not _has_image(folder, concept.include_subdirectories):
+    elif not _holds(folder, kinds | ARCHIVES, concept.include_subdirectories):
         below = "" if concept.include_subdirectories else ", or turn include_subdirectories on"
         message = f"{named} is {text}, where there are no images."
-        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        yield refuse(field, message, f"Put images there ({kinds}){below}.")
+        yield refuse(field, message, f"Put images there ({', '.join(sorted(kinds))}){below}.")
 
 
-def _has_image(folder: Path, below: bool) -> bool:
+def _holds(folder: Path, kinds: frozenset[str], below: bool) -> bool:
     for _, folders, names in os.walk(folder):
-        suffixes = {Path(name).suffix.lower() for name in names}
-        if suffixes & (IMAGE_SUFFIXES | PACKED_SUFFIXES):
+        if kinds & {Path(name).suffix.lower() for name in names}:
             return True
         folders[:] = [name for name in folders if below and not name.startswith(".")]
     return False

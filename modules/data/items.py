@@ -10,21 +10,13 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from modules.config import ConceptConfig
+from modules.config.concept_config import ARCHIVES, FILM_SUFFIXES, IMAGE_SUFFIXES
 from modules.config.enums import ConceptType, PromptSource
 from modules.config.paths import resolve
 from modules.data.films import Film, read_header
 from modules.data.findings import DataProblem, Findings
 from modules.data.memo import Header, Memo
-from modules.data.sources import (
-    ARCHIVES,
-    FILM_SUFFIXES,
-    IMAGE_SUFFIXES,
-    Entry,
-    NoSourceError,
-    Source,
-    open_source,
-    read,
-)
+from modules.data.sources import Entry, NoSourceError, Source, open_source, read
 
 MASK, CONDITIONING = "-masklabel", "-condlabel"
 MAX_PIXELS = 178_956_970

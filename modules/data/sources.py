@@ -10,14 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
+from modules.config.concept_config import ARCHIVES, FILM_SUFFIXES, IMAGE_SUFFIXES
 from modules.data.findings import Findings
 
-IMAGE_SUFFIXES = frozenset((".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".avif"))
-FILM_SUFFIXES = frozenset(
-    (".webm", ".mkv", ".flv", ".avi", ".mov", ".wmv", ".mp4", ".mpeg", ".m4v")
-)
-ARCHIVES = frozenset((".zip", ".tar", ".parquet", ".arrow"))
-"""Endings of files that hold images; a folder of such files is read as one set."""
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PIECE = 1 << 20
 """Bytes that are read at once of a file that may be large."""

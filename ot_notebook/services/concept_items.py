@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.config import MODELS, ConceptConfig, ConfigError, TrainConfig
+from modules.config.concept_config import FILM_SUFFIXES, IMAGE_SUFFIXES
 from modules.config.paths import resolve
 from modules.data import scan
 from modules.data.buckets import Bucket, Size, Target, targets
 from modules.data.films import Lengths, lengths_of
 from modules.data.findings import DataProblem, printable
 from modules.data.items import LONG_CAPTION, MASK, Scan
-from modules.data.sources import FILM_SUFFIXES, IMAGE_SUFFIXES
 from ot_notebook.services.caption_edits import tags_of
 
 if TYPE_CHECKING:

@@ -121,7 +121,7 @@ class Drawing:
                 should_stop=stop,
                 preview=show if preview is not None else None,
             )
-            return found, family.frames_per_second
+            return found, family.film_rate(parts)
 
         def stop() -> bool:
             return self._stopped(model)

@@ -139,13 +139,17 @@ CASES = [
     ({**EMBEDDING, "embedding.is_output_embedding": True, "text_encoder_layer_skip": 1}, "error embedding.is_output_embedding: embedding.is_output_embedding is true, but with text_encoder_layer_skip the model norms what is behind the encoder. Set it to false, or text_encoder_layer_skip to 0."),
     ({"output_model_format": "ORIGINAL_LORA", "additional_embeddings": [{}]}, "error bundle_additional_embeddings: bundle_additional_embeddings is true, but ORIGINAL_LORA has no place for them. Set it to false, or use another output_model_format."),
     ({"output_model_format": "DIFFUSERS_LORA", "additional_embeddings": [{}]}, "warning bundle_additional_embeddings: bundle_additional_embeddings is true, but diffusers may refuse a LoRA with embeddings in its file. Set it to false for files of their own, or use KOHYA_LORA."),
-    ({**EMBEDDING, "embedding_weight_dtype": "FLOAT_16"}, "error embedding_weight_dtype: embedding_weight_dtype is FLOAT_16, which this engine cannot do. Use one of FLOAT_32, BFLOAT_16."),
+    ({**EMBEDDING, "embedding_weight_dtype": "FLOAT_16"}, "error embedding_weight_dtype: embedding_weight_dtype is FLOAT_16 and so is train_dtype, whose gradients are scaled. Set embedding_weight_dtype to FLOAT_32, or train_dtype to BFLOAT_16."),
+    ({"lora_weight_dtype": "BFLOAT_16"}, "warning optimizer.stochastic_rounding: lora_weight_dtype is BFLOAT_16 and optimizer.stochastic_rounding is false, so updates below a five-hundredth of a weight get lost. Set optimizer.stochastic_rounding to true, or lora_weight_dtype to FLOAT_32."),
+    ({"peft_type": "OFT_2", "dropout_probability": 0.1}, "error dropout_probability: dropout_probability is 0.1, but OFT_2 has no dropout here. Set it to 0."),
     ({"unmasked_probability": 0.3}, "warning unmasked_probability: unmasked_probability is 0.3, but no mask is read. Turn masked_training on, or set it to 0.1."),
     ({"custom_conditioning_image": True}, "warning custom_conditioning_image: custom_conditioning_image is true, which has no effect on Stable Diffusion 1.5. Set it to false."),
     ({"samples.0.sample_inpainting": True}, "error samples.0.sample_inpainting: samples.0.sample_inpainting is true, but Stable Diffusion 1.5 does not draw into pictures. Set it to false, or use an inpainting model_type."),
     ({**INPAINTING, "samples.0.base_image_path": "images/a.png"}, "error samples.0.mask_image_path: samples.0.mask_image_path is empty, but no file is there. Name a picture, or set samples.0.sample_inpainting to false."),
     ({**INPAINTING, "samples.0.base_image_path": "images/b.png"}, "error samples.0.base_image_path: samples.0.base_image_path is images/b.png, but no file is there."),
     ({**INPAINTING, "model_type": "STABLE_DIFFUSION_20_DEPTH", "samples.0.mask_image_path": "images/a.png"}, "warning samples.0.mask_image_path: samples.0.mask_image_path is images/a.png, but Stable Diffusion 2.0 depth reads no mask. Set it to empty."),
+    ({**FLUX, "model_type": "HUNYUAN_VIDEO", "frames": "9, 12"}, "error frames: frames is 9, 12, but 12 is not 1 above a multiple of 4. Use 9 or 13."),
+    ({**FLUX, "model_type": "WAN_2", "frames": "all"}, "error frames: frames is 'all', of which 'all' is no number of them. Write 25, or 9,25 for several."),
     ({**FLUX, "model_type": "HUNYUAN_VIDEO", "samples.0.frames": 12}, "error samples.0.frames: samples.0.frames is 12, but must be 1 above a multiple of 4. Use 9 or 13."),
     # files
     ({"base_model_name": " "}, "error base_model_name: base_model_name is empty, but every run starts from a model. Give a hub id, a diffusers folder or a file."),
@@ -303,6 +307,12 @@ def test_images_in_folders_below_count_only_if_they_are_read(good):
     Path("images/a.png").rename("images/below/a.png")
     assert "where there are no images" in said(good)
     assert said(good.update(**{"concepts.0.include_subdirectories": True})) == ""
+
+
+def test_films_are_something_to_train_on_for_models_of_films(good):
+    Path("images/a.png").rename("images/a.mp4")
+    assert "where there are no images" in said(good)
+    assert "where there are no images" not in said(good.update(**FLUX).update(model_type="WAN_2"))
 
 
 def test_errors_come_before_warnings(good):

@@ -54,6 +54,7 @@ def film(path, frames, rate=24, codec=None):
         pix_fmt_out="bgr0" if lossless else "yuv420p",
         macro_block_size=2,
         ffmpeg_log_level="error",
+        output_params=["-fflags", "+bitexact"],  # or some files would hold a random name
     )
     writer.send(None)
     for frame in frames:

@@ -192,7 +192,7 @@ def test_every_frame_is_cut_and_changed_alike(tmp_path):
             "image.enable_random_hue": True,
             "image.random_hue_max_strength": 0.4,
         },
-        image_variations=4,
+        image_variations=8,
     )
     (item,) = scan([changed], films=True).items
     digest = hashlib.sha256((tmp_path / "a.mkv").read_bytes()).digest()
