@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -16,7 +17,7 @@ from modules.config.paths import resolve
 from modules.training.events import ENDED
 from ot_notebook.services import inference_weights as weights
 from ot_notebook.services.inference_memory import MemoryLadder
-from ot_notebook.services.inference_recipe import Recipe
+from ot_notebook.services.inference_recipe import Options, Recipe, plain_options
 from ot_notebook.services.inference_request import PictureRules, Request, refused
 from ot_notebook.services.inference_source import Source, find_source
 from ot_notebook.services.inference_texts import RememberedTexts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from modules.adapters.embeddings import Word, Words
     from modules.adapters.stack import LoadedAdapter
+    from modules.config import SampleConfig
     from modules.families import Family, Parts
 
 Answer = TypeVar("Answer")
@@ -69,6 +71,7 @@ class InferenceModel:
         self._embeddings: tuple[Word, ...] = ()
         self._taught: tuple[tuple[Word, ...], Words] | None = None
         self._texts = RememberedTexts()
+        self._told: Options = ()
         self.memory = MemoryLadder(owned=not isinstance(owner, TrainerService))
         """What was given up for want of memory."""
         rules = self.use(lambda *networks: PictureRules(config, *networks), _never)
@@ -146,9 +149,9 @@ class InferenceModel:
             images = sample_batch(
                 reading, parts, request.definition, seeds, start=start, encoded=encoded, **watch
             )
-        if images is None or request.definition.frames > 1:
-            return images and [images]
-        return [[image] for image in images]
+        if images is None:
+            return None
+        return [images] if request.definition.frames > 1 else [[image] for image in images]
 
     def _read(
         self,
@@ -159,14 +162,22 @@ class InferenceModel:
     ) -> tuple[Family, dict[str, Any]]:
         """The family to draw with, and weighted prompts; our own networks remember texts."""
         definition = request.definition
+        reading = copy.copy(family)
+
+        def sample_arguments(parts: Parts, definition: SampleConfig) -> dict[str, Any]:
+            arguments = type(family).sample_arguments(reading, parts, definition)
+            self._told = plain_options(arguments)
+            return arguments
+
+        reading.sample_arguments = sample_arguments  # type: ignore[method-assign]
         if isinstance(self._owner, TrainerService):  # what it reads changes with each step
-            return family, weights.encoded(family, parts, definition)
+            return reading, weights.encoded(family, parts, definition)
         changing = tuple(
             (adapter.path, adapter.version, at)
             for adapter, at in adapters
             if any(layer.startswith("text_encoder") for layer in adapter.layers)
         )
-        reading = self._texts.reading(family, (changing, request.clip_skip))
+        self._texts.reading(reading, (changing, request.clip_skip))
         key = ("weights", definition.prompt, definition.negative_prompt)
         encoded = self._texts.once(key, lambda: weights.encoded(family, parts, definition))
         return reading, encoded
@@ -284,6 +295,7 @@ class InferenceModel:
             image=str(request.image or ""),
             mask=str(request.mask or ""),
             dtype=self._dtype,
+            options=self._told,
             **begun,
         )
 

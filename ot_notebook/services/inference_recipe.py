@@ -47,6 +47,8 @@ PLAIN = (
 )
 """Settings that every recipe has."""
 
+Options = tuple[tuple[str, Any], ...]
+
 LORA_TAG = re.compile(r"\s*<lora:([^:<>]+):(-?[\d.]+)>")
 PAIR = re.compile(r'\s*([\w /]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
 
@@ -83,11 +85,13 @@ class Recipe:
     """Pictures of a film."""
     dtype: str = ""
     """A `DataType`, in which the weights were kept; empty where that is not known."""
+    options: Options = ()
+    """What the pipeline was told of guidance and texts, by the names of its arguments."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         pairs = {name: list(map(list, getattr(self, name))) for name in ("loras", "embeddings")}
-        return {**asdict(self), **pairs}
+        return {**asdict(self), **pairs, "options": dict(self.options)}
 
     def settings(self) -> dict[str, Any]:
         """What `generate` takes, but for the LoRAs."""
@@ -140,6 +144,7 @@ class Recipe:
                 strength=float(data.get("strength", 1.0)),
                 embeddings=tuple((str(w), str(path)) for w, path in data.get("embeddings", ())),
                 dtype=DataType(data["dtype"]).value if data.get("dtype") else "",
+                options=plain_options(dict(data.get("options", {}))),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"these are no settings of a picture: {error}") from error
@@ -159,6 +164,7 @@ class Recipe:
         strength: float = 1.0,
         embeddings: tuple[tuple[str, str], ...] = (),
         dtype: str = "",
+        options: Options = (),
     ) -> Recipe:
         """The recipe of a picture that a sample definition describes."""
         return cls(
@@ -180,6 +186,7 @@ class Recipe:
             embeddings=embeddings,
             frames=definition.frames,
             dtype=dtype,
+            options=options,
         )
 
     def as_sample(self) -> SampleConfig:
@@ -234,6 +241,20 @@ class Recipe:
         info.add_text(TEXT_CHUNK, self.as_web_ui())
         info.add_text(JSON_CHUNK, json.dumps(self.to_dict()))
         return info
+
+
+def plain_options(arguments: Mapping[str, Any]) -> Options:
+    """Those of a pipeline's arguments that are numbers or words, but for what a recipe has itself.
+
+    Names are those of arguments, whatever a stranger's picture holds.
+    """
+    own = {"prompt", "negative_prompt", "width", "height", "num_frames", "strength"}
+    plain = (bool, int, float, str, type(None))
+    return tuple(
+        (name, value)
+        for name, value in sorted(arguments.items())
+        if str(name).isidentifier() and name not in own and isinstance(value, plain)
+    )
 
 
 def read_recipe(path: Path | str | BinaryIO, name: str = "") -> Recipe:

@@ -27,23 +27,22 @@ class RememberedTexts:
         """The encoders read otherwise from now on."""
         self._known.clear()
 
-    def reading(self, family: Family, state: Hashable) -> Family:
-        """The family, with a memory for what it encodes.
+    def reading(self, family: Family, state: Hashable) -> None:
+        """Let a family remember what it encodes.
 
         Args:
-            family: stays as it is: a run may use it at the same time.
+            family: a copy of one's own: a run may use the family at the same time.
             state: what else decides an encoding; another one empties the memory.
         """
         if state != self._state:
             self.forget()
             self._state = state
+        encode = family.encode_text
 
         def encode_text(parts: Parts, captions: Sequence[str]) -> dict[str, Tensor]:
-            return self.once(tuple(captions), lambda: family.encode_text(parts, captions))
+            return self.once(tuple(captions), lambda: encode(parts, captions))
 
-        remembering = copy.copy(family)
-        remembering.encode_text = encode_text  # type: ignore[method-assign]
-        return remembering
+        family.encode_text = encode_text  # type: ignore[method-assign]
 
     def once(self, key: Hashable, encode: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
         """What `encode` gave for this key, now or before; the caller's to change."""

@@ -101,17 +101,6 @@ def test_a_picture_draws_itself_again_when_its_source_is_gone(service, apple, ha
     assert "Denoising strength: 0.8" in recipe.as_web_ui()
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_code_of_a_picture_from_a_picture_draws_it(
-    service, apple, half, masked, tmp_path, monkeypatch
-):
-    begin = {"image": apple, "strength": 0.6, **({"mask": half} if masked else {})}
-    drawn = service.generate("a green apple", **begin, **SETTINGS)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(service.as_python(drawn.recipe), "code", "exec"), {})
-    assert abs(pixels(Image.open("picture.png")) - pixels(drawn.image)).max() <= 2
-
-
 @pytest.mark.parametrize(
     "kind",
     [
