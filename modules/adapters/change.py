@@ -11,6 +11,10 @@ import torch
 from torch import Tensor
 
 from modules.adapters.files import ALPHA, DOWN, UP
+from modules.adapters.rotation import rotated
+
+ROTATION = "oft_R.weight"
+"""Name of what OFT trains."""
 
 
 def weight_change(tensors: Mapping[str, Tensor], base: Tensor, strength: float = 1.0) -> Tensor:
@@ -18,18 +22,22 @@ def weight_change(tensors: Mapping[str, Tensor], base: Tensor, strength: float =
 
     Args:
         tensors: the adapter of the layer, by the names that backups use.
-        base: the weight, [out, in] or [out, in, k, k]; only DoRA reads its numbers.
+        base: the weight, [out, in] or [out, in, k, k]; only DoRA and OFT read its numbers.
         strength: 1 is as it was trained.
 
     Raises:
-        KeyError: if it is no adapter that adds to the weight: OFT rotates it.
-        RuntimeError: if the shapes do not fit.
+        KeyError: if it is no adapter.
+        RuntimeError: if the shapes do not fit, or it is an OFT with scales.
     """
     at = {
         name: tensor.to(base.device, torch.float32)
         for name, tensor in tensors.items()
         if name != ALPHA
     }
+    if ROTATION in at:
+        if "oft_R.scaled_oft" in at:
+            raise RuntimeError("an OFT with scales is not read here")
+        return (rotated(base, at[ROTATION]) - base.float()) * strength
     alpha = float(tensors[ALPHA]) if ALPHA in tensors else None
     if DOWN not in at:
         return _dense(at, alpha, base.shape) * strength

@@ -39,7 +39,7 @@ def merge(
     Args:
         model: a diffusers folder, a single file, or a file of the denoiser alone.
         target: what to write, of the same layout; an older model there is replaced.
-        adapters: files, of any format and kind but OFT, and the strength of each.
+        adapters: files, of any format and kind, and the strength of each.
         model_type: architecture, where the files do not tell it.
         progress: is told how many of how many weights are written.
 
@@ -93,11 +93,6 @@ def _changes(stored: StoredModel, adapters: Mapping[Path, float]) -> Changes:
                 f"is {stored.family.architecture}; choose an adapter of its own architecture."
             )
         for name, of in by_layer(found.tensors).items():
-            if any(suffix.startswith("oft_") for suffix in of):
-                raise AdapterError(
-                    f"{path} is an OFT adapter, which rotates weights and cannot be merged here. "
-                    f"Train a LoRA, or save the whole model where it was trained."
-                )
             changes[name].append((of, strength))
     return changes
 

@@ -74,11 +74,6 @@ def load_adapter(path: Path, family: Family, parts: Parts) -> LoadedAdapter:
         layers[name][suffix] = tensor
     if not layers:
         raise AdapterError(_wrong_model(path, family, tensors, metadata, found.unplaced))
-    if any(suffix.startswith("oft_") for of in layers.values() for suffix in of):
-        raise AdapterError(
-            f"{path} is an OFT adapter. It rotates what layers read, so that it has no strength, "
-            f"and is not applied here. Load the run that trained it, live, or write it as a LoRA."
-        )
     homes = _homes(layers, family, networks)
     for name, of in layers.items():
         if misfit := _misfit(homes[name], of):

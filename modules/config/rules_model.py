@@ -91,6 +91,15 @@ def input_lengths(case: Case) -> Iterator[Problem]:
         yield refuse(field, message, "Set it to true, or use KOHYA_LORA or COMFY_LORA.")
 
 
+def adapter_dropout(case: Case) -> Iterator[Problem]:
+    """Dropout of an adapter whose layers have none."""
+    config, field = case.config, "dropout_probability"
+    oft = config.training_method is TrainingMethod.LORA and config.peft_type is PeftType.OFT_2
+    if oft and config.get(field):
+        message = f"{field} is {config.get(field):g}, but OFT_2 has no dropout here."
+        yield refuse(field, message, "Set it to 0.")
+
+
 def loss_weight(case: Case) -> Iterator[Problem]:
     """A loss weight that the model's objective has no meaning for."""
     chosen = case.config.loss_weight_fn
@@ -187,24 +196,35 @@ def weight_types(case: Case) -> Iterator[Problem]:
         if value not in COMPUTED:
             message = f"{field} is {value.value}, in which nothing can be computed."
             yield refuse(field, message, "Use FLOAT_32, FLOAT_16, BFLOAT_16 or TFLOAT_32.")
-    trained = {
-        TrainingMethod.FINE_TUNE: (case.facts.denoiser, *case.facts.text_encoders),
-        TrainingMethod.FINE_TUNE_VAE: ("vae",),
-    }
-    for part in trained.get(config.training_method, ()):
-        section, field = config.get(part), f"{part}.weight_dtype"
-        if not section.train and part != "vae":
-            continue
-        if section.weight_dtype not in WHOLE_NUMBERS:
-            message = f"{field} is {section.weight_dtype.value}, which cannot be trained itself."
+    for field, dtype in trained_types(case):
+        part = field.removesuffix(".weight_dtype")
+        if dtype not in WHOLE_NUMBERS:
+            message = f"{field} is {dtype.value}, which cannot be trained itself."
             fix = f"Use BFLOAT_16 or FLOAT_32, train a LoRA, or set {part}.train to false."
             yield refuse(field, message, fix)
-        elif section.weight_dtype is config.train_dtype is DataType.FLOAT_16:
+        elif dtype is config.train_dtype is DataType.FLOAT_16:
             message = f"{field} is FLOAT_16 and so is train_dtype, whose gradients are scaled."
             yield refuse(field, message, f"Set {field} to FLOAT_32, or train_dtype to BFLOAT_16.")
-        elif section.weight_dtype is DataType.FLOAT_16:
+        elif dtype is DataType.FLOAT_16:
             message = f"{field} is FLOAT_16, in which small updates of the weights get lost."
             yield warn(field, message, "Use FLOAT_32, or BFLOAT_16 with stochastic rounding.")
+
+
+def trained_types(case: Case) -> Iterator[tuple[str, DataType]]:
+    """The settings that say in which types what trains is stored, and their values."""
+    config = case.config
+    if config.training_method is TrainingMethod.LORA:
+        yield "lora_weight_dtype", config.lora_weight_dtype
+    if config.embeddings_in_use:
+        yield "embedding_weight_dtype", config.embedding_weight_dtype
+    parts: tuple[str, ...] = ()
+    if config.training_method is TrainingMethod.FINE_TUNE:
+        encoders = (case.facts.denoiser, *case.facts.text_encoders)
+        parts = tuple(part for part in encoders if config.get(part).train)
+    elif config.training_method is TrainingMethod.FINE_TUNE_VAE:
+        parts = ("vae",)
+    for part in parts:
+        yield f"{part}.weight_dtype", config.get(part).weight_dtype
 
 
 def without_effect(case: Case) -> Iterator[Problem]:
@@ -239,6 +259,7 @@ RULES: tuple[Rule, ...] = (
     output_format,
     destination,
     input_lengths,
+    adapter_dropout,
     loss_weight,
     caption_dropout,
     text_training,

@@ -24,6 +24,7 @@ from modules.config.enums import (
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.config.paths import resolve
 from modules.config.problems import ConfigError, Problem
+from modules.config.rules_model import trained_types
 from modules.config.scheduler_params import PLACEHOLDERS, scheduler_arguments
 
 OWN_RATE = frozenset(word for word in Optimizer if word.value.startswith(("DADAPT_", "PRODIGY")))
@@ -52,7 +53,8 @@ def fused_back_pass(case: Case) -> Iterator[Problem]:
         if name in (Optimizer.ADAM, Optimizer.ADAMW) and getattr(section, other):
             message = f"{field} is true, but so is optimizer.{other}, which updates all at once."
             yield refuse(field, message, f"Set optimizer.{other} to false.")
-    if config.train_dtype is DataType.FLOAT_16 and _trains_float32(case):
+    wide = any(dtype is DataType.FLOAT_32 for _, dtype in trained_types(case))
+    if config.train_dtype is DataType.FLOAT_16 and wide:
         message = (
             f"{field} is true, but train_dtype is FLOAT_16, whose gradients are scaled and looked "
             "at as a whole before any of them counts."
@@ -72,28 +74,18 @@ def fused_back_pass(case: Case) -> Iterator[Problem]:
         yield refuse(field, message, "Set fused_gradient_reduce to true.")
 
 
-def _trains_float32(case: Case) -> bool:
-    """Whether any weights that train are stored in 32 bits, as those of adapters are."""
-    config = case.config
-    if config.training_method is not TrainingMethod.FINE_TUNE:
-        return True
-    sections = [config.get(part) for part in (case.facts.denoiser, *case.facts.text_encoders)]
-    return any(s.train and s.weight_dtype is DataType.FLOAT_32 for s in sections)
-
-
 def rounding(case: Case) -> Iterator[Problem]:
     """Weights of 16 bits whose small updates are rounded away."""
-    config, field = case.config, "optimizer.stochastic_rounding"
-    if config.training_method is not TrainingMethod.FINE_TUNE or config.get(field):
+    field = "optimizer.stochastic_rounding"
+    if case.config.get(field):
         return
-    for part in (case.facts.denoiser, *case.facts.text_encoders):
-        section = config.get(part)
-        if section.train and section.weight_dtype is DataType.BFLOAT_16:
+    for name, dtype in trained_types(case):
+        if dtype is DataType.BFLOAT_16:
             message = (
-                f"{part}.weight_dtype is BFLOAT_16 and {field} is false, so updates below a "
+                f"{name} is BFLOAT_16 and {field} is false, so updates below a "
                 "five-hundredth of a weight get lost."
             )
-            yield warn(field, message, f"Set {field} to true, or {part}.weight_dtype to FLOAT_32.")
+            yield warn(field, message, f"Set {field} to true, or {name} to FLOAT_32.")
 
 
 def learning_rate(case: Case) -> Iterator[Problem]:
@@ -297,7 +289,8 @@ def _is_file(text: str) -> bool:
 
 def sample_sizes(case: Case) -> Iterator[Problem]:
     """Sample sizes that the model cannot draw."""
-    multiple = 8 if case.facts.objective == "diffusion" else 16
+    kinds = {"diffusion": 8, "flow": 16, "cascade": case.facts.pixel_multiple}
+    multiple = kinds[case.facts.objective]
     for number, sample in enumerate(case.config.samples or ()):
         for edge in ("width", "height"):
             size = getattr(sample, edge)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from modules.adapters.lora import add_lora, lora_layers, matching_layers
 from modules.adapters.reading import read_adapter, verify, verify_found
 from modules.config import (
     ConfigError,
+    DataType,
     PeftType,
     Problem,
     TrainConfig,
@@ -140,6 +142,7 @@ class Lora(Method):
                 dropout=config.dropout_probability,
                 seed=config.ot.seed,
             )
+        _store(self.trainable, config.lora_weight_dtype)
         self.networks = {name: parts.module(name) for name in self.trainable}
         # a format that has no place for a part is better known now than after the last step
         to_format(lora_layers(self.networks), family, config.output_model_format)
@@ -201,7 +204,10 @@ class Lora(Method):
         beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> None:
         """One safetensors file of adapter weights, and of what else belongs in it."""
-        layers = list(lora_layers(self.networks))
+        layers = [
+            replace(layer, down=layer.down.float(), up=layer.up.float())
+            for layer in lora_layers(self.networks)
+        ]
         tensors = to_format(layers, self._family, config.output_model_format)
         verify(tensors, layers, self._family, self.networks)
         architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
@@ -221,6 +227,7 @@ class OtherAdapter(Method):
                 chosen = config.layer_filter if name == family.denoiser else ""
                 layers = matching_layers(network, chosen, config.layer_filter_regex)
                 self.trainable[name] = add_adapter(network, layers, config)
+        _store(self.trainable, config.lora_weight_dtype)
         self.networks = {name: parts.module(name) for name in self.trainable}
         in_format(adapter_layers(self.networks), family, config.output_model_format)
         if config.lora_model_name:
@@ -253,7 +260,10 @@ class OtherAdapter(Method):
         beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> None:
         """One safetensors file of adapter weights, and of what else belongs in it."""
-        layers = list(adapter_layers(self.networks))
+        layers = [
+            replace(layer, tensors={name: t.float() for name, t in layer.tensors.items()})
+            for layer in adapter_layers(self.networks)
+        ]
         family = self._family
         tensors = in_format(layers, family, config.output_model_format)
         names = (f"{each.part}.{family.adapter_name(each.part, each.path)}" for each in layers)
@@ -397,6 +407,13 @@ class WithEmbeddings(Method):
 
 
 _START = "Give the path of a .safetensors file, or leave it empty to begin anew."
+
+
+def _store(trainable: Mapping[str, Sequence[nn.Parameter]], dtype: DataType) -> None:
+    """Keep what trains in a type of its own."""
+    for parameters in trainable.values():
+        for parameter in parameters:
+            parameter.data = parameter.data.to(DTYPES[dtype])
 
 
 def _trained(family: Family) -> tuple[str, ...]:

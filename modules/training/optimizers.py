@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from torch import nn
 
 from modules.config import ConfigError, Optimizer, Problem, TrainOptimizerConfig
 from modules.training.muon import MUON, aux_problems, group_settings
-from modules.training.rounding import widened
+from modules.training.rounding import wide_types, widened
 
 PIP = {
     "lion_pytorch": "lion-pytorch",
@@ -201,7 +200,8 @@ def build_optimizer(
         arguments["lr"] = max(rates.values())  # refused if missing, though every group has its own
     try:
         # those that make their state at once give it the type that they will see in each step
-        with widened(_all(parameters)) if settings.stochastic_rounding else nullcontext():
+        types = wide_types(settings.stochastic_rounding)
+        with widened(_all(parameters), types=types):
             optimizer = kind(groups, **arguments)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(

@@ -4,16 +4,31 @@ bfloat16 keeps eight bits of a number: a change of less than 1/512 of a weight i
 every step anew, and learning stands still. So the optimizer sees float32, and its result is rounded
 up or down at random, the nearer the likelier. Each rounding errs; their mean does not.
 
+float16 keeps eleven, but nothing below 6e-8: squares of gradients and what an optimizer adds to
+them would be zero. So it sees float32 as well, and its result is rounded to the nearest.
+
 Source: Zamirai et al. 2020, arXiv:2010.06192.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+NARROW = (torch.bfloat16, torch.float16)
+"""Types of 16 bits."""
+
+
+def wide_types(at_random: bool) -> tuple[torch.dtype, ...]:
+    """Types of weights that an optimizer shall see in float32.
+
+    Args:
+        at_random: whether those of bfloat16 are rounded at random.
+    """
+    return NARROW if at_random else (torch.float16,)
 
 
 def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
@@ -35,17 +50,20 @@ def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:
 
 @contextmanager
 def widened(
-    parameters: Iterable[nn.Parameter], generator: torch.Generator | None = None
+    parameters: Iterable[nn.Parameter],
+    generator: torch.Generator | None = None,
+    types: Collection[torch.dtype] = NARROW,
 ) -> Iterator[None]:
-    """Parameters of bfloat16, and their gradients, are float32 inside; others stay as they are.
+    """Parameters of 16 bits, and their gradients, are float32 inside; others stay as they are.
 
-    At the end they are bfloat16 again, rounded, and their gradients are gone.
+    At the end they are of 16 bits again, rounded, and their gradients are gone.
 
     Args:
         parameters: what an optimizer is about to change.
-        generator: rounds at random; None rounds to nearest.
+        generator: rounds those of bfloat16 at random; None rounds to nearest.
+        types: of the parameters that shall be float32.
     """
-    narrow = [(p, p.data) for p in parameters if p.dtype == torch.bfloat16]
+    narrow = [(p, p.data) for p in parameters if p.dtype in types]
     for parameter, stored in narrow:
         gradient, parameter.grad = parameter.grad, None
         parameter.data = stored.float()
@@ -57,4 +75,6 @@ def widened(
         for parameter, stored in narrow:
             wide, parameter.grad = parameter.data, None
             parameter.data = stored
-            stored.copy_(round_at_random(wide, generator) if generator else wide)
+            if generator is not None and stored.dtype == torch.bfloat16:
+                wide = round_at_random(wide, generator)
+            stored.copy_(wide)

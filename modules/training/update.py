@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modules.training.ema import Ema
 from modules.training.optimizers import load_optimizer_state, step_alone
-from modules.training.rounding import widened
+from modules.training.rounding import wide_types, widened
 from modules.training.waiting import Waiting, beside, waiting
 
 
@@ -52,8 +52,9 @@ class Update:
         self.optimizer, self.scaler, self.ema = optimizer, scaler, ema
         self.clip = clip
         self._parameters = list(parameters)
-        rounds = rounding and any(p.dtype == torch.bfloat16 for p in self._parameters)
-        self._rounding = rounding if rounds else None
+        self._rounding = rounding
+        present = {p.dtype for p in self._parameters}
+        self._wide = present.intersection(wide_types(at_random=rounding is not None))
         self._separable = separable
         self._then = then
         self._on_device = any(p.is_cuda for p in self._parameters) and all(
@@ -164,7 +165,7 @@ class Update:
         return nn.utils.clip_grad_norm_(parameters, self.clip or float("inf"))
 
     def _step(self) -> None:
-        if self._rounding is None:
+        if not self._wide:
             self.optimizer.step()
         elif not self._separable:
             with self._widened(self._parameters):
@@ -186,7 +187,7 @@ class Update:
                 yield number, index, parameter
 
     def _widened(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[None]:
-        return widened(parameters, self._rounding) if self._rounding else nullcontext()
+        return widened(parameters, self._rounding, self._wide) if self._wide else nullcontext()
 
     def drop_gradients(self) -> None:
         """Forget what was added up so far."""
@@ -252,13 +253,13 @@ class Update:
             ValueError: if it is of other parameters.
         """
         # torch gives moments the type of their parameters, so these have to be wide
-        with widened(self._parameters) if self._rounding else nullcontext():
+        with widened(self._parameters, types=self._wide):
             load_optimizer_state(self.optimizer, state)
 
     def _enter(self, mode: str) -> None:
         """Tell an optimizer that keeps two points which of them the weights shall be."""
         if hasattr(self.optimizer, mode):
-            with widened(self._parameters) if self._rounding else nullcontext():
+            with widened(self._parameters, types=self._wide):
                 getattr(self.optimizer, mode)()
 
 

@@ -98,7 +98,7 @@ def test_an_adapter_learns_one_batch_in_twenty_steps(family, kind):
     assert losses[-1] < 0.9 * losses[0]
     assert all(torch.equal(*pair) for pair in zip(codes, (s.codes for s in small), strict=True))
     learned = [bool(layer.up.any()) for layer in lora_layers({family.denoiser: network})]
-    assert sum(learned) > 0.8 * len(learned)  # of some last block only one stream is read
+    assert sum(learned) > 0.5 * len(learned)  # not each expert is asked, nor each last stream read
 
 
 def drawn(family, parts):

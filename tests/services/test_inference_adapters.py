@@ -8,7 +8,7 @@ import torch
 from modules.adapters.files import save_tensors
 from modules.adapters.kinds import adapter_layers, add_adapter, in_format
 from modules.adapters.lora import matching_layers
-from modules.adapters.stack import AdapterError, applied, load_adapter
+from modules.adapters.stack import applied, load_adapter
 from modules.config import ModelFormat, ModelType, TrainConfig
 from modules.families import family_for
 
@@ -19,6 +19,8 @@ KINDS = {
     "loha": {"peft_type": "LOHA"},
     "lokr": {"peft_type": "LOKR", "lokr_dim": 2},
     "lokr both": {"peft_type": "LOKR", "lokr_dim": 2, "lokr_decompose_both": True},
+    "oft": {"peft_type": "OFT_2", "oft_block_size": 4},
+    "oft shared": {"peft_type": "OFT_2", "oft_block_size": 4, "oft_block_share": True},
 }
 torch.set_num_threads(1)
 
@@ -95,17 +97,6 @@ def test_two_halves_are_one_whole(family, parts, trained):
     with applied(family, parts, [(adapter, 0.5), (adapter, 0.3)]):
         halves = answer(parts.denoiser)
     assert torch.allclose(whole, halves, atol=1e-5)
-
-
-def test_oft_is_refused_by_name(family, parts, tmp_path):
-    network = copy.deepcopy(parts.denoiser)
-    config = TrainConfig().update(peft_type="OFT_2", oft_block_size=4)
-    add_adapter(network, matching_layers(network, "attn", regex=False), config)
-    file = tmp_path / "oft.safetensors"
-    tensors = in_format(adapter_layers({"unet": network}), family, ModelFormat.KOHYA_LORA)
-    save_tensors(tensors, file, torch.float32)
-    with pytest.raises(AdapterError, match="is an OFT adapter"):
-        load_adapter(file, family, parts)
 
 
 def test_an_error_inside_the_block_leaves_no_hook(family, parts, trained):

@@ -1,4 +1,4 @@
-"""Weights of bfloat16 that learn: rounding without bias, tiny updates kept, every bit saved."""
+"""Weights of 16 bits that learn: rounding without bias, tiny updates kept, every bit saved."""
 
 import importlib.util
 
@@ -135,3 +135,20 @@ def test_weights_of_other_types_pass_by():
         assert parameters[1].dtype == torch.float32
     assert parameters[0].data.data_ptr() == kept.data_ptr()
     assert parameters[1].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.value)
+def test_weights_of_float16_step_as_those_of_float32_do(kind):
+    """Also where the squares of their gradients would vanish."""
+    narrow = [nn.Parameter(p.detach() * 1e-2) for p in weights(torch.float16)]
+    wide = [nn.Parameter(p.detach().float()) for p in narrow]
+    for parameters in (narrow, wide):
+        update, _ = make_update(kind, parameters, rounds=False, rate=1e-2)
+        generator = torch.Generator().manual_seed(1)
+        for p in parameters:
+            p.grad = torch.randn(p.shape, generator=generator).mul(1e-5).half().to(p.dtype)
+        torch.manual_seed(0)
+        update(0)
+    for one, other in zip(narrow, wide, strict=True):
+        assert one.dtype == torch.float16
+        assert torch.equal(one, other.half())

@@ -7,7 +7,6 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
-from modules.config import ConfigError
 from modules.training import events as e
 
 SAMPLE = {
@@ -115,9 +114,84 @@ def test_every_kind_learns_and_goes_on_exactly(make_config, train, tmp_path, kin
     assert resumed.of(e.LossUpdate)[0].grad_norm > 0
 
 
-def test_oft_of_a_convolution_is_refused(make_config, train):
-    with pytest.raises(ConfigError, match=r"a convolution, which OFT cannot rotate"):
-        train(make_config(peft_type="OFT_2", oft_block_size=4, layer_filter=""))
+@pytest.mark.parametrize("dtype", ["BFLOAT_16", slow("FLOAT_16")])
+@pytest.mark.parametrize("kind", ["lora", "dora", slow("loha"), slow("lokr"), slow("oft")])
+def test_an_adapter_of_16_bits_learns_much_the_same(make_config, make_run, dtype, kind):
+    settings = {**LARGE, **KINDS.get(kind, {}), "output_model_format": "KOHYA_LORA"}
+    settings |= {"learning_rate": 5e-3, "optimizer.stochastic_rounding": True}
+    full = make_run(make_config(**settings)).go()
+    seen = set()
+
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate):
+            parts = run.trainer._method.trainable.values()
+            seen.update(p.dtype for part in parts for p in part)
+
+    run = make_run(make_config(lora_weight_dtype=dtype, **settings), react)
+    run.go()
+    assert seen == {torch.bfloat16 if dtype == "BFLOAT_16" else torch.float16}
+    assert run.losses == pytest.approx(full.losses, rel=2e-2)
+    assert run.losses != full.losses
+
+
+def test_oft_rotates_convolutions_as_its_file_does(make_config, make_run):
+    """A layer begins as it was, and answers as the weight that the file's numbers turn."""
+    chosen = "conv_in,resnets.0.conv1,downsamplers.0.conv,attn2.to_q"
+    settings = {**LARGE, "peft_type": "OFT_2", "oft_block_size": 8, "layer_filter": chosen}
+    inputs, first, last = {}, {}, {}
+
+    def answers(found):
+        for path, layer in run.trainer.model.unet.named_modules():
+            if hasattr(layer, "oft_R"):
+                base = layer.base_layer
+                inner = base.weight.shape[1]
+                shape = (2, inner, 6, 6) if base.weight.ndim == 4 else (3, inner)
+                x = inputs.setdefault(path, torch.randn(shape))
+                with torch.no_grad():
+                    found[path] = base, x, layer(x)
+
+    def react(event, _commands):
+        if event == e.TrainingState("training") and not first:
+            answers(first)
+        if isinstance(event, e.ModelSaved):
+            answers(last)
+
+    run = make_run(make_config(output_model_format="KOHYA_LORA", **settings), react)
+    run.go()
+    assert {base.weight.ndim for base, _, _ in first.values()} == {2, 4}
+    assert {base.stride for base, _, _ in first.values() if base.weight.ndim == 4} == {
+        (1, 1),
+        (2, 2),
+    }
+    for base, x, answer in first.values():
+        torch.testing.assert_close(answer, base(x), atol=1e-5, rtol=1e-5)
+    tensors = load_file(run.of(e.ModelSaved)[0].path)
+    for path, (base, x, answer) in last.items():
+        packed = tensors[f"lora_unet_{path.replace('.', '_')}.oft_R.weight"]
+        whole = turned(base.weight.detach(), packed)
+        assert (whole - base.weight).abs().max() > 1e-3
+        if whole.ndim == 2:
+            expected = torch.nn.functional.linear(x, whole, base.bias)
+        else:
+            shape = {"stride": base.stride, "padding": base.padding}
+            expected = torch.nn.functional.conv2d(x, whole, base.bias, **shape)
+        torch.testing.assert_close(answer, expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def turned(weight, packed):
+    """A weight whose rows are rotated by a whole matrix, made number by number."""
+    width = weight[0].numel()
+    size = next(b for b in range(2, width + 1) if b * (b - 1) // 2 == packed.shape[1])
+    rotation = torch.zeros(width, width)
+    for block, numbers in enumerate(packed):
+        skew = torch.zeros(size, size)
+        skew[tuple(torch.triu_indices(size, size, 1))] = numbers
+        skew -= skew.T.clone()
+        powers = [torch.linalg.matrix_power(skew, n) for n in range(5)]
+        whole = powers[0] + 2 * (powers[1] + powers[2] + powers[3]) + powers[4]
+        at = slice(block * size, (block + 1) * size)
+        rotation[at, at] = whole
+    return (rotation @ weight.flatten(1).T).T.view_as(weight)
 
 
 def test_dora_along_the_inputs_is_its_formula_live_and_in_the_file(make_config, make_run):
