@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import torch
 from filelock import FileLock, Timeout
@@ -41,6 +42,11 @@ _ROWS = 1 << 32
 
 Row = tuple[int, int]
 """Number of a shard in its space, and of the row in the shard."""
+
+
+def space_name(kind: Literal["image", "hint", "text"], identity: str) -> str:
+    """The folder of an encoder's encodings, below that of the cache."""
+    return f"{kind}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 class Space:
@@ -74,6 +80,16 @@ class Space:
 
     def __getitem__(self, key: bytes) -> Row:
         return divmod(self._rows[key], _ROWS)
+
+    def shape(self, key: bytes, name: str) -> tuple[int, ...]:
+        """Shape of one of a row's tensors, as its shard's header has it; nothing else is read.
+
+        Raises:
+            FileNotFoundError: if another process has removed the shard.
+        """
+        number, _ = self[key]
+        with safe_open(self._shards[number], "pt") as file:
+            return tuple(file.get_slice(name).get_shape()[1:])
 
     def load(self, shards: Sequence[int]) -> dict[int, dict[str, Tensor]]:
         """Tensors of some shards, [rows, ...], mapped from the disk and not read until used.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from modules.config.enums import ConceptType
 from modules.config.problems import error
 from modules.data.ahead import CachingStopped, together
 from modules.data.buckets import Bucket, Size
-from modules.data.cache import Row, Space, prune
+from modules.data.cache import Row, Space, prune, space_name
 from modules.data.encode import (
     Encoder,
     Mask,
@@ -152,15 +151,14 @@ def build(
             cannot work.
     """
     findings = Findings()
-    inpainting = encoder.hint == "inpainting"
-    framing = Framing(
+    framing = Framing.for_hint(
+        encoder.hint,
         resolution,
         quantum,
         bucketing,
-        masks or inpainting,
-        conditioning and inpainting,
-        encoder.hint,
-        films,
+        masks=masks,
+        conditioning=conditioning,
+        films=films,
     )
     planner, planned = plan(found.only(*types), framing, threads, should_stop, findings)
     if framing.conditioning:
@@ -199,12 +197,12 @@ class _Fill:
     ) -> None:
         self._encoder, self._planned, self._findings = encoder, planned, findings
         self._framing = framing
-        self._images = Space(cache_dir / f"image-{_short(encoder.image_identity)}")
+        self._images = Space(cache_dir / space_name("image", encoder.image_identity))
         self._masks = Space(cache_dir / "mask")
-        self._hints = Space(cache_dir / f"hint-{_short(encoder.hint_identity)}")
+        self._hints = Space(cache_dir / space_name("hint", encoder.hint_identity))
         self._texts = None
         if encoder.text_identity is not None:
-            self._texts = Space(cache_dir / f"text-{_short(encoder.text_identity)}")
+            self._texts = Space(cache_dir / space_name("text", encoder.text_identity))
         self._done, self._total, self._report = 0, 0, report
         self._counting, self._halted = threading.Lock(), threading.Event()
         stop = lambda: self._halted.is_set() or should_stop()  # noqa: E731
@@ -305,8 +303,7 @@ class _Fill:
             if planned.digests.mask:
                 for key, view in zip(planned.image_keys(), planned.views, strict=True):
                     if view.size not in grids and key in self._images:
-                        shard, _ = self._images[key]
-                        height, width = self._images.load([shard])[shard]["latents"].shape[-2:]
+                        height, width = self._images.shape(key, "latents")[-2:]
                         grids[view.size] = height, width
         return grids
 
@@ -405,7 +402,7 @@ def _dataset(
 def _by_bucket(
     views: Iterable[AnyView], space: Space, seen: set[bytes]
 ) -> Iterator[tuple[AnyView, ...]]:
-    """Views whose key neither the cache nor `seen` has, together where they are of one size.
+    """Views whose key neither the cache nor `seen` has, together where they are of one bucket.
 
     So a file is decoded once for all of them.
     """
@@ -426,7 +423,3 @@ def _with_conditioning(planned: list[Planned], findings: Findings) -> list[Plann
             fix = "Add one of the same name that ends in -condlabel.png."
             findings.add("unsupported", one.item.path, message, fix, skipped=True)
     return [one for one in planned if one.digests.conditioning]
-
-
-def _short(identity: str) -> str:
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]

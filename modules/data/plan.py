@@ -51,6 +51,23 @@ class Framing:
     films: Lengths | None = None
     """How long films are; None where there are none."""
 
+    @classmethod
+    def for_hint(
+        cls,
+        hint: Hint,
+        resolution: str,
+        quantum: int,
+        bucketing: bool,
+        *,
+        masks: bool,
+        conditioning: bool,
+        films: Lengths | None = None,
+    ) -> Framing:
+        """What counts for a denoiser; one that paints reads masks whether the loss does or not."""
+        paints = hint == "inpainting"
+        masks, conditioning = masks or paints, conditioning and paints
+        return cls(resolution, quantum, bucketing, masks, conditioning, hint, films)
+
 
 @dataclass(frozen=True, slots=True)
 class Digests:
@@ -278,7 +295,7 @@ def plan(
         if item.film and framing.films and framing.films.too_short(item.film):
             _note_short(item, item.film, framing.films, findings)
         try:
-            made = planner.plan(item, _digests(item, framing, found.memo))
+            made = planner.plan(item, digests_of(item, framing, found.memo))
             return replace(made, views=alike.setdefault(made.views, made.views))
         except DAMAGE as failure:
             message = f"or a file beside it cannot be read ({reason(failure)}); it is left out."
@@ -324,7 +341,13 @@ def key_of(*parts: object) -> bytes:
     return hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def _digests(item: Item, framing: Framing, memo: Memo) -> Digests:
+def digests_of(item: Item, framing: Framing, memo: Memo) -> Digests:
+    """Of those of an item's files that count; a file is only read where nobody noted its digest.
+
+    Raises:
+        OSError: or another of `DAMAGE`, if one cannot be read.
+    """
+
     def digest(entry: Entry | None) -> bytes:
         if entry is None:
             return b""

@@ -16,6 +16,8 @@ from modules.config import ConceptType, TrainConfig, TrainingMethod
 from modules.config.models import Hint
 from modules.config.paths import resolve
 from modules.data import Dataset, build, scan
+from modules.data.cache import space_name
+from modules.data.encoder_notes import Settings, note
 from modules.data.films import lengths_of
 from modules.families.base import Condition, Family, Parts
 from modules.training.decoding import together
@@ -41,7 +43,8 @@ class LiveEncoder:
     ) -> None:
         self._family, self._parts = family, parts
         self._keep_pictures = keep_pictures
-        self.image_identity = fingerprint(parts.vae) + ("-pictures" if keep_pictures else "")
+        seen = (fingerprint(parts.vae), family.latent_space, "pictures" if keep_pictures else "")
+        self.image_identity = "-".join(filter(None, seen))
         self.lanes = 1
         keeps_frames = hasattr(parts.vae, "clear_cache")  # of films: those before, in the module
         if parts.device.type == "cpu" and not keeps_frames:
@@ -52,7 +55,9 @@ class LiveEncoder:
             self.hint_identity = fingerprint(parts.module("depth_estimator"))
         self.text_identity: str | None = None
         if cache_text:
-            encoders = [fingerprint(parts.module(name)) for name in family.text_encoders]
+            names = (*family.text_encoders, *family.conditioners)
+            held = parts.modules()  # some text encoders can be left out
+            encoders = [fingerprint(held[name]) if name in held else "without" for name in names]
             self.text_identity = "-".join([*encoders, parts.text.identity])
 
     @torch.no_grad()
@@ -113,6 +118,8 @@ def fill_cache(
     decodes = config.training_method is TrainingMethod.FINE_TUNE_VAE
     keeps = config.latent_caching
     encoder = LiveEncoder(family, parts, keeps and not live and not decodes, decodes)
+    if keeps:
+        note(cache_dir, Settings.of(config), _spaces(encoder))
     dataset = build(
         found,
         encoder,
@@ -133,6 +140,16 @@ def fill_cache(
     for problem in dataset.problems:
         emit(Warned(str(problem)))
     return dataset
+
+
+def _spaces(encoder: LiveEncoder) -> dict[str, str]:
+    """Where in the cache an encoder's encodings are, by kind; empty for captions not cached."""
+    text = encoder.text_identity
+    return {
+        "image": space_name("image", encoder.image_identity),
+        "hint": space_name("hint", encoder.hint_identity),
+        "text": "" if text is None else space_name("text", text),
+    }
 
 
 def fingerprint(network: nn.Module) -> str:

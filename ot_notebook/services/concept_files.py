@@ -7,12 +7,14 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from modules.data.findings import printable
 from modules.data.items import DAMAGE, MASK, MAX_CAPTION
+from modules.data.sources import Entry, changed_at
 from ot_notebook.services.concept_items import Row
 from ot_notebook.services.edit_journal import read
 
@@ -115,8 +117,20 @@ def note_written(rows: Mapping[str, Sequence[Row]], paths: Iterable[Path]) -> No
         for row in rows.get(_stem(path).removesuffix(MASK), ()):
             if path == row.mask_path:
                 row.masked = path.exists()
+                if row.item is not None:
+                    row.item = replace(row.item, mask=_entry(row.item.name, path))
             else:
                 row.set_caption(lossy_text(path))
+
+
+def _entry(image: str, path: Path) -> Entry | None:
+    """A mask as its image's source lists it; None where it is gone."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    name = f"{os.path.splitext(image)[0]}{MASK}.png"  # noqa: PTH122 - a name, with / between
+    return Entry(name, status.st_size, changed_at(status))
 
 
 def _stem(path: Path) -> str:

@@ -3,56 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.config import ConceptConfig
-from modules.config.enums import Leftovers
 from modules.data.items import Scan
-from modules.data.plan import Framing
 from modules.data.report import alike
-from ot_notebook.services.concept_items import Resolution, Row
+from ot_notebook.services.concept_items import Row
+from ot_notebook.services.concept_run import RunFacts
 
 if TYPE_CHECKING:
     from modules.data.freshness import State
     from modules.data.outlook import BucketOutlook
-
-
-@dataclass(frozen=True)
-class Batching:
-    """What of a run decides when an image trains.
-
-    Attributes:
-        batch_size: images of a batch.
-        leftovers: what becomes of images that fill no batch of their size.
-        seed: decides the order.
-    """
-
-    batch_size: int = 1
-    leftovers: Leftovers = Leftovers.PAD
-    seed: int = 0
+    from modules.data.sources import Entry
 
 
 class CacheLook:
-    """How a cache has each image; what was found out is kept until the caption changes.
+    """How a cache has each image; what was found out is kept until caption or mask change.
 
     Args:
         concepts: of the rows.
-        resolution: what decides on sizes.
-        cache_dir: folder of the cache.
+        run: whose cache it is.
 
     Raises:
         ConfigError: if a resolution is none, or a caption rule cannot work.
     """
 
-    def __init__(
-        self, concepts: Sequence[ConceptConfig], resolution: Resolution, cache_dir: Path
-    ) -> None:
+    def __init__(self, concepts: Sequence[ConceptConfig], run: RunFacts) -> None:
         from modules.data.freshness import Freshness  # brings torch, which reads shards
 
-        self._freshness = Freshness(concepts, framing(resolution), cache_dir)
-        self._known: dict[tuple[int, Path], tuple[str, State]] = {}
+        place = run.cache_dir or Path()
+        self._freshness = Freshness(concepts, run.framing, place, run.encoders)
+        self._known: dict[tuple[int, Path], tuple[str, Entry | None, State]] = {}
 
     @property
     def empty(self) -> bool:
@@ -65,10 +48,14 @@ class CacheLook:
             return "error"
         place = row.concept, row.path
         known = self._known.get(place)
-        if known is None or known[0] != row.caption:
+        if known is None or known[:2] != (row.caption, row.item.mask):
             item = replace(row.item, captions=tuple(row.caption.split("\n")))
-            known = self._known[place] = (row.caption, self._freshness.state(item))
-        return known[1]
+            known = self._known[place] = (
+                row.caption,
+                row.item.mask,
+                self._freshness.state(item),
+            )
+        return known[2]
 
     def go_through(self, rows: Sequence[Row]) -> None:
         """Find out about each, and keep what was learned of the files for the next run."""
@@ -77,16 +64,8 @@ class CacheLook:
         self._freshness.save()
 
 
-def framing(resolution: Resolution) -> Framing:
-    """The same, as the engine has it."""
-    return Framing(resolution.text, resolution.quantum, resolution.bucketing)
-
-
 def bucket_outlook(
-    rows: Sequence[Row],
-    concepts: Sequence[ConceptConfig],
-    resolution: Resolution,
-    batching: Batching,
+    rows: Sequence[Row], concepts: Sequence[ConceptConfig], run: RunFacts
 ) -> list[BucketOutlook]:
     """Each size that images of enabled concepts train at, and what an epoch does with it.
 
@@ -97,8 +76,7 @@ def bucket_outlook(
 
     items = [row.item for row in rows if row.item and concepts[row.concept].enabled]
     found = Scan(tuple(concepts), tuple(items), ())
-    settings = batching.batch_size, batching.seed, batching.leftovers
-    return outlook(found, framing(resolution), *settings)
+    return outlook(found, run.framing, run.batch_size, run.seed, run.leftovers)
 
 
 def told(one: BucketOutlook, batch_size: int) -> dict[str, Any]:

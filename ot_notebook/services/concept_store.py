@@ -27,16 +27,16 @@ from ot_notebook.services.concept_files import (
     note_written,
     read_text,
 )
-from ot_notebook.services.concept_insight import Batching, CacheLook, bucket_outlook, told
+from ot_notebook.services.concept_insight import CacheLook, bucket_outlook, told
 from ot_notebook.services.concept_items import (
     Filter,
-    Resolution,
     Row,
     count,
     list_rows,
     roots_of,
     table,
 )
+from ot_notebook.services.concept_run import RunFacts
 from ot_notebook.services.edit_journal import EditJournal, read, usual_place
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class ConceptStore:
     Args:
         concepts: to begin with.
         journal: file of the journal; by default the one of this user.
-        resolution: what decides on buckets.
+
+    Attributes:
+        run: what is told of sizes, batches and the cache is told for it.
 
     Methods may be called from any thread.
     """
@@ -69,13 +71,10 @@ class ConceptStore:
         concepts: Sequence[ConceptConfig] = (),
         *,
         journal: Path | None = None,
-        resolution: Resolution | None = None,
     ) -> None:
         self._lock = threading.RLock()
         self._journal = EditJournal(journal or usual_place())
-        self.resolution = resolution or Resolution()
-        self.batching = Batching()
-        self.cache_dir: Path | None = None  # of a run; what it knows of images is not read again
+        self.run = RunFacts()
         self._look: CacheLook | None = None
         self._concepts = tuple(concepts)
         self._rows: list[Row] | None = None
@@ -104,6 +103,13 @@ class ConceptStore:
         with self._lock:
             if tuple(concepts) != self._concepts:
                 self._take(tuple(concepts))
+
+    def follow_run(self, run: RunFacts) -> None:
+        """Tell of another run; films are listed for a model of films alone."""
+        with self._lock:
+            if run.listed[1] != self.run.listed[1]:
+                self._rows = None
+            self.run = run
 
     def add(self, path: str | Path, **settings: Any) -> int:
         """Add a folder as a concept, named like the folder.
@@ -175,7 +181,7 @@ class ConceptStore:
         """Every image, concept by concept and by name; the first call reads the folders."""
         with self._lock:
             if self._rows is None:
-                self._rows, self._problems = list_rows(self._concepts, self.cache_dir)
+                self._rows, self._problems = list_rows(self._concepts, *self.run.listed)
                 self._stems = None
             return self._rows
 
@@ -192,12 +198,10 @@ class ConceptStore:
     def rescan(self) -> None:
         """Read the folders anew."""
         with self._lock:
-            concepts = self._concepts
-        rows, problems = list_rows(
-            concepts, self.cache_dir
-        )  # may take long: nobody waits for the lock meanwhile
+            concepts, run = self._concepts, self.run
+        rows, problems = list_rows(concepts, *run.listed)  # long: nobody waits for the lock
         with self._lock:
-            if concepts == self._concepts:
+            if concepts == self._concepts and run.listed == self.run.listed:
                 self._rows, self._problems, self._stems = rows, problems, None
 
     def forget(self) -> None:
@@ -218,7 +222,7 @@ class ConceptStore:
 
         Its columns `cache` and `twins` are filled by `look_into_cache` and `mark_twins`.
         """
-        return table(self._found(where), self._concepts, self.resolution, self.cache_state)
+        return table(self._found(where), self._concepts, self.run.resolution, self.cache_state)
 
     def stats(self, where: Where = None) -> dict[str, Any]:
         """Figures about images; see `concept_items.count`."""
@@ -226,7 +230,7 @@ class ConceptStore:
 
     def bucket(self, row: Row) -> str:
         """The size that an image trains at, such as "576x448"; empty where it does not train."""
-        return self.resolution.bucket(row, self._concepts[row.concept])
+        return self.run.resolution.bucket(row, self._concepts[row.concept])
 
     def look_into_cache(self) -> None:
         """Find out how the cache of the run has each image; without a run, there is none.
@@ -235,13 +239,14 @@ class ConceptStore:
             ConfigError: if a resolution is none, or a caption rule cannot work.
         """
         with self._lock:
-            rows, concepts, place = self.rows, self._concepts, self.cache_dir
+            rows, concepts, run = self.rows, self._concepts, self.run
         look = None
-        if place is not None and place.is_dir():
-            look = CacheLook(concepts, self.resolution, place)
+        if run.cached and run.cache_dir is not None and run.cache_dir.is_dir():
+            look = CacheLook(concepts, run)
             look.go_through(rows)  # may read files: nobody waits for the lock meanwhile
         with self._lock:
-            self._look = None if look is None or look.empty else look
+            if (concepts, run) == (self._concepts, self.run):  # or somebody looks again
+                self._look = None if look is None or look.empty else look
 
     def cache_state(self, row: Row) -> str:
         """How the cache has an image; empty where it was not looked into."""
@@ -250,9 +255,9 @@ class ConceptStore:
     def buckets(self) -> list[dict[str, Any]]:
         """Each size: its images, what crops keep, when they train; see `concept_insight.told`."""
         with self._lock:
-            rows, concepts = self.rows, self._concepts
-        found = bucket_outlook(rows, concepts, self.resolution, self.batching)
-        return [told(one, self.batching.batch_size) for one in found]
+            rows, concepts, run = self.rows, self._concepts, self.run
+        found = bucket_outlook(rows, concepts, run)
+        return [told(one, run.batch_size) for one in found]
 
     # captions ----------------------------------------------------------------------------------
 

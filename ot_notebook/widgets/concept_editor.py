@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,18 +11,18 @@ import ipywidgets as W
 import traitlets as t
 
 from modules.config import ConceptConfig, ConfigError, TrainConfig
-from modules.config.models import MODELS
 from modules.training.events import Event
 from ot_notebook.services import annotate
 from ot_notebook.services.annotate import Annotation, Captioner, CaptionMode, Masker, MaskMode
 from ot_notebook.services.annotate_models import ANNOTATORS, make
 from ot_notebook.services.caption_tokens import Tokens
-from ot_notebook.services.concept_insight import Batching
-from ot_notebook.services.concept_items import Filter, Resolution
+from ot_notebook.services.concept_items import Filter
+from ot_notebook.services.concept_run import RunFacts
 from ot_notebook.services.concept_store import ConceptStore, Where
 from ot_notebook.widgets import concept_page as page
 from ot_notebook.widgets import item_pictures as pictures
 from ot_notebook.widgets.concept_front import ConceptFront, choices, make_chooser
+from ot_notebook.widgets.concept_reading import Reading
 from ot_notebook.widgets.core_concepts import CoreConcepts
 from ot_notebook.widgets.live import AdaptiveView, Front, Mode
 
@@ -65,20 +64,20 @@ class ConceptEditor(AdaptiveView):
     ) -> None:
         self.store = ConceptStore(journal=journal)
         self._job: JobConfig | None = None
+        self._config: TrainConfig | None = None
         self._thumbs = pictures.Thumbnails()
         self._filter = Filter()
         self._ids: list[int] = []
         # by which the page knows what to fetch anew: what is said of images, the list, their ids
         self._version = self._list = self._epoch = self._notices = 0
         self._notice: dict[str, Any] | None = None
-        self._scanner: threading.Thread | None = None
         self._unseen = False
         self._task: Annotation | None = None
         self._hasty = False  # figures wait until one has gone through the images
         self._tokens = Tokens()
-        self._looked: tuple[object, ...] = ()  # what the cache was looked into for
-        self._looking: threading.Thread | None = None
         super().__init__(mode)
+        said = lambda text: self._say("bad", text)  # noqa: E731
+        self._reading = Reading(self.store, self._drawing, self._on_read, self._redraw, said)
         self.add_class("ot-card")
         self._take(source)
         self._use(self.mode)
@@ -94,14 +93,26 @@ class ConceptEditor(AdaptiveView):
     def concepts(self, concepts: Sequence[ConceptConfig]) -> None:
         self._do(lambda: setattr(self.store, "concepts", concepts))
 
+    @property
+    def config(self) -> TrainConfig | None:
+        """The run for which cache, sizes and tokens are told; None for none in particular.
+
+        Assign one to ask about that run: the concepts stay, unless a job has both.
+        """
+        return self._config if self._job is None else self._job.config
+
+    @config.setter
+    def config(self, config: TrainConfig) -> None:
+        if self._job is not None:
+            self._job.config = config
+            return
+        with self._drawing:
+            self._judge(config)
+            self._redraw()
+
     def items(self, where: Where = None) -> pd.DataFrame:
         """Images as a table, by id, with how the cache has each; see `ConceptStore.items`."""
-        with self._drawing:
-            missing, under_way = bool(self.store.rows) and self._to_look(), self._looking
-        if missing:
-            self.store.look_into_cache()
-        elif under_way:
-            under_way.join()
+        self._reading.look_now()
         return self.store.items(where)
 
     def preview(self, action: str, where: Where = None, **options: Any) -> pd.DataFrame:
@@ -200,9 +211,8 @@ class ConceptEditor(AdaptiveView):
         """Read the folders anew, and return when all is up to date."""
         self.store.rescan()
         with self._drawing:
-            self._renew_pictures()
-            self._refilter()
-            self._draw_if_made()
+            self._reading.renewed()
+            self._on_read()
 
     def _do(self, action: Callable[[], Result]) -> Result:
         """Change the store, then the job, then the page."""
@@ -236,13 +246,12 @@ class ConceptEditor(AdaptiveView):
             self.store.follow(tuple(source))
 
     def _take_config(self, config: TrainConfig) -> None:
-        quantum = MODELS[config.model_type].pixel_multiple
-        self.store.resolution = Resolution(
-            config.resolution, quantum, config.aspect_ratio_bucketing
-        )
-        self.store.cache_dir = Path(config.cache_dir)
+        self._judge(config)
         self.store.follow(config.concepts or ())
-        self.store.batching = Batching(config.batch_size, config.ot.leftovers, config.ot.seed)
+
+    def _judge(self, config: TrainConfig) -> None:
+        self._config = config
+        self.store.follow_run(RunFacts.of(config))
         self._tokens.follow(config.base_model_name)
 
     def _on_job(self, change: t.Bunch) -> None:
@@ -279,69 +288,32 @@ class ConceptEditor(AdaptiveView):
             self._draw(None)
 
     def _draw(self, events: Sequence[Event] | None) -> None:  # noqa: ARG002 - no run, no events
-        if not self.store.scanned and self._scanner is None:
-            self._scan()
-        self._look()
+        self._reading.start()
+        figures = page.figures(self.store, self._filter.concept) if not self._hasty else None
         if self.mode == "core":
-            self._core.draw(self._ids, self._head(), self._filter)
+            self._core.draw(self._ids, self._head(), self._filter, figures)
             return
         with self._front.hold_sync():
             self._front.concepts, self._front.head = page.summaries(self.store), self._head()
-            if not self._hasty:
-                self._front.stats = page.figures(self.store, self._filter.concept)
+            if figures is not None:
+                self._front.stats = figures
         self._unseen = True
 
     def _pull(self) -> None:
         """Repeat the state if it may have been lost: Colab drops what a thread sends unasked."""
+        self._reading.ask_again()
         if self.mode == "rich" and self._unseen:
             self._unseen = False
             self._front.send_state(["concepts", "head", "stats"])
 
-    def _scan(self) -> None:
-        """Read the folders in the background; the page says so meanwhile."""
+    def _on_read(self) -> None:
+        self._renew_pictures()
+        self._refilter()
+        self._draw_if_made()
 
-        def read() -> None:
-            failed = False
-            try:
-                self.store.rescan()
-            except Exception as error:  # noqa: BLE001 - shown on the page: nobody else hears it
-                failed = True
-                self._say("bad", f"The folders could not be read: {error}")
-            with self._drawing:
-                self._renew_pictures()
-                self._refilter()
-                if not failed and not self.store.scanned:
-                    self._scan()  # the list changed meanwhile
-                    return
-                self._draw_if_made()
-                self._scanner = None
-
-        self._scanner = threading.Thread(target=read, name="ot-concept-scan", daemon=True)
-        self._scanner.start()
-
-    def _look(self) -> None:
-        """Look into the cache in the background, if it has to be."""
-        if not self.store.scanned or not self._to_look():
-            return
-
-        def look() -> None:
-            try:
-                self.store.look_into_cache()
-            except (ConfigError, OSError) as error:
-                self._say("bad", f"The cache could not be looked into: {error}")
-            with self._drawing:
-                self._refilter()
-                self._draw_if_made()
-
-        self._looking = threading.Thread(target=look, name="ot-cache-look", daemon=True)
-        self._looking.start()
-
-    def _to_look(self) -> bool:
-        """Whether what decides on the cache's keys has changed since it was last asked."""
-        changed = page.cache_stamp(self.store.cache_dir)
-        now = self._epoch, self.concepts, self.store.resolution, changed
-        before, self._looked = self._looked, now
-        return bool(changed) and now != before
+    def _redraw(self) -> None:
+        self._refilter()
+        self._draw_if_made()
 
     def _renew_pictures(self) -> None:
         self._epoch, self._list = self._epoch + 1, self._list + 1

@@ -48,9 +48,8 @@ def choices() -> dict[str, list[object]]:
 
 def make_chooser(choose: Callable[[str], None]) -> FileChooser:
     """A widget to choose a folder with."""
-    chooser = FileChooser(
-        str(Path.cwd()), show_only_dirs=True, select_desc="Choose", title="Add a folder"
-    )
+    chooser = FileChooser(str(Path.cwd()), show_only_dirs=True, select_desc="Choose")
+    chooser.add_class("ot-chooser")
     chooser.register_callback(lambda it: choose(it.selected_path))
     return chooser
 

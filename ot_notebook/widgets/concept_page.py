@@ -100,8 +100,8 @@ def task(run: Annotation | None) -> dict[str, Any] | None:
 
 def cache_stamp(cache_dir: Path | None) -> tuple[int, ...]:
     """Differs wherever something was encoded into a cache since; empty where there is none."""
-    folders = sorted(cache_dir.glob("*-*")) if cache_dir else []
-    return tuple(folder.stat().st_mtime_ns for folder in folders)
+    folders = sorted(cache_dir.glob("*/")) if cache_dir else []
+    return tuple(folder.stat().st_mtime_ns for folder in folders if folder.name != "files")
 
 
 def buckets(store: ConceptStore) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def buckets(store: ConceptStore) -> dict[str, Any]:
 def variations(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
     """An image as training may see it."""
     concept = store.concepts[row.concept]
-    size = store.resolution.size(row, concept)
+    size = store.run.resolution.size(row, concept)
     made = pictures.variations(row, concept, size, VARIATIONS) if size else []
     told = {"op": "variations", "id": row.id, "mimes": [mime for _, mime in made]}
     return told, [image for image, _ in made]
@@ -200,7 +200,7 @@ def item(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
     except ValueError as error:
         caption, why = row.caption, str(error)
     picture, mask = pictures.large(row), store.mask(row.id)
-    size = store.resolution.size(row, concept)
+    size = store.run.resolution.size(row, concept)
     said = {str(problem.kind): f"{problem.message} {problem.fix}" for problem in store.problems}
     remarks = [f"{kind.capitalize()}: {said.get(kind, '')}".rstrip(": ") for kind in row.problems]
     answer = {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from typing import Any
 
@@ -11,8 +11,10 @@ import ipywidgets as W
 
 from ot_notebook.services.concept_items import Filter
 from ot_notebook.services.concept_store import ConceptStore
+from ot_notebook.widgets import concept_page as page
 from ot_notebook.widgets import item_pictures as pictures
 from ot_notebook.widgets import markup
+from ot_notebook.widgets.core_concept_parts import ChosenConcept, CoreFilters, sizes_table, tile
 
 PAGE = 24
 """Images on a page."""
@@ -31,6 +33,9 @@ EVERY = -1
 
 PREVIEWED = 20
 """Changes that the preview lists."""
+
+_SHOWN = {W.Box: "flex", W.HTML: ""}
+"""How widgets are laid out that are in sight."""
 
 Request = Callable[[Mapping[str, Any]], None]
 
@@ -58,21 +63,19 @@ class CoreConcepts:
         self._was = ""
         self._loading = False
         self._filter = Filter()
+        self._figures: Mapping[str, Any] = {}
         self._head_words, self._notice = _html(), _html()
         self._concept = W.Dropdown(description="Concept", layout=_wide())
         self._concept.observe(self._choose, "value")
-        self._enabled = W.Checkbox(description="Train on it", indent=False, layout=_auto())
-        self._enabled.observe(self._enable, "value")
+        self._chosen = ChosenConcept(self._concepts)
         self._folder = W.Text(placeholder="Folder of images", description="Add", layout=_wide())
-        self._search = W.Text(
-            placeholder="Words in captions and names",
-            description="Search",
-            continuous_update=False,
-            layout=_wide(),
-        )
-        self._search.observe(self._look, "value")
+        self._filters = CoreFilters(self._ask_filter)
+        self._tab = W.ToggleButtons(options=["Images", "Sizes"], layout=_auto())
+        self._tab.add_class("ot-core-tabs")
+        self._tab.observe(lambda _change: self._draw_tab(), "value")
+        self._sizes = _html()
         self._tiles = _html()
-        self._where = _html()
+        self._where = W.HTML()
         self._item = W.Dropdown(description="Image", layout=_wide())
         self._item.observe(lambda _change: self._open(), "value")
         self._image = W.Image(
@@ -93,7 +96,6 @@ class CoreConcepts:
 
     def _build(self, chooser: W.Widget) -> list[W.Widget]:
         add = self._act("Add", lambda: self._concepts("add", path=self._folder.value))
-        remove = self._act("Remove", self._remove)
         turn = [
             self._act("Previous page", lambda: self._turn(-1)),
             self._act("Next page", lambda: self._turn(1)),
@@ -104,26 +106,36 @@ class CoreConcepts:
             self._act("Next", lambda: self._go(1)),
         ]
         apply = [self._act("Preview", self._show_preview), self._act("Change", self._apply)]
-        return [
-            self._head_words,
-            self._notice,
-            _row(self._concept, self._enabled, remove, self._undo, self._redo),
-            _row(self._folder, add, chooser),
-            _row(self._search),
+        search, show, cache = self._filters.search, self._filters.show, self._filters.cache
+        caption = W.VBox([self._caption, _row(*moves)], layout=_wide())
+        self._images = [
+            _row(search, show, cache, self._filters.sizes),
             self._tiles,
             _row(*turn, self._where),
             _row(self._item),
-            _row(
-                self._image,
-                W.VBox([self._caption, _row(*moves)], layout=_wide()),
-                align="flex-start",
-            ),
+            _row(self._image, caption, align="flex-start"),
             _row(self._edit, *self._fields, *apply),
             self._preview,
         ]
+        return [
+            self._head_words,
+            self._notice,
+            _row(self._concept, self._undo, self._redo),
+            self._chosen.row,
+            _row(self._folder, add, chooser),
+            self._tab,
+            *self._images,
+            self._sizes,
+        ]
 
-    def draw(self, ids: Sequence[int], head: Mapping[str, Any], shown: Filter) -> None:
-        """Bring every widget up to date."""
+    def draw(
+        self,
+        ids: Sequence[int],
+        head: Mapping[str, Any],
+        shown: Filter,
+        figures: Mapping[str, Any] | None,
+    ) -> None:
+        """Bring every widget up to date; figures stay as they were where there are none."""
         self._loading = True
         try:
             self._ids, self._filter = list(ids), shown
@@ -133,15 +145,25 @@ class CoreConcepts:
             self._concept.options = [("All", EVERY), *names]
             chosen = shown.concept
             self._concept.value = EVERY if chosen is None else chosen
-            self._enabled.layout.visibility = "hidden" if chosen is None else ""
-            if chosen is not None:
-                self._enabled.value = self._concepts_of()[chosen].enabled
+            self._chosen.draw(self._concepts_of(), chosen)
             self._undo.disabled, self._redo.disabled = not head["undo"], not head["redo"]
             self._undo.tooltip, self._redo.tooltip = head["undo"], head["redo"]
             self._page = min(self._page, max(0, (len(ids) - 1) // PAGE))
+            self._figures = self._figures if figures is None else figures
+            self._filters.draw(shown, self._figures)
             self._draw_page()
+            self._draw_tab()
         finally:
             self._loading = False
+
+    def _draw_tab(self) -> None:
+        """Show the images, or the sizes that they train at."""
+        sizes = self._tab.value == "Sizes"
+        for widget in self._images:
+            widget.layout.display = "none" if sizes else _SHOWN[type(widget)]
+        self._sizes.layout.display = "" if sizes else "none"
+        if sizes:
+            self._sizes.value = sizes_table(page.buckets(self._store))
 
     def _concepts_of(self) -> Sequence[Any]:
         return self._store.concepts
@@ -149,17 +171,7 @@ class CoreConcepts:
     def _draw_page(self) -> None:
         here = self._ids[self._page * PAGE : (self._page + 1) * PAGE]
         rows = [self._store.rows[number] for number in here]
-        cells = []
-        for row in rows:
-            found = self._thumbs.get(row)
-            picture = '<div class="ot-core-lost">cannot be read</div>'
-            if found:
-                data = base64.b64encode(found[0]).decode()
-                picture = f'<img src="data:{found[1]};base64,{data}" alt="{escape(row.name)}">'
-            cells.append(
-                f'<div class="ot-core-cell">{picture}'
-                f"<small>{escape(row.caption[:60])}</small></div>"
-            )
+        cells = [tile(row, self._thumbs.get(row), self._store.cache_state(row)) for row in rows]
         self._tiles.value = (
             f'<div class="ot ot-core-tile ot-core-cells">{"".join(cells)}</div>'
             if cells
@@ -220,25 +232,12 @@ class CoreConcepts:
 
     def _choose(self, change: Any) -> None:
         if not self._loading:
-            self._ask_filter(concept=None if change.new == EVERY else change.new)
+            concept = None if change.new == EVERY else change.new
+            self._ask_filter(asdict(self._filter) | {"concept": concept})
 
-    def _look(self, change: Any) -> None:
-        if not self._loading:
-            self._ask_filter(text=change.new)
-
-    def _ask_filter(self, **change: Any) -> None:
+    def _ask_filter(self, wanted: Mapping[str, Any]) -> None:
         self._page = 0
-        now = {"concept": self._filter.concept, "text": self._filter.text}
-        self._request({"op": "filter", "filter": {**now, **change}})
-
-    def _enable(self, change: Any) -> None:
-        if not self._loading and self._filter.concept is not None:
-            settings = {"enabled": change.new}
-            self._concepts("change", index=self._filter.concept, settings=settings)
-
-    def _remove(self) -> None:
-        if self._filter.concept is not None:
-            self._concepts("remove", index=self._filter.concept)
+        self._request({"op": "filter", "filter": wanted})
 
     def _concepts(self, action: str, **given: Any) -> None:
         self._request({"op": "concept", "action": action, **given})

@@ -66,7 +66,7 @@ def make(wire, config, tmp_path):
     def make():
         editor = ConceptEditor(config, journal=tmp_path / "edits.db")
         made.append(editor)
-        until(lambda: editor.store.scanned and not editor._scanner)
+        until(lambda: editor.store.scanned and not editor._reading.scanning)
         return editor
 
     yield make
@@ -161,3 +161,30 @@ def test_a_model_is_asked_from_the_page_one_at_a_time(wire, make):
     assert front.head["notice"]["tone"] == "bad"
     with pytest.raises(ValueError, match="is no kind of model"):
         editor.annotate("yolo")
+
+
+def test_the_cache_is_told_for_the_run_that_one_asks_about(make, fill, config, folder):
+    fill()
+    Image.new("L", (64, 64), 255).save(folder / "2-masklabel.png")
+    editor = make()
+    front = editor.children[0]
+    until(lambda: front.stats.get("cache") == {"fresh": 5})
+    editor.config = config.update(masked_training=True)
+    until(lambda: front.stats["cache"] == {"stale": 1, "fresh": 4})
+    assert editor.concepts == config.concepts
+    editor.config = config.update(resolution="32")
+    assert set(editor.items()["cache"]) == {"stale"}
+    editor.config = config.update(latent_caching=False)
+    until(lambda: front.stats["cache"] == {})
+
+
+def test_core_widgets_filter_by_the_state_of_the_cache(config, fill, tmp_path, wire):
+    fill()
+    editor = ConceptEditor(config, mode="core", journal=tmp_path / "edits.db")
+    core = editor._core
+    until(lambda: ("Cached (5)", "fresh") in core._filters.cache.options)
+    assert core._tiles.value.count("ot-cache-fresh") == 5
+    editor.edit("caption", where=1, text="a cat")
+    core._filters.cache.value = "stale"
+    assert core._item.options == (("1.png", 1),)
+    editor.close()

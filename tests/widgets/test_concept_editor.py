@@ -34,7 +34,8 @@ def make(wire, tmp_path):
     def make(source=None, **keys):
         editor = ConceptEditor(source, journal=tmp_path / "edits.db", **keys)
         deadline = time.monotonic() + 20
-        while (not editor.store.scanned or editor._scanner) and time.monotonic() < deadline:
+        reading = editor._reading
+        while (not editor.store.scanned or reading.scanning) and time.monotonic() < deadline:
             time.sleep(0.01)
         made.append(editor)
         return editor
@@ -270,7 +271,7 @@ def test_core_widgets_list_edit_and_undo(core, folder):
     assert core._item.value == 1
     press(core, "Undo")
     assert text(folder / "a.txt") == "red fox, snow"
-    core._search.value = "snow -red"
+    core._filters.search.value = "snow -red"
     assert "1 images" in core._where.value
     core._fields[0].value, core._fields[1].value = "snow", "ice"
     press(core, "Preview")
@@ -286,3 +287,41 @@ def test_core_widgets_say_what_is_refused(core):
     core._folder.value = "/no/such"
     press(core, "Add")
     assert "/no/such does not exist" in core._notice.value
+
+
+def test_core_widgets_filter_by_what_is_wrong_and_tell_sizes(core):
+    editor, core = core
+    labels = [label for label, _ in core._filters.show.options]
+    assert "missing caption (1)" in labels
+    core._filters.show.value = dict(core._filters.show.options)["missing caption (1)"]
+    assert "1 images" in core._where.value
+    assert editor._filter.problem == "missing caption"
+    core._filters.search.value = "nothing like it"
+    assert "No image fits." in core._tiles.value
+    core._filters.show.value = ()
+    core._filters.search.value = ""
+    assert core._filters.cache.layout.display == "none"  # there is no cache
+    core._tab.value = "Sizes"
+    assert "batch" in core._sizes.value
+    assert core._tiles.layout.display == "none"
+    core._tab.value = "Images"
+    assert core._tiles.layout.display == ""
+
+
+def test_core_widgets_change_the_concept_that_is_shown(core, folder):
+    editor, core = core
+    assert core._chosen.row.layout.display == "none"
+    core._concept.value = 0
+    assert core._chosen.row.layout.display == "flex"
+    core._chosen._balance.value = 2.5
+    core._chosen._type.value = "VALIDATION"
+    press(core, "Duplicate")
+    assert [one.balancing for one in editor.concepts] == [2.5, 2.5]
+    assert editor.concepts[0].type.value == "VALIDATION"
+    assert core._concept.value == 1
+    press(core, "Up")
+    assert [one.name for one in editor.concepts] == ["foxes copy", "foxes"]
+    press(core, "Remove")
+    assert [one.name for one in editor.concepts] == ["foxes"]
+    press(core, "Undo")
+    assert len(editor.concepts) == 2

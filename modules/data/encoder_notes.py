@@ -1,0 +1,122 @@
+"""Which encodings in a cache belong to which settings, so that no model must be loaded to know.
+
+Encodings are filed under a fingerprint of the network that made them, which only a loaded network
+has. A run notes the fingerprints of its encoders beside the cache, under the settings that decide
+which encoders are loaded; whoever has the same settings finds them there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modules.atomic import atomic_file
+from modules.config import MODELS, ConfigError, DataType, TrainConfig, TrainingMethod
+from modules.config.paths import resolve
+
+FOLDER = "encoders"
+"""Where the notes lie, below the folder of the cache."""
+
+_WHOLE = (DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16)
+"""Types of weights that are used as they are stored; others are unpacked to the run's own."""
+
+
+class Settings(NamedTuple):
+    """What of a run decides which encoders it loads, and whether its captions are cached."""
+
+    image: str
+    text: str
+    cached_text: bool
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Settings:
+        """Those of a run."""
+        facts = MODELS[config.model_type]
+        method = config.training_method
+        pictures = method is TrainingMethod.FINE_TUNE_VAE
+        base: dict[str, Any] = {"model_type": config.model_type.value}
+        base["base"] = config.base_model_name
+        image = base | {"vae": _part(config, "vae"), "pictures": pictures}
+        names = facts.text_encoders
+        text = base | {name: _part(config, name) for name in names}
+        for name in names:
+            text[f"{name}.skip"] = getattr(config, f"{name}_layer_skip")
+        text["lengths"] = [
+            config.text_encoder_sequence_length,
+            config.text_encoder_2_sequence_length,
+        ]
+        trained = method in (TrainingMethod.LORA, TrainingMethod.FINE_TUNE) and facts.text_training
+        learns = trained and any(getattr(config, name).train for name in names)
+        live = pictures or learns or bool(config.embeddings_in_use)
+        return cls(_text(image), _text(text), not live)
+
+
+def note(cache_dir: Path, settings: Settings, spaces: Mapping[str, str]) -> None:
+    """Remember which encodings belong to settings.
+
+    A note that cannot be written only costs knowledge, so that is no error.
+
+    Args:
+        cache_dir: folder of the cache.
+        settings: the run's.
+        spaces: folder below `cache_dir` by kind: image, hint, text; empty for what is not cached.
+    """
+    for kind, name in spaces.items():
+        path = _path(cache_dir, settings, kind)
+        with suppress(OSError):
+            if _read(path) != name:
+                with atomic_file(path) as temporary:
+                    temporary.write_text(name, encoding="ascii")
+
+
+def noted(cache_dir: Path, settings: Settings, kind: str) -> str | None:
+    """The folder that holds a kind of encodings; empty if it is not cached, None if not known."""
+    return _read(_path(cache_dir, settings, kind))
+
+
+def any_noted(cache_dir: Path) -> bool:
+    """Whether any run left a note: an older cache has none, nor one from elsewhere."""
+    return any((cache_dir / FOLDER).glob("*.txt"))
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+
+
+def _path(cache_dir: Path, settings: Settings, kind: str) -> Path:
+    said = settings.text + str(settings.cached_text) if kind == "text" else settings.image
+    digest = hashlib.sha256(said.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return cache_dir / FOLDER / f"{kind}-{digest}.txt"
+
+
+def _part(config: TrainConfig, name: str) -> dict[str, Any]:
+    """Where a network comes from and how it is stored."""
+    section = getattr(config, name)
+    dtype = section.weight_dtype
+    told = {"model": section.model_name, "dtype": dtype.value, "include": section.include}
+    if dtype not in _WHOLE:
+        told["unpacked"] = config.train_dtype.value
+    return told | {"files": _files(section.model_name or config.base_model_name, name)}
+
+
+def _files(model: str, part: str) -> list[tuple[str, int, int]]:
+    """Name, size and time of a network's files on this disk: weights change under the same path."""
+    try:
+        place = Path(resolve(model))
+    except ConfigError:
+        return []  # the settings' own checks name the package that is missing
+    folder = place / part if (place / part).is_dir() else place
+    found = sorted(folder.glob("*.*")) if folder.is_dir() else [folder]
+    stats = [(path.name, path.stat()) for path in found if path.is_file()]
+    return [(name, status.st_size, status.st_mtime_ns) for name, status in stats]
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
