@@ -114,12 +114,15 @@ class StableDiffusion3(Family):
         """{"text": [B, 77 + T, D], "pooled": [B, D]}: CLIP side by side, T5 behind."""
         pipeline, device = parts.pipeline, parts.device
         encoded = [_clip(parts, name, captions) for name in CLIPS if getattr(pipeline, name)]
-        given = sum(pooled.shape[-1] for _, pooled in encoded)
-        if missing := parts.denoiser.config.pooled_projection_dim - given:
-            like = encoded[0][0] if encoded else torch.zeros(0, device=device)
-            nothing = like.new_zeros(len(captions), CLIP_TOKENS, missing)
-            encoded.insert(0 if pipeline.text_encoder is None else 1, (nothing, nothing[:, 0]))
-        clip, pooled = (torch.cat(both, -1) for both in zip(*encoded, strict=True))
+        states, pools = [state for state, _ in encoded], [pooled for _, pooled in encoded]
+        width = parts.denoiser.config.pooled_projection_dim
+        if missing := width - sum(pooled.shape[-1] for pooled in pools):
+            like = states[0] if states else torch.zeros(0, device=device)
+            first = pipeline.text_encoder is None
+            pools.insert(0 if first else 1, like.new_zeros(len(captions), missing))
+            if first:  # what the second lacks are zeros in any case
+                states.insert(0, like.new_zeros(len(captions), CLIP_TOKENS, missing))
+        clip, pooled = torch.cat(states, -1), torch.cat(pools, -1)
         t5 = pipeline._get_t5_prompt_embeds(
             list(captions), max_sequence_length=CLIP_TOKENS, device=device, dtype=clip.dtype
         )
