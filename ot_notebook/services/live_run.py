@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -101,6 +102,11 @@ class LiveRun:
             self.state = state
             self.changed.notify_all()
             announce()
+
+    def note(self, changed: e.SettingChanged) -> None:
+        """Follow a change of a setting."""
+        with suppress(ConfigError):  # of an engine of another version
+            self.now = self.now.update(**{changed.setting: changed.new})
 
     def keep(self, events: Sequence[tuple[float, e.Event]], history: History) -> None:
         """Write events to the store. What it does not take is tried again with the next ones.

@@ -423,7 +423,7 @@ class TrainerService(RunTraits):
             event = replace(event, path=event.path.absolute())  # before a cell changes the folder
         said = Said(live, time.time(), event)
         if live is not None and isinstance(event, e.SettingChanged):
-            live.now = live.now.update(**{event.setting: event.new})
+            live.note(event)
         if live is not None and isinstance(event, e.TrainingState):
             live.enter(event.state, lambda: self._hub.post(said))
         else:

@@ -14,6 +14,7 @@ from ot_notebook.services import curve
 from ot_notebook.services.history import MarkKind
 from ot_notebook.widgets.compare_view import Found, find_runs, points_of
 from ot_notebook.widgets.overlay import COLOURS, DASHES, Overlay, overlay
+from ot_notebook.widgets.texts import brief
 from ot_notebook.widgets.view_state import curve_caption, number
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ def marks(service: TrainerService) -> list[tuple[float, str, str]]:
     if 1 < epochs <= MAX_EPOCHS:
         done = [n for n in range(1, epochs) if n * last / epochs <= service.step]
         found = [(n * last / epochs, EPOCH_COLOUR, f"Epoch {n + 1} begins") for n in done]
-    return found + [(float(m.step), MARKS[m.kind][0], m.text) for m in service.history.marks]
+    return found + [
+        (float(m.step), MARKS[m.kind][0], brief(m.text, 200)) for m in service.history.marks
+    ]
 
 
 def tools_view(service: TrainerService, choice: ChartChoice, drawn: Sequence[Line]) -> ToolsView:

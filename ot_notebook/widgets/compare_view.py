@@ -17,9 +17,9 @@ from ot_notebook.services.curve import finite
 from ot_notebook.services.history import thin
 from ot_notebook.services.run import find_stores, state_of
 from ot_notebook.services.run_store import RunStore, StoredRun, StoreError
-from ot_notebook.widgets.described import brief
 from ot_notebook.widgets.form_rows import in_words
 from ot_notebook.widgets.overlay import COLOURS, MAX_RUNS, Overlay, overlay
+from ot_notebook.widgets.texts import brief
 from ot_notebook.widgets.thumbnails import Tile, tile
 from ot_notebook.widgets.view_state import NO_VALUE, Alert, Tone
 from ot_notebook.widgets.view_state import number as in_digits

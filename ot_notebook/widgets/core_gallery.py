@@ -30,6 +30,7 @@ class CoreGallery:
         self._listed: dict[str, list[Listed]] = {}
         self._rows = W.Box(layout=W.Layout(display="flex", flex_flow="row wrap", width="100%"))
         self.cards: dict[str, tuple[W.Image, W.Image, W.HTML]] = {}
+        self._shown: list[str] = []
         self.prompt = W.Dropdown(
             options=[], description="Show", layout=W.Layout(width="auto", flex="1 1 260px")
         )
@@ -89,7 +90,8 @@ class CoreGallery:
                 f'<div class="ot"><b>{escape(prompt)}</b><br><span class="ot-caption">'
                 f"step {of[0]['step']} and step {of[-1]['step']}</span></div>"
             )
-        if len(self._rows.children) != len(groups):
+        if list(groups) != self._shown:
+            self._shown = list(groups)
             for card in self._rows.children:
                 card.close()
             self._rows.children = [_card(*self.cards[prompt]) for prompt in groups]

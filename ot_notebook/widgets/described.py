@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +12,8 @@ import traitlets as t
 from modules.training.events import Event
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.live import AdaptiveView, Front, Mode
+from ot_notebook.widgets.texts import brief as brief
 from ot_notebook.widgets.view_state import Alert
-
-MAX_TEXT = 600
-"""Characters of a text of a user or a file that a page shows; the whole is where it came from."""
 
 REFUSALS = (ValueError, RuntimeError, OSError, KeyError)
 """What services raise to say no: `ConfigError`, `QueueError`, `CommandRefused` and `StoreError`."""
@@ -105,12 +102,6 @@ class DescribedView(AdaptiveView):
     def _on_request(self, content: dict[str, Any]) -> None:
         given = {name: value for name, value in content.items() if name != "op"}
         self.do(str(content.get("op")), **given)
-
-
-def brief(text: object, limit: int = MAX_TEXT) -> str:
-    """Any text without control characters, and not without end."""
-    shown = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "\N{REPLACEMENT CHARACTER}", str(text)[: limit + 1])
-    return shown if len(shown) <= limit else f"{shown[:limit]}…"
 
 
 def row_of(*widgets: W.Widget) -> W.Box:

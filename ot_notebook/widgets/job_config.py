@@ -18,6 +18,7 @@ from ot_notebook.widgets import markup
 from ot_notebook.widgets.core_form import CoreForm
 from ot_notebook.widgets.form import Form, Snapshot
 from ot_notebook.widgets.live import AdaptiveView, Front, Mode, esm
+from ot_notebook.widgets.texts import MAX_LINE, brief
 
 DEFAULT_PRESET = "emoji LoRA"
 """What an empty `JobConfig()` holds: it runs anywhere, with nothing to download."""
@@ -270,7 +271,7 @@ class JobConfig(AdaptiveView):
 
     def _say(self, tone: str, text: str) -> None:
         self._notices += 1
-        self._notice = {"tone": tone, "text": text, "number": self._notices}
+        self._notice = {"tone": tone, "text": brief(text, 4 * MAX_LINE), "number": self._notices}
 
     def _on_request(self, content: dict[str, Any]) -> None:
         self._request(content)
@@ -332,8 +333,8 @@ class JobConfig(AdaptiveView):
         """What differs from the preset, as HTML that needs no kernel."""
         rows = self.diff()
         cells = "".join(
-            f"<tr><td><code>{escape(row['path'])}</code></td><td>{escape(row['there'])}</td>"
-            f"<td>{escape(row['here'])}</td></tr>"
+            f"<tr><td><code>{escape(row['path'])}</code></td>"
+            f"<td>{escape(brief(row['there']))}</td><td>{escape(brief(row['here']))}</td></tr>"
             for row in rows[:STORY_ROWS]
         )
         start = escape(self.preset or "settings from code")
@@ -347,8 +348,11 @@ class JobConfig(AdaptiveView):
     def plain(self) -> str:
         """What differs from the preset, as text."""
         lines = [f"JobConfig of {self.preset or 'settings from code'}"]
-        lines += [f"{row['path']}: {row['here']} (there {row['there']})" for row in self.diff()]
-        lines += [str(problem) for problem in self.problems]
+        lines += [
+            f"{row['path']}: {brief(row['here'])} (there {brief(row['there'])})"
+            for row in self.diff()
+        ]
+        lines += [brief(problem) for problem in self.problems]
         return "\n".join(lines)
 
 
@@ -379,5 +383,5 @@ def by_family() -> dict[str, list[str]]:
 
 
 def _on_page(problem: Problem) -> dict[str, str]:
-    text = f"{problem.message} {problem.fix}".strip()
+    text = brief(f"{problem.message} {problem.fix}".strip(), MAX_LINE)
     return {"path": problem.field, "severity": problem.severity, "text": text}

@@ -9,7 +9,7 @@ from typing import TypedDict
 import ipywidgets as W
 
 from ot_notebook.services.system_monitor import Gpu, Reading, SystemMonitor, monitor
-from ot_notebook.widgets.described import brief
+from ot_notebook.widgets.texts import brief
 from ot_notebook.widgets.view_state import Tone, percent
 
 GIB = 2**30

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from modules.config import settings
 from modules.config.describe import Setting
 from ot_notebook.services.refusals import STEPPING
-from ot_notebook.widgets.described import brief
 from ot_notebook.widgets.form_rows import in_words, words
+from ot_notebook.widgets.texts import brief
 from ot_notebook.widgets.view_state import Control, Question, count
 
 if TYPE_CHECKING:

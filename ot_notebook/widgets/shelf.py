@@ -13,7 +13,7 @@ from modules.config import ConfigError, SampleConfig, TrainConfig
 from modules.training.events import SampleImage
 from ot_notebook.services.run import find_stores
 from ot_notebook.services.run_store import StoreError
-from ot_notebook.widgets.described import brief
+from ot_notebook.widgets.texts import MAX_PROMPT, brief
 from ot_notebook.widgets.thumbnails import is_raw
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def listed(sample: SampleImage, number: int) -> Listed:
     """What a page needs to know of a sample before its picture."""
     return Listed(
         id=number,
-        prompt=sample.prompt,
+        prompt=brief(sample.prompt, MAX_PROMPT),
         step=sample.step,
         epoch=sample.epoch,
         seed=sample.seed,

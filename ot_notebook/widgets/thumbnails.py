@@ -11,6 +11,7 @@ from typing import TypedDict
 from PIL import Image, UnidentifiedImageError
 
 from modules.training.events import SampleImage
+from ot_notebook.widgets.texts import MAX_PROMPT, brief
 
 THUMB_PX = 256
 """Longest edge of a picture in the state of a gallery."""
@@ -60,7 +61,7 @@ def tile(sample: SampleImage, number: int) -> Tile:
         width, height = 0, 0  # the page says that the file is gone
     return Tile(
         id=number,
-        prompt=sample.prompt,
+        prompt=brief(sample.prompt, MAX_PROMPT),
         step=sample.step,
         epoch=sample.epoch,
         seed=sample.seed,

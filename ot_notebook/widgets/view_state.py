@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from modules.training.events import State
 from ot_notebook.services.refusals import LIVE, STEPPING
+from ot_notebook.widgets.texts import MAX_LINE, brief
 
 if TYPE_CHECKING:
     from ot_notebook.services.trainer_service import TrainerService
@@ -127,17 +128,24 @@ def panel_view(
         question: what this view asks, see `questions`.
     """
     state: State = service.state
+    said = (None if service.trial else failure(service)) or alert or tried(service)
     return PanelView(
         state=state,
         label=LABELS[state],
         tone=TONES[state],
-        status=status_text(service, can_start),
+        status=brief(status_text(service, can_start)),
         buttons=controls(service, can_start),
         question=question,
-        alert=(None if service.trial else failure(service)) or alert or tried(service),
+        alert=said and shortened(said),
         bars=bars(service),
         stats=stats(service),
     )
+
+
+def shortened(said: Alert) -> Alert:
+    """An alert with as much of it as a page should hold; all of it is in the log."""
+    title, text = brief(said["title"], MAX_LINE), brief(said["text"], MAX_LINE)
+    return Alert(tone=said["tone"], title=title, text=text)
 
 
 def status_text(service: TrainerService, can_start: bool) -> str:
@@ -261,7 +269,7 @@ def log_lines(
             id=line.number,
             time=time.strftime("%H:%M:%S", time.localtime(line.time)),
             level=line.level,
-            text=line.text,
+            text=brief(line.text, MAX_LINE),
         )
         for line in found[-keep:]
     ]
@@ -281,19 +289,6 @@ def curve_caption(service: TrainerService) -> str:
         f"smooth {number(service.smooth_loss)}."
     )
     return f"{last} Lowest smooth loss {number(lowest)} at step {count(int(at))}."
-
-
-def summary(service: TrainerService) -> str:
-    """The run in one line, for `repr` and for places without a front end."""
-    parts = [LABELS[service.state].lower()]
-    if service.max_step:
-        parts.append(f"step {service.step} of {service.max_step}")
-        parts.append(f"smooth loss {number(service.smooth_loss)}")
-    if service.state == "training":
-        parts.append(f"{duration(service.seconds_left)} left")
-    if alert := failure(service):
-        parts.append(alert["title"])
-    return ", ".join(parts)
 
 
 def number(value: float | None) -> str:
@@ -347,8 +342,9 @@ def _control(op: Command, label: str, enabled: bool, hint: str, kind: str = "") 
 
 def plain(service: Any) -> str:
     """The run in a few lines of text."""
-    lines = [f"{LABELS[service.state]}. {status_text(service, can_start=False)}".strip()]
+    lines = [f"{LABELS[service.state]}. {brief(status_text(service, can_start=False))}".strip()]
     if alert := failure(service):
+        alert = shortened(alert)
         lines.append(f"{alert['title']} {alert['text']}".strip())
     if service.max_step:
         lines += [f"{bar['label']}: {bar['text']}" for bar in bars(service)]

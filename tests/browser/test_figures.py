@@ -6,11 +6,11 @@ process does not lengthen.
 """
 
 import json
-import os
 
 import pytest
 from playwright.sync_api import expect
-from test_views import setup, stop, wait_for_step
+from rig import SHOTS
+from test_views import setup, wait_for_step
 
 SECOND = 1.0
 
@@ -47,12 +47,10 @@ class Meter:
 
 
 def keep(name, **figures):
-    """Say a figure, and keep it where CI keeps its artifacts."""
-    said = json.dumps({name: figures})
-    print(said)
-    if path := os.environ.get("OT_FIGURES"):
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(f"{said}\n")
+    """Note a figure beside the pictures of the pages."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    with (SHOTS / "figures.jsonl").open("a", encoding="utf-8") as file:
+        file.write(f"{json.dumps({name: figures})}\n")
 
 
 PAINTED = """async ([cell, selector]) => {
@@ -119,7 +117,9 @@ MANY = """
 
 SCROLLED = """async ([node, frames]) => {
     let port = node;
-    while (port.scrollHeight <= port.clientHeight + 5 || !/auto|scroll/.test(getComputedStyle(port).overflowY)) port = port.parentElement;
+    const longer = (one) => one.scrollHeight > one.clientHeight + 5;
+    const scrolls = (one) => longer(one) && /auto|scroll/.test(getComputedStyle(one).overflowY);
+    while (!scrolls(port)) port = port.parentElement;
     const gaps = [];
     let last = performance.now();
     for (let frame = 0; frame < frames; frame += 1) {
@@ -129,7 +129,8 @@ SCROLLED = """async ([node, frames]) => {
         last = performance.now();
     }
     gaps.sort((a, b) => a - b);
-    return { longest: gaps.at(-1), median: gaps[frames >> 1], over50: gaps.filter((gap) => gap > 50).length, at: port.scrollTop };
+    const over50 = gaps.filter((gap) => gap > 50).length;
+    return { longest: gaps.at(-1), median: gaps[frames >> 1], over50, at: port.scrollTop };
 }"""
 
 
@@ -198,7 +199,8 @@ def test_a_click_reaches_the_trainer_at_once_while_a_cell_blocks(notebook, page)
     wait_for_step(page, output, 10)
     notebook.run(3, wait=False)
     click = """(node, name) => {
-        const button = [...node.querySelectorAll('.ot-buttons button')].find((one) => one.textContent === name);
+        const buttons = [...node.querySelectorAll('.ot-buttons button')];
+        const button = buttons.find((one) => one.textContent === name);
         window.otClicks = [...(window.otClicks ?? []), [name.toLowerCase(), Date.now() / 1000]];
         button.click();
     }"""
