@@ -1,5 +1,6 @@
 """The shipped presets: each means what OneTrainer's of that kind means, and comes back whole."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from modules.config import DataType, TrainConfig, TrainingMethod, TrainOptimizer
 from modules.config.hardware import Hardware
 from modules.config.models import MODELS
 from modules.config.section import plain
+from modules.families import FAMILIES
 
 ROOT = Path(__file__).parents[2] / "presets"
 PRESETS = {path.stem: path for path in sorted(ROOT.glob("*/*.json"))}
@@ -16,6 +18,7 @@ REFERENCE = json.loads((Path(__file__).parent / "files" / "reference_presets.jso
 """By the name of our preset: what OneTrainer's own code resolves its counterpart to, on its screen,
 where that differs from OneTrainer's defaults."""
 DEFAULT = TrainConfig()
+WHOLE = (DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16)
 H100 = Hardware("cuda", "NVIDIA H100", memory_gib=80)
 T4 = Hardware("cuda", "Tesla T4", bfloat16=False, memory_gib=15)
 
@@ -84,8 +87,11 @@ def test_a_preset_describes_itself_in_a_line(name):
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if "T4" in name])
 def test_a_preset_for_the_t4_uses_no_bfloat16(name):
+    """Models that overflow in float16 compute in float32, on weights of few bits."""
     config = load(name)
-    assert config.train_dtype is DataType.FLOAT_16
+    assert config.train_dtype in (DataType.FLOAT_16, DataType.FLOAT_32)
+    small = config.get(MODELS[config.model_type].denoiser).weight_dtype not in WHOLE
+    assert config.train_dtype is DataType.FLOAT_16 or small
     assert config.fallback_train_dtype is DataType.FLOAT_32
     parts = MODELS[config.model_type].parts
     assert all(config.get(part).weight_dtype is not DataType.BFLOAT_16 for part in parts)
@@ -102,10 +108,24 @@ def test_presets_for_less_memory_keep_the_effective_batch():
         ("Lumina 2 LoRA 16GB", "Lumina 2 LoRA"),
         ("AuraFlow LoRA 16GB", "AuraFlow LoRA"),
         ("AuraFlow LoRA T4 16GB", "AuraFlow LoRA"),
+        ("Lumina 2 LoRA T4 16GB", "Lumina 2 LoRA"),
+        ("Flux.1 LoRA T4 16GB", "Flux.1 LoRA"),
+        ("Chroma LoRA T4 16GB", "Chroma LoRA 16GB"),
+        ("Sana LoRA T4 16GB", "Sana LoRA"),
+        ("PixArt sigma LoRA T4 16GB", "PixArt sigma LoRA"),
+        ("Z-Image LoRA T4 16GB", "Z-Image LoRA 16GB"),
+        ("Anima LoRA T4 16GB", "Anima LoRA"),
     ]:
         a, b = load(small), load(usual)
         assert a.batch_size * a.gradient_accumulation_steps == b.batch_size, small
         assert a.learning_rate == b.learning_rate
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_architecture_has_a_preset(family):
+    module = importlib.import_module(f"modules.families.{family}")
+    kinds = {kind for variant in module.VARIANTS for kind in variant.model_types}
+    assert kinds & {load(name).model_type for name in PRESETS}
 
 
 def test_every_training_method_and_twenty_model_types_have_a_preset():
