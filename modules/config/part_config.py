@@ -53,7 +53,8 @@ class TrainModelPartConfig(Section):
     """One network of the model: where it comes from, whether it trains, how it is stored."""
 
     model_name: Annotated[str, Show()] = ""
-    """Another source for this network alone: a path, hub id or URL; empty for the base model's."""
+    """Another source for this network alone: a path, hub id or URL; empty for the base model's, or
+    for the published one where that has none."""
 
     include: Annotated[bool, Show(families=_OPTIONAL)] = True
     """Whether the network is loaded at all; text encoders of some models can be left out."""

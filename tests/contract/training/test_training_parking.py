@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from toys import save_toy
 
 from modules.config import MODELS
 from modules.families import all_families
@@ -150,12 +151,11 @@ def test_layers_that_wait_stay_at_home_when_their_network_comes(make_config, mak
 def test_a_step_of_each_architecture_asks_only_what_is_there(
     make_config, make_run, watch, tmp_path, family
 ):
-    kind, folder = family.model_types[0], tmp_path / "model"
-    family.tiny().pipeline.save_pretrained(folder)
+    kind = family.model_types[0]
     encoders = MODELS[kind].text_encoders
     config = make_config(
         model_type=kind.value,
-        base_model_name=str(folder),
+        **save_toy(family, tmp_path / "model"),
         cache_dir=str(tmp_path / "cache"),
         resolution=str(max(64, family.pixel_multiple)),
         layer_filter="",
@@ -166,5 +166,6 @@ def test_a_step_of_each_architecture_asks_only_what_is_there(
     if family.hint == "inpainting":
         config = config.update(unmasked_probability=0.5)
     _run, away = followed(make_run, config, watch)
+    toy = family.tiny()
     assert family.denoiser not in away
-    assert {"vae", *encoders, *family.guides} <= away
+    assert {toy.encoder_name, *encoders, *family.guides, *toy.beside} <= away
