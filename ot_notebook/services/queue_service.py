@@ -177,11 +177,17 @@ class QueueService(t.HasTraits):
         """
         with self._changed:
             job = self._waiting(job_id, "changed")
-            config = TrainConfig.load(job.config)[0].update(**settings)
-            if blocking := [p for p in validate(config) if p.severity == "error"]:
-                raise ConfigError(blocking)
-            self._check_destination(config.output_model_destination, job_id)
-            return self._update(job, config=config.to_dict())
+            return self._put(job, TrainConfig.load(job.config)[0].update(**settings))
+
+    def replace(self, job_id: str, config: TrainConfig) -> Job:
+        """Give a job that waits other settings altogether.
+
+        Raises:
+            ConfigError: if they cannot run.
+            QueueError: if it does not wait, or there is no such job.
+        """
+        with self._changed:
+            return self._put(self._waiting(job_id, "changed"), config)
 
     def retry(self, job_id: str, *, resume: bool = False) -> Job:
         """Let a job that has ended wait again, at the end.
@@ -271,6 +277,12 @@ class QueueService(t.HasTraits):
         store = RunStore(Path(resolve(config.workspace_dir)) / DATABASE)
         before = Run(job.run, store) if store.has(job.run) else None
         return self._service.start(config, after=before)
+
+    def _put(self, job: Job, config: TrainConfig) -> Job:
+        if blocking := [p for p in validate(config) if p.severity == "error"]:
+            raise ConfigError(blocking)
+        self._check_destination(config.output_model_destination, job.id)
+        return self._update(job, config=config.to_dict())
 
     def _next(self) -> Job | None:
         return next((job for job in self.jobs if job.state == "waiting"), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -19,6 +20,7 @@ from ot_notebook.widgets.described import (
 )
 from ot_notebook.widgets.form_rows import words
 from ot_notebook.widgets.live import Mode, esm
+from ot_notebook.widgets.questions import must_ask
 from ot_notebook.widgets.view_state import Alert, Tone, percent
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 SNAPSHOT_JOBS = 40
 """Jobs that a saved notebook lists."""
 
-JobOp = Literal["up", "down", "remove", "stop", "retry", "resume"]
+JobOp = Literal["up", "down", "edit", "take", "remove", "stop", "keep", "retry", "resume"]
 
 
 class JobButton(TypedDict):
@@ -77,13 +79,31 @@ LABELS: dict[JobState, tuple[str, Tone]] = {
 """A job's state in words, and its tone."""
 
 
-def queue_view(queue: QueueService, can_add: bool, alert: Alert | None = None) -> QueueView:
+@dataclass(frozen=True)
+class Busy:
+    """The jobs that a panel is about to do something to, by their ids; empty for none."""
+
+    edits: str = ""
+    """Its settings are in the form, to be taken back from there."""
+    stops: str = ""
+    """Whether to stop its run is asked."""
+    form: bool = False
+    """Whether the panel has a form to edit in."""
+
+
+NOTHING = Busy()
+
+
+def queue_view(
+    queue: QueueService, can_add: bool, alert: Alert | None = None, busy: Busy = NOTHING
+) -> QueueView:
     """Everything the panel draws of `queue` now.
 
     Args:
         queue: whose jobs they are.
         can_add: whether there are settings to add.
         alert: something to say, for instance why a command was refused.
+        busy: what the panel is about to do.
     """
     jobs: Sequence[Job] = queue.jobs
     waiting = [job.id for job in jobs if job.state == "waiting"]
@@ -105,11 +125,11 @@ def queue_view(queue: QueueService, can_add: bool, alert: Alert | None = None) -
         can_add=can_add,
         can_clear=any(job.state in ("finished", "stopped", "failed") for job in jobs),
         alert=alert,
-        jobs=[_row(queue, job, waiting) for job in jobs],
+        jobs=[_row(queue, job, waiting, busy) for job in jobs],
     )
 
 
-def _row(queue: QueueService, job: Job, waiting: Sequence[str]) -> JobRow:
+def _row(queue: QueueService, job: Job, waiting: Sequence[str], busy: Busy) -> JobRow:
     label, tone = LABELS[job.state]
     service, done = queue.service, None
     about = _about(job.config)
@@ -120,6 +140,8 @@ def _row(queue: QueueService, job: Job, waiting: Sequence[str]) -> JobRow:
         about = f"{where} · {about}"
     if job.state == "waiting" and job.resume:
         about = f"goes on from its last backup · {about}"
+    if busy.edits == job.id:
+        about = f"being edited: its settings are in the form · {about}"
     return JobRow(
         id=job.id,
         name=brief(job.name or "without a name", 160),
@@ -128,7 +150,7 @@ def _row(queue: QueueService, job: Job, waiting: Sequence[str]) -> JobRow:
         about=about,
         error=brief(job.error),
         percent=done,
-        buttons=_buttons(job, waiting),
+        buttons=_buttons(job, waiting, busy),
     )
 
 
@@ -142,7 +164,7 @@ def _about(config: Mapping[str, Any]) -> str:
     )
 
 
-def _buttons(job: Job, waiting: Sequence[str]) -> list[JobButton]:
+def _buttons(job: Job, waiting: Sequence[str], busy: Busy) -> list[JobButton]:
     name = brief(job.name, 60)
 
     def made(op: JobOp, label: str, hint: str, enabled: bool = True) -> JobButton:
@@ -150,13 +172,26 @@ def _buttons(job: Job, waiting: Sequence[str]) -> list[JobButton]:
 
     if job.state == "waiting":
         place = waiting.index(job.id)
+        edit = []
+        if busy.edits == job.id:
+            edit = [
+                made("take", "Keep edit", "Take the settings that the form has now"),
+                made("keep", "Leave as it was", "Take nothing from the form"),
+            ]
+        elif busy.form:
+            edit = [made("edit", "Edit", "Put its settings in the form")]
         return [
+            *edit,
             made("up", "Up", "Run earlier", place > 0),
             made("down", "Down", "Run later", place < len(waiting) - 1),
             made("remove", "Remove", "Take out of the queue"),
         ]
     if job.state == "running":
-        return [made("stop", "Stop", "End the run after this step; its files stay")]
+        stop = made("stop", "Stop", "End the run after this step; its files stay")
+        if busy.stops != job.id:
+            return [stop]
+        stop["label"] = "Stop and save"
+        return [stop, made("keep", "Keep training", "Stop nothing")]
     resume = [made("resume", "Resume", "Wait again, to go on from its last backup")]
     return [
         *(resume if job.state != "finished" and job.run else []),
@@ -199,13 +234,21 @@ class QueuePanel(DescribedView):
             queue = this_kernels()
         self.queue, self.job = queue, job
         self._cards: dict[str, _Card] = {}
+        self._busy = Busy()
         super().__init__(mode)
         self._use(self.mode)
         self._heard = lambda _change: self.refresh()
         queue.observe(self._heard, ["jobs", "active"])
 
     def _describe(self) -> QueueView:
-        return queue_view(self.queue, self._settings() is not None, self._alert)
+        states = {job.id: job.state for job in self.queue.jobs}
+        was = self._busy
+        self._busy = Busy(
+            edits=was.edits if states.get(was.edits) == "waiting" else "",
+            stops=was.stops if states.get(was.stops) == "running" else "",
+            form=hasattr(self.job, "load"),
+        )
+        return queue_view(self.queue, self._settings() is not None, self._alert, self._busy)
 
     def _settings(self) -> TrainConfig | None:
         return None if self.job is None else self.job.config
@@ -235,13 +278,29 @@ class QueuePanel(DescribedView):
                 queue.retry(job_id, resume=op == "resume")
             case {"op": "stop", "id": job_id}:
                 self._stop(job_id)
+            case {"op": "edit", "id": job_id}:
+                (config,) = (job.config for job in queue.jobs if job.id == job_id)
+                self.job.load(config)
+                self._busy = replace(self._busy, edits=job_id)
+            case {"op": "take", "id": job_id} if (config := self._settings()) is not None:
+                queue.replace(job_id, config)
+                self._busy = replace(self._busy, edits="")
+            case {"op": "keep"}:
+                self._busy = Busy()
 
     def _stop(self, job_id: str) -> None:
-        """End the run of a job, unless another run took its place since the button was drawn."""
+        """End the run of a job, unless another run took its place since the button was drawn.
+
+        A run that takes steps is asked about first; a second press confirms.
+        """
         service = self.queue.service
         running = [job.run for job in self.queue.jobs if job.id == job_id]
         if service.run is None or service.run.id not in running:
             raise ValueError("That job is not running any more.")
+        if must_ask(service) and self._busy.stops != job_id:
+            self._busy = replace(self._busy, stops=job_id)
+            return
+        self._busy = replace(self._busy, stops="")
         service.stop()
 
     # core widgets ------------------------------------------------------------------------------

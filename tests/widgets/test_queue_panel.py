@@ -8,6 +8,7 @@ import pytest
 
 from modules.training import events as e
 from ot_notebook.services.queue_service import QueueService
+from ot_notebook.widgets.job_config import JobConfig
 from ot_notebook.widgets.queue_panel import LABELS, QueuePanel, job_html
 
 HOSTILE = "<img src=x onerror=alert(1)>\x00\x1b[31m"
@@ -161,6 +162,52 @@ def test_stop_ends_the_run_of_that_job_and_of_no_other(stage, panel, queue, conf
     assert not stage.run.commands.stop_requested
     assert press(panel, "stop", job)["alert"] is None
     assert stage.run.commands.stop_requested
+
+
+def test_a_run_that_takes_steps_is_asked_about_before_it_stops(stage, panel, queue, configs):
+    job = queue.add(configs[0], "a")
+    press(panel, "start")
+    until(lambda: row(panel, "a")["label"] == "Running")
+    stage.say(e.TrainingState("training"))
+    press(panel, "stop", job)
+    assert not stage.run.commands.stop_requested
+    assert [b["label"] for b in row(panel, "a")["buttons"]] == ["Stop and save", "Keep training"]
+    press(panel, "keep", job)
+    assert [b["label"] for b in row(panel, "a")["buttons"]] == ["Stop"]
+    press(panel, "stop", job)
+    press(panel, "stop", job)
+    assert stage.run.commands.stop_requested
+
+
+def test_a_job_that_waits_is_edited_in_the_form(queue, configs, wire):
+    form = JobConfig(configs[2])
+    panel = QueuePanel(queue, form)
+    job, other = queue.add(configs[0].update(epochs=3), "a"), queue.add(configs[1], "b")
+    press(panel, "edit", job)
+    assert form["epochs"] == 3
+    assert "being edited" in row(panel, "a")["about"]
+    assert set(ops(panel, "a")) >= {"take", "keep"}
+    assert "take" not in ops(panel, "b")
+    form.update(epochs=9)
+    assert press(panel, "take", job)["alert"] is None
+    assert queue.jobs[0].config["epochs"] == 9
+    assert [one.name for one in queue.jobs] == ["a", "b"]
+    press(panel, "edit", job)
+    form.update(output_model_destination=configs[1].output_model_destination)
+    assert "'b' will write its model" in press(panel, "take", job)["alert"]["text"]
+    assert "take" in ops(panel, "a"), "to be mended"
+    press(panel, "keep", job)
+    assert "edit" in ops(panel, "a")
+    press(panel, "edit", other)
+    queue.remove(other.id)
+    assert panel._busy.edits == ""
+    panel.close()
+    form.close()
+
+
+def test_a_panel_without_a_form_edits_nothing(panel, queue, configs):
+    queue.add(configs[0], "a")
+    assert "edit" not in ops(panel, "a")
 
 
 def test_texts_of_users_are_cut_and_escaped_in_every_mode(panel, queue, configs, wire):
