@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ot_notebook.services.run import attach as attach
     from ot_notebook.services.run import run as run
     from ot_notebook.services.run import runs as runs
+    from ot_notebook.services.schedule_preview import preview_schedule as preview_schedule
     from ot_notebook.services.system_monitor import SystemMonitor as SystemMonitor
     from ot_notebook.services.trainer_service import trainer as trainer
     from ot_notebook.widgets.concept_editor import ConceptEditor as ConceptEditor
@@ -73,6 +74,7 @@ _HOMES = {
     "publish": "ot_notebook.services.publishing",
     "queue": "ot_notebook.services.queue_service",
     "presets": "ot_notebook.preset_files",
+    "preview_schedule": "ot_notebook.services.schedule_preview",
     "resize": "modules.adapters.low_rank",
     "run": "ot_notebook.services.run",
     "runs": "ot_notebook.services.run",

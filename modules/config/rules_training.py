@@ -157,6 +157,13 @@ def batches(case: Case) -> Iterator[Problem]:
         yield warn("batch_size", message, f"Use at most {max(1, case.data.images)}.")
 
 
+def caching(case: Case) -> Iterator[Problem]:
+    """A run that shall fill a cache, and nothing else, without one."""
+    if case.config.only_cache and not case.config.latent_caching:
+        message = "only_cache is true, but latent_caching is false, so nothing would be done."
+        yield refuse("only_cache", message, "Set latent_caching to true, or only_cache to false.")
+
+
 def judging(case: Case) -> Iterator[Problem]:
     """A judgement by the validation loss where none is measured."""
     config = case.config
@@ -352,6 +359,7 @@ RULES: tuple[Rule, ...] = (
     custom_schedule,
     warmup,
     batches,
+    caching,
     judging,
     noise,
     loss_terms,

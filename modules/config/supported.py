@@ -122,6 +122,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "latent_caching": ANY,
         "dataloader_threads": ANY,
         "clear_cache_before_training": ANY,
+        "only_cache": ANY,
         # optimisation
         "learning_rate": ANY,
         "learning_rate_scheduler": ANY,
@@ -271,6 +272,7 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "fallback_train_dtype": "",  # of models that do not overflow in FLOAT_16
         "{part}.activation_offloading": "",  # of networks that do not train
         "optimizer_defaults": "",
+        "lokr_vec_trick": "",  # how a product is computed, not what it is
         "prevent_overwrites": "",
     }
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 from modules.training.advice import advice_for, is_disk_full
 from modules.training.events import Event, Warned
 
+Result = TypeVar("Result")
+
 TRIES, WAIT = 20, 30.0
-"""How often, and seconds apart, the final model is written to a disk that is full."""
+"""How often, and seconds apart, what must be written is written to a disk that is full."""
 
 
 def attempt(action: Callable[[], None], words: str, emit: Callable[[Event], None]) -> bool:
@@ -29,30 +32,35 @@ def attempt(action: Callable[[], None], words: str, emit: Callable[[Event], None
 
 
 def patiently(
-    action: Callable[[], None], emit: Callable[[Event], None], wait: Callable[[float], object]
-) -> None:
-    """Write what must not be lost: while the disk is full, again and again for some minutes.
+    action: Callable[[], Result],
+    what: str,
+    emit: Callable[[Event], None],
+    wait: Callable[[float], object],
+) -> Result:
+    """Write what a run cannot do without: while the disk is full, again and again for some minutes.
 
     Args:
         action: the writing.
+        what: is written, in words that begin a sentence.
         emit: is told of each failure.
         wait: waits so many seconds.
 
     Raises:
         Exception: what the last try, or a failure of another kind, raised.
     """
-    for left in reversed(range(TRIES)):
+    left = TRIES - 1
+    while True:
         try:
-            action()
+            return action()
         except Exception as error:
             if not (is_disk_full(error) and left):
                 raise
+            reason = str(error).rstrip(".")
             emit(
                 Warned(
-                    f"The final model could not be written: {error}. Free some space: it is tried "
-                    f"again in {WAIT:.0f} seconds, {left} more times."
+                    f"{what} could not be written: {reason}. Free some space: it is tried again in "
+                    f"{WAIT:.0f} seconds, {left} more times."
                 )
             )
-            wait(WAIT)
-        else:
-            return
+        wait(WAIT)
+        left -= 1

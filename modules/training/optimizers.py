@@ -132,8 +132,9 @@ def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
     name = settings.optimizer.value
     recipe = RECIPES.get(settings.optimizer)
     if recipe is None:
-        message = f"optimizer is {name}, which this engine cannot build."
-        return [Problem("optimizer.optimizer", "error", message, "Use ADAMW, LION or PRODIGY.")]
+        message = f"optimizer is {name}, which no package offers."
+        fix = "Use CAME or ADAFACTOR, which keep little, or ADAMW_8BIT."
+        return [Problem("optimizer.optimizer", "error", message, fix)]
     if importlib.util.find_spec(recipe.package) is None:
         message = f"{name} is part of the package {recipe.package}, which is not installed."
         fix = f"Install it (pip install {PIP[recipe.package]}), or use ADAMW."

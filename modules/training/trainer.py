@@ -13,14 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from modules.config import (
-    ConceptType,
-    ConfigError,
-    DataType,
-    EMAMode,
-    SampleConfig,
-    TrainConfig,
-)
+from modules.config import ConceptType, ConfigError, DataType, EMAMode, SampleConfig, TrainConfig
 from modules.config.checks import sample_problems
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.data import Batches, CachingStopped, Dataset
@@ -138,7 +131,9 @@ class GenericTrainer:
             if self._commands.stop_requested:
                 self._voice.enter("stopped", f"Stopped at step {self.step}")
             else:
-                self._voice.enter("finished", f"Finished after {self.step} steps")
+                caches = self.config.only_cache
+                words = "The cache is filled" if caches else f"Finished after {self.step} steps"
+                self._voice.enter("finished", words)
         except BaseException as error:
             known = isinstance(error, ConfigError)
             text = str(error) if known else f"{type(error).__name__}: {error}"
@@ -153,7 +148,7 @@ class GenericTrainer:
     def start(self) -> None:
         """Check the config, load the model, fill the cache, and take up a backup if told to.
 
-        Returns early if a stop is asked for meanwhile.
+        Returns early if a stop is asked for meanwhile, and after the cache with `only_cache`.
 
         Raises:
             ConfigError: if the run cannot work, before anything is loaded where that can be known.
@@ -171,6 +166,8 @@ class GenericTrainer:
             if self.config.validation:
                 self._measured = self._cache(ConceptType.VALIDATION)
         except CachingStopped:
+            return
+        if self.config.only_cache:
             return
         self._prepare()
         images = sum(plan.images for plan in self._batches.buckets())
@@ -190,8 +187,17 @@ class GenericTrainer:
             )
 
     def _cache(self, *types: ConceptType) -> Dataset:
-        method, stop = self._method, lambda: self._commands.stop_requested
-        return fill_cache(self.config, self._family, self.parts, method, self._emit, stop, types)
+        fill = partial(
+            fill_cache,
+            self.config,
+            self._family,
+            self.parts,
+            self._method,
+            self._emit,
+            lambda: self._commands.stop_requested,
+            types,
+        )
+        return patiently(fill, "The cache", self._emit, self._commands.wait)
 
     def _prepare(self) -> None:
         """Build what the loop needs: batches, forward pass, optimizer, generators, triggers."""
@@ -282,7 +288,7 @@ class GenericTrainer:
 
     def train(self) -> None:
         """Take optimizer steps until the last epoch ends or a stop is asked for."""
-        if self._commands.stop_requested:
+        if self._commands.stop_requested or self.config.only_cache:
             return
         accumulate = self.config.gradient_accumulation_steps
         self._voice.enter("training", "Training")
@@ -441,7 +447,8 @@ class GenericTrainer:
             return
         if self.config.backup_before_save:
             self._attempt(self._backup, "back up")
-        patiently(partial(self._save, final=True), self._emit, self._commands.wait)
+        save = partial(self._save, final=True)
+        patiently(save, "The final model", self._emit, self._commands.wait)
 
     def _backup(self) -> None:
         self._reporter.report(wait=True)

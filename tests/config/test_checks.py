@@ -69,6 +69,7 @@ CASES = [
     ({"multi_gpu": True}, "error multi_gpu: multi_gpu is true, which this engine cannot honour. Set it to false."),
     ({"debug_mode": True}, "warning debug_mode: debug_mode is true, but nothing is dumped. Set it to false to silence this."),
     ({"samples.0.frames": 9}, "error samples.0.frames: samples.0.frames is 9, which this engine cannot do. Use 1."),
+    ({"only_cache": True, "latent_caching": False}, "error only_cache: only_cache is true, but latent_caching is false, so nothing would be done. Set latent_caching to true, or only_cache to false."),
     ({"cloud.enabled": True}, "error cloud.enabled: cloud.enabled is true, but this engine trains on the machine where it is started. Start it there, and set cloud.enabled to false."),
     # model, method, format
     ({"model_type": "Z_IMAGE", "training_method": "EMBEDDING"}, "error training_method: training_method is EMBEDDING, which Z-Image does not have. Use one of FINE_TUNE, LORA."),

@@ -170,6 +170,39 @@ def test_the_final_model_waits_for_room(make_config, make_run, monkeypatch):
     assert sum("tried again" in warning for warning in run.warnings) == 1
 
 
+@pytest.mark.parametrize("frees", [True, False])
+def test_a_full_disk_while_the_cache_fills(make_config, make_run, tmp_path, monkeypatch, frees):
+    """The run waits for room; where none comes it ends and keeps what is there."""
+    monkeypatch.setattr(attempts, "WAIT", 0.01)
+    monkeypatch.setattr(attempts, "TRIES", 4)
+    disk = full_disk()
+
+    def react(event, _commands):
+        begun = isinstance(event, e.TaskProgress) and event.task == "caching"
+        if begun and not entered:
+            disk.__enter__()
+            entered.append(event)
+        if isinstance(event, e.Warned) and "tried again" in event.message and frees:
+            disk.__exit__(None, None, None)
+
+    entered = []
+    run = make_run(make_config(epochs=1, cache_dir=str(tmp_path / "cache")), react)
+    try:
+        if frees:
+            run.go()
+            assert run.states[-1] == "finished"
+            assert len(run.losses) == 3
+            assert len(run.warnings) == 1
+            assert "The cache could not be written: " in run.warnings[0]
+            return
+        with pytest.raises(Exception, match=r"large|space"):
+            run.go()
+        assert len([w for w in run.warnings if "tried again" in w]) == 3
+        assert "The disk is full" in run.of(e.RunFailed)[0].advice
+    finally:
+        disk.__exit__(None, None, None)
+
+
 def test_a_failed_run_leaves_the_old_output(make_config, make_run, train):
     config = make_config(epochs=1)
     path = train(config).of(e.ModelSaved)[0].path

@@ -183,3 +183,16 @@ def test_what_is_wrong_for_the_images_found_is_said_before_training(make_config,
     assert "learning_rate_warmup_steps is 50, but the run is only 3 steps" in said
     order = [type(event) for event in run.events]
     assert order.index(e.Warned) < order.index(e.LossUpdate)
+
+
+def test_a_run_that_only_caches_does_no_more(make_config, train, tmp_path):
+    cache = str(tmp_path / "cache")
+    run = train(make_config(only_cache=True, backup_before_save=True, cache_dir=cache))
+    assert run.states[-1] == "finished"
+    assert run.losses == {}
+    assert run.of(e.ModelSaved) == run.of(e.BackupCreated) == []
+    filled = [event for event in run.of(e.TaskProgress) if event.task == "caching"]
+    assert filled[-1].done == filled[-1].total > 0
+    later = train(make_config(epochs=1, cache_dir=cache))
+    assert [event for event in later.of(e.TaskProgress) if event.task == "caching"] == []
+    assert len(later.losses) == 3
