@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from html import escape
 from typing import Any
 
 import ipywidgets as W
 
 from ot_notebook.widgets import markup
+from ot_notebook.widgets.core_list import ItemHead, ListHead, Request
 from ot_notebook.widgets.form import Form
 from ot_notebook.widgets.form_rows import Group, Row
 
@@ -17,8 +18,6 @@ FOUND_ROWS = 40
 
 HINT = "tooltip" if W.Text.class_traits().get("tooltip") else "description_tooltip"
 """What a control calls the text that appears over it: ipywidgets 8 and 7 differ."""
-
-Request = Callable[[Mapping[str, Any]], None]
 
 
 class CoreForm:
@@ -35,6 +34,8 @@ class CoreForm:
         self._groups: list[Group] = form.groups()
         self._loading = False
         self._lines: dict[str, Line] = {}
+        self._lists: dict[str, ListHead] = {}
+        self._items: dict[str, ItemHead] = {}
         self._problems: Sequence[Mapping[str, str]] = ()
         names = [name for of in presets.values() for name in of]
         self._preset = W.Dropdown(
@@ -95,6 +96,12 @@ class CoreForm:
         try:
             for path, line in self._lines.items():
                 line.draw(_value_at(values, path), changed.get(path), texts.get(path, ""))
+            for path, head in self._lists.items():
+                head.draw(changed.get(path), texts.get(path, ""))
+            for path, item in self._items.items():
+                outer, _, index = path.rpartition(".")
+                if int(index) < len(values[outer]):
+                    item.draw(values[outer][int(index)])
         finally:
             self._loading = False
 
@@ -103,7 +110,7 @@ class CoreForm:
         children: list[W.Widget] = []
         for group in self._groups:
             found = [row for row in group["rows"] if row["path"] in visible and _fits(row, asked)]
-            lines = [line for row in found for line in self._row(row, values)]
+            lines = [line for row in found for line in self._row(row, values, visible, asked)]
             if lines and (not asked or len(children) < FOUND_ROWS):
                 children.append(_heading(group["name"]))
                 children += lines
@@ -112,14 +119,24 @@ class CoreForm:
                 title.close()
         self._body.children = children
 
-    def _row(self, row: Row, values: Mapping[str, Any]) -> list[W.Widget]:
+    def _row(
+        self, row: Row, values: Mapping[str, Any], visible: Set[str], asked: Sequence[str]
+    ) -> list[W.Widget]:
+        """A setting; of a list its head, and each item with its basic settings and those found."""
+        name = row["path"]
         if row["kind"] != "list":
             return [self._line(row)]
-        lines: list[W.Widget] = []
-        for index in range(len(values[row["path"]])):
+        if name not in self._lists:
+            self._lists[name] = ListHead(row, self._edited)
+        lines: list[W.Widget] = [self._lists[name].box]
+        for index in range(len(values[name])):
+            place = f"{name}.{index}"
+            if place not in self._items:
+                self._items[place] = ItemHead(row, index, self._edited)
+            lines.append(self._items[place].box)
             for inner in row["items"]:
-                if inner["level"] == "basic":
-                    path = f"{row['path']}.{index}.{inner['path']}"
+                path = f"{place}.{inner['path']}"
+                if path in visible and (_fits(inner, ()) or (asked and _fits(inner, asked))):
                     label = f"{index + 1}. {inner['label']}"
                     lines.append(self._line({**inner, "path": path, "label": label}))
         return lines
@@ -204,7 +221,7 @@ def _fits(row: Row, asked: Sequence[str]) -> bool:
     if not asked:
         return row["level"] == "basic"
     text = f"{row['label']} {row['path']} {row['help']}".lower()
-    return all(word in text for word in asked)
+    return all(word in text for word in asked) or any(_fits(one, asked) for one in row["items"])
 
 
 def _value_at(values: Mapping[str, Any], path: str) -> Any:

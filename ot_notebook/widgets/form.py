@@ -73,7 +73,9 @@ class Form:
         """Take what a control of the page holds for the setting at `path`, valid or not."""
         with self.lock:
             try:
-                config = self._now.config.update(**{path: self._value(path, shown)})
+                value = self._value(path, shown)
+                changes = {path: value, **self._following(path, value)}
+                config = self._now.config.update(**changes)
             except ConfigError as error:
                 self._drafts[path] = Draft(shown, _first(error, path))
                 return
@@ -236,6 +238,21 @@ class Form:
                 except ValueError as error:
                     raise ConfigError([_no_json(path, value, error)]) from None
         return value
+
+    def _following(self, path: str, value: Any) -> dict[str, Any]:
+        """Settings beside an edited one that a section works out of it, and that nobody has set."""
+        place, _, name = path.rpartition(".")
+        inside = self._now.config.get(place) if place else None
+        if not isinstance(inside, Section):
+            return {}
+        fields = type(inside).model_fields.items()
+        worked_out = {n for n, f in fields if n != name and f.default_factory_takes_validated_data}
+        if not worked_out:
+            return {}
+        given = {n: plain(getattr(inside, n)) for n, _ in fields if n not in worked_out}
+        before, after = type(inside)(**given), type(inside).model_validate({**given, name: value})
+        free = [n for n in worked_out if getattr(inside, n) == getattr(before, n)]
+        return {f"{place}.{n}": getattr(after, n) for n in free}
 
     def _setting(self, path: str) -> Setting:
         if path in self._by_path:

@@ -20,7 +20,7 @@ SPELLING = {
     "num": "number of", "vae": "VAE", "unet": "UNet", "ema": "EMA", "lora": "LoRA", "snr": "SNR",
     "mse": "MSE", "mae": "MAE", "gpu": "GPU", "cpu": "CPU", "oft": "OFT", "dora": "DoRA",
     "adamw": "AdamW", "sgd": "SGD", "8bit": "8-bit", "sdp": "SDP", "id": "ID", "url": "URL",
-    "cfg": "CFG", "svd": "SVD", "json": "JSON", "xl": "XL",
+    "cfg": "CFG", "svd": "SVD", "uuid": "UUID", "json": "JSON", "xl": "XL",
 }  # fmt: skip
 """Words of code that a page writes in another way."""
 

@@ -11,6 +11,7 @@ import pytest
 from pydantic import Field
 
 from modules.config import ConfigError, TrainConfig
+from modules.config.part_config import TrainEmbeddingConfig
 from modules.config.section import Show
 from ot_notebook.widgets.form import Form, Snapshot
 from ot_notebook.widgets.form_rows import words
@@ -201,6 +202,21 @@ def test_items_are_added_copied_moved_and_removed(form):
     assert names() == ["mine", "line art"]
     with pytest.raises(ValueError, match="'fly' is no action"):
         form.change_items("concepts", "fly", 0)
+
+
+def test_what_a_section_works_out_follows_its_words_until_somebody_sets_it(form):
+    form.change_items("additional_embeddings", "add", 0)
+    first = form.now.config.additional_embeddings[0].uuid
+    form.edit("additional_embeddings.0.placeholder", "<fox>")
+    second = form.now.config.additional_embeddings[0].uuid
+    assert second == TrainEmbeddingConfig(placeholder="<fox>").uuid != first
+    form.edit("additional_embeddings.0.uuid", "mine")
+    form.edit("additional_embeddings.0.placeholder", "<cat>")
+    made = form.now.config.additional_embeddings[0]
+    assert (made.placeholder, made.uuid) == ("<cat>", "mine")
+    form.edit("embedding.placeholder", "<dog>")
+    embedding = form.now.config.embedding
+    assert embedding.uuid == TrainEmbeddingConfig(placeholder="<dog>").uuid
 
 
 def test_what_counts_follows_family_and_method(form):

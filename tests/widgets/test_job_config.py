@@ -301,6 +301,45 @@ def test_core_search_finds_advanced_settings_with_their_values(core):
     assert "epochs" in shown_paths(core)
 
 
+def test_core_lists_are_added_to_and_their_items_moved_copied_and_removed(core):
+    count = len(core.config.samples)
+    first, second = (sample.prompt for sample in core.config.samples[:2])
+    tools = core._core._items
+    tools["samples.0"].tools["down"].click()
+    assert [sample.prompt for sample in core.config.samples[:2]] == [second, first]
+    assert first in tools["samples.1"]._words.value
+    tools["samples.1"].tools["copy"].click()
+    assert len(core.config.samples) == count + 1
+    tools["samples.1"].tools["remove"].click()
+    core._core._lists["samples"].add.click()
+    assert len(core.config.samples) == count + 1
+    assert f"samples.{count}.prompt" in shown_paths(core)
+    core._core._lists["samples"].reset.click()
+    assert core.config.samples[0].prompt == first
+    assert f"samples.{count}.prompt" not in shown_paths(core)
+
+
+def test_core_additional_embeddings_are_edited_by_search(core):
+    assert not [path for path in shown_paths(core) if path.startswith("additional")]
+    core._core._search.value = "embeddings"
+    core._core._lists["additional_embeddings"].add.click()
+    control(core, "additional_embeddings.0.placeholder").value = "<fox>"
+    control(core, "additional_embeddings.0.token_count").value = "4"
+    control(core, "additional_embeddings.0.initial_embedding_text").value = "a red animal"
+    core._core._search.value = "stop training after"
+    control(core, "additional_embeddings.0.stop_training_after").value = "7"
+    (made,) = core.config.additional_embeddings
+    assert (made.placeholder, made.token_count, made.stop_training_after) == ("<fox>", 4, 7)
+    assert made.initial_embedding_text == "a red animal"
+    assert "&lt;fox&gt;" in core._core._items["additional_embeddings.0"]._words.value
+    core._core._items["additional_embeddings.0"].tools["copy"].click()
+    assert "so is" in core._core._lines["additional_embeddings.1.placeholder"]._words.value
+    control(core, "additional_embeddings.1.placeholder").value = "<cat>"
+    first, second = core.config.additional_embeddings
+    assert first.uuid != second.uuid, "it follows the word that it is made of"
+    assert [problem for problem in core.problems if "embedding" in problem.field] == []
+
+
 def test_core_undo_and_reset(core):
     control(core, "epochs").value = "3"
     core._core._lines["epochs"]._reset.click()
