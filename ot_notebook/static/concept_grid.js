@@ -118,9 +118,10 @@ function createGrid(model, on) {
     const badge = frame.children[1];
     const [sign, state] = CACHE[row.cache] ?? ["", ""];
     badge.className = `ot-cell-cache ot-cache-${row.cache}`;
-    write(badge, [sign, row.twins ? `≈ ${row.twins}` : ""].filter(Boolean).join("  "));
+    const length = row.seconds ? `${row.seconds.toFixed(1)} s` : "";
+    write(badge, [sign, length && `▶ ${length}`, row.twins ? `≈ ${row.twins}` : ""].filter(Boolean).join("  "));
     const twins = row.twins ? `looks like others of group ${row.twins}` : "";
-    const remarks = [...row.problems, state, twins].filter(Boolean);
+    const remarks = [length && `film of ${length}`, ...row.problems, state, twins].filter(Boolean);
     node.title = [row.name, `${row.width} × ${row.height}`, ...remarks].join(" · ");
     node.setAttribute("aria-label", [row.name, row.caption, ...remarks].filter(Boolean).join(", "));
     node.setAttribute("aria-selected", String(selected.has(row.id)));

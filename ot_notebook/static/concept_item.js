@@ -177,7 +177,8 @@ function createItemView(root, model, grid, facts) {
     drawTokens(item);
     remarks.replaceChildren(...item.remarks.map((one) => element("div", "ot-remark", one)));
     const cached = CACHE[item.cache]?.[1];
-    write(path, [`${item.width} × ${item.height} px`, cached, item.concept, item.path].filter(Boolean).join(" · "));
+    const film = item.seconds ? `film of ${item.seconds.toFixed(1)} s` : "";
+    write(path, [`${item.width} × ${item.height} px`, film, cached, item.concept, item.path].filter(Boolean).join(" · "));
     older.disabled = at === 0;
     newer.disabled = at >= facts().found - 1;
     maskRemove.disabled = !item.mask;

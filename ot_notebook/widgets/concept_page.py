@@ -118,6 +118,16 @@ def variations(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[byte
     """An image as training may see it."""
     concept = store.concepts[row.concept]
     size = store.run.resolution.size(row, concept)
+def report(latest: LatestReport, version: int) -> dict[str, Any]:
+    """The report as HTML, or that it is being made."""
+    found = latest.get(version)
+    if found is None:
+        return {"op": "report", "ready": False}
+    made, why = found
+    html = concept_findings.page(made) if made else ""
+    return {"op": "report", "ready": True, "version": version, "html": html, "why": why}
+
+
     made = pictures.variations(row, concept, size, VARIATIONS) if size else []
     told = {"op": "variations", "id": row.id, "mimes": [mime for _, mime in made]}
     return told, [image for image, _ in made]
