@@ -12,11 +12,11 @@ from modules.adapters.rotation import rotated
 
 
 class RotatedConv(Conv2d):  # type: ignore[misc]
-    """A convolution whose weight is rotated, as it would be merged.
+    """A convolution whose weight is rotated, as OneTrainer has it.
 
     peft's own rotates patches of the input and adds them up where they overlap: a pixel counts as
     often as there are patches with it, so that even without any rotation the layer answers
-    otherwise than its base. What it merges is right, and this computes with that.
+    otherwise than its base, and otherwise than with what it merges.
     """
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:  # noqa: ARG002

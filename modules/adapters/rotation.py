@@ -1,5 +1,8 @@
 """OFT: what a layer reads is rotated, block by block, which is a rotation of its weight as well.
 
+With R a rotation, a linear layer computes W (x R), so that its weight is W R^T. Files give the
+weight of a convolution turned the other way, W R, as OneTrainer trains it.
+
 Source: Qiu et al. 2023, arXiv:2306.07280; rotations from skew matrices as in Qiu et al. 2025,
 arXiv:2506.19847: Cayley's (I + Q) / (I - Q), the inverse as the first powers of its series.
 
@@ -30,7 +33,8 @@ def rotated(weight: Tensor, packed: Tensor) -> Tensor:
     if count * size != width or len(turns) not in (1, count):
         raise RuntimeError(f"{len(turns)} rotations of {size} do not fit {width} inputs")
     blocks = weight.float().reshape(len(weight), count, size)
-    return torch.einsum("nrc,rdc->nrd", blocks, turns.expand(count, -1, -1)).reshape(weight.shape)
+    way = "nrc,rdc->nrd" if weight.ndim == 2 else "nrd,rdc->nrc"
+    return torch.einsum(way, blocks, turns.expand(count, -1, -1)).reshape(weight.shape)
 
 
 def _rotations(packed: Tensor) -> Tensor:

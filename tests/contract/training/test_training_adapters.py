@@ -191,7 +191,9 @@ def turned(weight, packed):
         whole = powers[0] + 2 * (powers[1] + powers[2] + powers[3]) + powers[4]
         at = slice(block * size, (block + 1) * size)
         rotation[at, at] = whole
-    return (rotation @ weight.flatten(1).T).T.view_as(weight)
+    if weight.ndim == 4:
+        return (weight.flatten(1) @ rotation).view_as(weight)
+    return weight @ rotation.T
 
 
 def test_dora_along_the_inputs_is_its_formula_live_and_in_the_file(make_config, make_run):
