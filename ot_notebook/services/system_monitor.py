@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets as t
 
+from ot_notebook.services.drive_space import Drive, DriveSpace
+
 if TYPE_CHECKING:
     from modules.training.trainer import GenericTrainer
 
@@ -63,6 +65,8 @@ class Reading:
     disk_free: int | None
     disk_total: int | None
     gpus: tuple[Gpu, ...]
+    drive: Drive | None = None
+    """Where a run is kept, if not on that disk; see `SystemMonitor.watch`."""
 
 
 class SystemMonitor(t.HasTraits):
@@ -88,6 +92,19 @@ class SystemMonitor(t.HasTraits):
         self._folder, self._seconds = Path(folder), seconds
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
+        self._watched: tuple[Path, int | None] | None = None
+
+    def watch(self, folder: str | Path, quota: int | None = None) -> None:
+        """Tell from now on also of the drive that a run is kept on, if it is another one.
+
+        Args:
+            folder: the run's workspace.
+            quota: bytes that may lie there, where the drive itself does not tell: many network
+                drives show the size of all of their machines.
+        """
+        if quota is None and self._watched is not None and self._watched[0] == Path(folder):
+            return  # a quota that was given stays
+        self._watched = (Path(folder), quota)
 
     def start(self) -> None:
         """Read from now on; nothing happens if it does already."""
@@ -104,7 +121,7 @@ class SystemMonitor(t.HasTraits):
             self._thread.join()
 
     def _run(self) -> None:
-        machine = _Machine(self._folder)
+        machine = _Machine(self._folder, lambda: self._watched)
         self.set_trait("note", machine.note)
         try:
             while not self._stopped.wait(self._seconds if self.history else 0):
@@ -118,9 +135,10 @@ class SystemMonitor(t.HasTraits):
 class _Machine:
     """The libraries that read it, as far as they are there."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, watched: Callable[[], tuple[Path, int | None] | None]) -> None:
         notes = []
-        self._folder = folder
+        self._folder, self._watched = folder, watched
+        self._space: tuple[object, DriveSpace] | None = None
         self._psutil: Any = None
         try:
             import psutil
@@ -145,7 +163,19 @@ class _Machine:
         free = total = None
         with suppress(OSError):  # an unplugged drive, a folder that is gone
             total, _, free = shutil.disk_usage(self._folder)
-        return Reading(time.time(), cpu, ram_used, ram_total, process, free, total, self._gpus())
+        memory_now = (cpu, ram_used, ram_total, process)
+        return Reading(time.time(), *memory_now, free, total, self._gpus(), self._drive())
+
+    def _drive(self) -> Drive | None:
+        watched = self._watched()
+        if watched is None:
+            return None
+        with suppress(OSError):  # a drive that does not answer now
+            if self._space is None or self._space[0] != watched:
+                folder, quota = watched
+                self._space = (watched, DriveSpace(folder, self._folder, quota))
+            return self._space[1].look()
+        return None
 
     def close(self) -> None:
         if self._nvml is not None:

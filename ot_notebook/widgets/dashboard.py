@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 import anywidget
@@ -98,7 +99,7 @@ class Dashboard(LiveView):
         self._asks = False
         self._edited = False
         self._history: History | None = None
-        self._strip = MachineStrip(held=lambda: vram_of(self.service.trainer))
+        self._strip = MachineStrip(held=lambda: vram_of(self.service.trainer), kept=self._workspace)
         super().__init__(service, mode)
         self.add_class("ot-card")
         if isinstance(job, t.HasTraits):
@@ -170,6 +171,10 @@ class Dashboard(LiveView):
     def _on_job(self, _change: t.Bunch) -> None:
         """The form was edited: the next beat of the page shows what that means for the run."""
         self._edited = True
+
+    def _workspace(self) -> Path | None:
+        run = self.service.run
+        return None if run is None else run.workspace
 
     def _settings(self) -> TrainConfig | None:
         return self.job.config if self.job is not None else self._config

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from html import escape
+from pathlib import Path
 from typing import TypedDict
 
 import ipywidgets as W
 
+from ot_notebook.services.drive_space import Drive
 from ot_notebook.services.system_monitor import Gpu, Reading, SystemMonitor, monitor
 from ot_notebook.widgets.texts import brief
 from ot_notebook.widgets.view_state import Tone, percent
@@ -58,7 +60,18 @@ def meters(reading: Reading | None, held: Mapping[str, int] | None = None) -> li
         )
         disk["tone"] = "bad" if reading.disk_free < LITTLE_DISK else "idle"
         found.append(disk)
+    if reading.drive is not None and reading.drive.total:
+        found.append(_drive(reading.drive))
     return found
+
+
+def _drive(drive: Drive) -> Meter:
+    """Where the run is kept."""
+    hint = f"of {_gib(drive.total)} for the run's files in {brief(drive.where, 120)}"
+    used = percent(drive.total - drive.free, drive.total)
+    meter = _meter(drive.label, f"{_gib(drive.free)} free", used, hint)
+    meter["tone"] = "bad" if drive.free < min(LITTLE_DISK, drive.total / 10) else "idle"
+    return meter
 
 
 def _gpu(gpu: Gpu, label: str, held: Mapping[str, int]) -> list[Meter]:
@@ -126,14 +139,16 @@ class MachineStrip(W.HTML):
     Args:
         source: what reads the machine; this kernel's monitor by default, from the first drawing on.
         held: gives bytes of GPU memory by what holds them.
+        kept: gives the workspace of the run that is shown, if any.
     """
 
     def __init__(
         self,
         source: SystemMonitor | None = None,
         held: Callable[[], Mapping[str, int]] = dict,
+        kept: Callable[[], Path | None] = lambda: None,
     ) -> None:
-        self._source, self._held = source, held
+        self._source, self._held, self._kept = source, held, kept
         self._drawn: object = self  # no reading, not even the lack of one
         super().__init__(layout=W.Layout(width="100%"))
 
@@ -141,6 +156,8 @@ class MachineStrip(W.HTML):
         """Show the latest reading; at most one message a second, as there is no newer one."""
         if self._source is None:
             self._source = monitor()
+        if (folder := self._kept()) is not None:
+            self._source.watch(folder)
         reading = self._source.reading
         if reading is not self._drawn:  # there is nothing newer to look at
             self._drawn = reading
