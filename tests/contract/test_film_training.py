@@ -16,10 +16,10 @@ from modules.families import family_for
 from modules.training import events as e
 from modules.training.encoder import LiveEncoder
 from modules.training.forward import Forward
+from ot_notebook.services.preflight import preflight
 
 torch.set_num_threads(1)
 FRAMES = 5
-SLOW = [pytest.param(ModelType.HUNYUAN_VIDEO, marks=pytest.mark.slow), ModelType.WAN_2]
 BOTH = [ModelType.HUNYUAN_VIDEO, ModelType.WAN_2]
 
 
@@ -159,7 +159,8 @@ def test_how_fast_films_are_is_the_weights_own(family, parts):
         parts.pipeline.register_to_config(expand_timesteps=False)
 
 
-@pytest.mark.parametrize("kind", SLOW, ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BOTH, ids=str)
 def test_a_run_learns_films(kind, films, tmp_path):
     """Twenty steps on films of two lengths and on pictures; the loss falls."""
     config = config_for(
@@ -180,8 +181,8 @@ def test_a_run_learns_films(kind, films, tmp_path):
     assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
 
 
-@pytest.mark.parametrize("caching", [True, False])
-@pytest.mark.parametrize("kind", SLOW, ids=str)
+@pytest.mark.parametrize("caching", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [pytest.param(BOTH[0], marks=pytest.mark.slow), BOTH[1]], ids=str)
 def test_a_resumed_run_on_films_is_straight(kind, caching, films, tmp_path):
     """Kill -9 between two epochs of films and pictures, and a resume from the backup before."""
     config = config_for(
@@ -204,3 +205,12 @@ def test_a_resumed_run_on_films_is_straight(kind, caching, films, tmp_path):
     assert {**before, **after} == straight
     assert set(after) == {2, 3, 4}
     assert_same_backup(last, resumed)
+
+
+@pytest.mark.slow
+def test_a_preflight_takes_its_steps_on_the_longest_films(films, tmp_path):
+    config = config_for(ModelType.WAN_2, films, tmp_path, frames="5, 9", batch_size=1)
+    found = preflight(config)
+    assert found.fits
+    assert dict(found.plan.sizes) == {"64x64, 9 frames": 2, "64x64": 2}
+    assert found.notes == ()
