@@ -47,6 +47,8 @@ class Item:
     """Files beside it in the same source."""
     film: Film | None = None
     """How long it is; None for a picture."""
+    turned: bool = False
+    """Whether the camera noted that it was not held upright."""
 
     @property
     def name(self) -> str:
@@ -155,6 +157,7 @@ class _ConceptScan:
             entries.get(f"{stem}{MASK}.png"),
             entries.get(f"{stem}{CONDITIONING}.png"),
             Film(header.frames, header.seconds) if header.frames else None,
+            header.turned,
         )
 
     def _header(self, entry: Entry) -> Header | None:
@@ -208,11 +211,13 @@ class _ConceptScan:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise Image.DecompressionBombError
-                if upright_turned(image):
+                noted = orientation(image)
+                if noted >= QUARTER_TURN:
                     width, height = height, width
                 transparent = image.mode in TRANSPARENT or "transparency" in image.info
                 animated = bool(getattr(image, "is_animated", False))
-                return Header(width, height, animated, transparent, image.mode)
+                turned = noted != UPRIGHT
+                return Header(width, height, animated, transparent, image.mode, turned=turned)
         except Image.DecompressionBombError:
             message = f"has more than {MAX_PIXELS:,} pixels, and is left out."
             add("too large", path, message, "Scale it down.", skipped=True)
@@ -327,11 +332,15 @@ _MODE_NAMES = {
 }
 
 
-def upright_turned(image: Image.Image) -> bool:
-    """Whether the camera noted a quarter turn; read without decoding the picture."""
+UPRIGHT, QUARTER_TURN = 1, 5
+"""Orientations that a camera notes (EXIF 2.3, 4.6.4): as it is; from 5 on, on its side."""
+
+
+def orientation(image: Image.Image) -> int:
+    """How the camera was held, by its note; read without decoding the picture."""
     if "exif" not in image.info and image.format not in ("TIFF", "MPO", "WEBP", "AVIF"):
-        return False  # getexif() would decode all of a PNG to look behind its pixels
-    return int(image.getexif().get(0x0112, 1)) >= 5
+        return UPRIGHT  # getexif() would decode all of a PNG to look behind its pixels
+    return int(image.getexif().get(0x0112, UPRIGHT))
 
 
 def upright(image: Image.Image) -> Image.Image:

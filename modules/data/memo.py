@@ -19,7 +19,7 @@ SETTLED = 2_000_000_000
 """Nanoseconds after which a change is sure to show in a file's time stamp."""
 PATIENCE = 5.0
 """Seconds to wait for another process that writes too."""
-VERSION = 1
+VERSION = 2
 
 
 class Header(NamedTuple):
@@ -37,6 +37,8 @@ class Header(NamedTuple):
     """Length of a film; 0 for a picture."""
     damage: str = ""
     """What is wrong with a film of which something can be read."""
+    turned: bool = False
+    """Whether the camera noted that it was not held upright."""
 
 
 @dataclass(slots=True)

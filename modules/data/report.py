@@ -13,7 +13,7 @@ from PIL import Image
 from modules.config.enums import BalancingStrategy
 from modules.data.ahead import ahead
 from modules.data.buckets import Bucket, targets
-from modules.data.findings import DataProblem, printable
+from modules.data.findings import NAMED, DataProblem, printable
 from modules.data.images import still
 from modules.data.items import DAMAGE, Item, Scan
 from modules.data.plan import Framing
@@ -60,8 +60,8 @@ class BucketReport:
 class TokenReport:
     """How long captions are."""
 
-    limit: int
-    """Tokens that the text encoder reads."""
+    limit: int | None
+    """Tokens that the text encoder reads; None where its tokenizer names no limit."""
     longest: int
     mean: float
     over: tuple[tuple[str, int], ...]
@@ -79,6 +79,8 @@ class DataReport:
     tokens: TokenReport | None
     duplicates: tuple[tuple[str, ...], ...]
     """Groups of images that look the same."""
+    turned: tuple[str, ...]
+    """Images that the camera was turned for; they train upright."""
     problems: tuple[DataProblem, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,10 +102,9 @@ class DataReport:
                 f"crops keep {bucket.kept:.0%}"
             )
         if self.tokens:
-            lines.append(
-                f"captions: {self.tokens.mean:.0f} tokens on average, {self.tokens.longest} at "
-                f"most, {len(self.tokens.over):,} longer than the {self.tokens.limit} that are read"
-            )
+            lines.append(_said(self.tokens))
+        if self.turned:
+            lines.append(f"turned by the camera, and trained upright: {len(self.turned):,} images")
         lines += [f"look the same: {', '.join(map(printable, g))}" for g in self.duplicates]
         return "\n".join([*lines, *map(str, self.problems)])
 
@@ -112,7 +113,7 @@ def report(
     found: Scan,
     framing: Framing,
     tokens: Callable[[Sequence[str]], Sequence[int]] | None = None,
-    limit: int = 77,
+    limit: int | None = 77,
     duplicates: bool = True,
     threads: int = 2,
     should_stop: Callable[[], bool] = lambda: False,
@@ -123,7 +124,7 @@ def report(
         found: the scan.
         framing: sizes to cut to.
         tokens: counts the tokens of captions as the model's tokenizer does; None leaves it out.
-        limit: tokens that the text encoder reads.
+        limit: tokens that the text encoder reads; None for any number.
         duplicates: look for images that look the same, for which each is decoded.
         threads: how many decode.
         should_stop: asked between images.
@@ -144,6 +145,7 @@ def report(
         )
         if duplicates
         else (),
+        tuple(item.path for item in found.items if item.turned),
         found.problems,
     )
 
@@ -188,14 +190,26 @@ def _buckets(found: Scan, framing: Framing) -> list[BucketReport]:
 
 
 def _tokens(
-    items: Sequence[Item], tokens: Callable[[Sequence[str]], Sequence[int]], limit: int
+    items: Sequence[Item], tokens: Callable[[Sequence[str]], Sequence[int]], limit: int | None
 ) -> TokenReport | None:
     if not items:
         return None
-    longest = [max(item.captions, key=len) for item in items]
-    counts = list(tokens(longest))
-    over = [(item.path, n) for item, n in zip(items, counts, strict=True) if n > limit]
+    counts = [max(tokens(item.captions)) for item in items]  # of its captions the longest
+    over = [(i.path, n) for i, n in zip(items, counts, strict=True) if limit and n > limit]
+    over.sort(key=lambda one: -one[1])
     return TokenReport(limit, max(counts), float(np.mean(counts)), tuple(over))
+
+
+def _said(tokens: TokenReport) -> str:
+    """How long captions are, in a line."""
+    said = f"captions: {tokens.mean:.0f} tokens on average, {tokens.longest} at most"
+    if tokens.limit:
+        said += f", {len(tokens.over):,} longer than the {tokens.limit} that are read"
+    if tokens.over:
+        named = [f"{printable(path)} ({count})" for path, count in tokens.over[:NAMED]]
+        more = len(tokens.over) - NAMED
+        said += f": {', '.join(named)}" + (f" and {more:,} more" if more > 0 else "")
+    return said
 
 
 def alike(

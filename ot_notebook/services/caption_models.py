@@ -233,7 +233,7 @@ def _processor(model: str) -> Any:
 
 
 def _without_films(whole: Any) -> Any:
-    class ForPictures(whole):  # type: ignore[misc]
+    class ForPictures(whole):
         # transformers reads the names of these arguments
         def __init__(
             self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None

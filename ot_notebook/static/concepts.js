@@ -1,6 +1,7 @@
 // The concept editor. Python holds the set and does every change; this file shows it and asks.
 
 const SEARCH_MS = 180;
+const EVERYTHING = { text: "", tag: "", problem: "", captioned: null, masked: null, smallest: 0, largest: 0, bucket: "", cache: "", twins: false };
 const MARKS = {
   undo: "M5.2 1 1.5 4.5 5.2 8V5.5h3.3a2.5 2.5 0 0 1 0 5H4V12h4.5a4 4 0 0 0 0-8H5.2z",
   redo: "M8.8 1v3H5.5a4 4 0 0 0 0 8H10v-1.5H5.5a2.5 2.5 0 0 1 0-5h3.3V8l3.7-3.5z",
@@ -342,10 +343,14 @@ export default () => {
         turn("images");
         model.send({ op: "filter", filter: { ...model.get("head").filter, bucket } });
       });
+      const report = createReport(model, (text) => {
+        turn("images");
+        model.send({ op: "filter", filter: { ...model.get("head").filter, ...EVERYTHING, text } });
+      });
       const tabs = element("div", "ot-segments ot-set-tabs");
       tabs.setAttribute("role", "group");
       tabs.setAttribute("aria-label", "Show");
-      for (const [key, label] of [["images", "Images"], ["buckets", "Sizes"]]) {
+      for (const [key, label] of [["images", "Images"], ["buckets", "Sizes"], ["report", "Report"]]) {
         const one = button("", label, () => turn(key));
         one.dataset.tab = key;
         tabs.append(one);
@@ -355,6 +360,7 @@ export default () => {
         tab = key;
         for (const one of tabs.children) one.setAttribute("aria-pressed", String(one.dataset.tab === key));
         buckets.show(key === "buckets");
+        report.show(key === "report");
         drawEmpty();
       };
       const head = createHead(model);
@@ -365,7 +371,7 @@ export default () => {
       const foot = element("div", "ot-grid-foot");
       foot.append(status, selection, alike, ask, edit);
       const main = element("div", "ot-set-main");
-      main.append(tabs, filters.node, grid.node, buckets.node, empty, foot);
+      main.append(tabs, filters.node, grid.node, buckets.node, report.node, empty, foot);
       const body = element("div", "ot-set-body");
       body.append(list.node, main);
       root.append(head.node, notice, body);
@@ -386,7 +392,8 @@ export default () => {
         filters.node.hidden = none || !images;
         foot.hidden = none || !images;
         tabs.hidden = none;
-        buckets.node.hidden = none || images;
+        buckets.node.hidden = none || tab !== "buckets";
+        report.node.hidden = none || tab !== "report";
         write(empty.children[0], text);
         write(empty.children[1], hint);
       };
@@ -405,7 +412,7 @@ export default () => {
         edit.disabled = !now.found;
         ask.disabled = !now.found || Boolean(now.task);
         alike.disabled = now.scanning || Boolean(now.task);
-        [buckets, bulk, annotate].forEach((part) => part.follow());
+        [buckets, report, bulk, annotate].forEach((part) => part.follow());
       };
       let queued = false; // traits change together: draw them once
       const drawSoon = () => {
@@ -426,7 +433,7 @@ export default () => {
       return () => {
         watched.forEach((event) => model.off(event, drawSoon));
         model.off("msg:custom", covers);
-        [view, bulk, annotate, buckets, grid, head].forEach((part) => part.close());
+        [view, bulk, annotate, buckets, report, grid, head].forEach((part) => part.close());
         hidden();
       };
     },

@@ -17,6 +17,7 @@ from ot_notebook.services.annotate import Annotation, Captioner, CaptionMode, Ma
 from ot_notebook.services.annotate_models import ANNOTATORS, make
 from ot_notebook.services.caption_tokens import Tokens
 from ot_notebook.services.concept_items import Filter
+from ot_notebook.services.concept_report import LatestReport, report_on
 from ot_notebook.services.concept_run import RunFacts
 from ot_notebook.services.concept_store import ConceptStore, Where
 from ot_notebook.widgets import concept_page as page
@@ -29,6 +30,7 @@ from ot_notebook.widgets.live import AdaptiveView, Front, Mode
 if TYPE_CHECKING:
     import pandas as pd
 
+    from modules.data.report import DataReport
     from ot_notebook.widgets.job_config import JobConfig
 
 Result = TypeVar("Result")
@@ -77,6 +79,8 @@ class ConceptEditor(AdaptiveView):
         self._tokens = Tokens()
         super().__init__(mode)
         said = lambda text: self._say("bad", text)  # noqa: E731
+        self._report = LatestReport(self.store, self._on_report)
+        self._sources = self.store, self._thumbs, self._tokens, self._report
         self._reading = Reading(self.store, self._drawing, self._on_read, self._redraw, said)
         self.add_class("ot-card")
         self._take(source)
@@ -183,6 +187,22 @@ class ConceptEditor(AdaptiveView):
         annotate.duplicates(self.store, self._on_progress).wait()
         return self.store.items(Filter(twins=True))
 
+    def report(self, duplicates: bool = False) -> DataReport:
+        """What there is and all that is wrong with it, by name; print it, or take `to_dict()`.
+
+        Args:
+            duplicates: also look for images that look the same, for which each is decoded.
+        """
+        if duplicates:
+            self.duplicates()
+        return report_on(self.store)
+
+    def _on_report(self) -> None:
+        """The page asks again by itself; core widgets are told."""
+        with self._drawing:
+            if self._made and self.mode == "core":
+                self._draw_if_made()
+
     def _on_progress(self, run: Annotation) -> None:
         with self._drawing:
             self._task = None if run.ended else run
@@ -275,9 +295,9 @@ class ConceptEditor(AdaptiveView):
         return self._front, [self._front, self._chooser]
 
     def _make_core(self) -> Sequence[W.Widget]:
-        self._core = CoreConcepts(
-            self.store, self._thumbs, self._on_request, make_chooser(self._add)
-        )
+        told = lambda: page.report(self._report, self._version, links=False)  # noqa: E731
+        chooser = make_chooser(self._add)
+        self._core = CoreConcepts(self.store, self._thumbs, self._on_request, chooser, told)
         return self._core.children
 
     def _add(self, path: str) -> None:
@@ -384,7 +404,7 @@ class ConceptEditor(AdaptiveView):
     def _answer(self, content: Mapping[str, Any]) -> bool:
         """Reply to a question that changes nothing; False if it is none."""
         about = self._ids, self._version, self._epoch
-        answer = page.answer(content, page.Shown(self.store, self._thumbs, self._tokens, *about))
+        answer = page.answer(content, page.Shown(*self._sources, *about))
         if answer is not None:
             self._front.send(*answer)
         return answer is not None

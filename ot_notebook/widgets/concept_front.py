@@ -18,6 +18,7 @@ PARTS = (
     "concept_item.js",
     "concept_bulk.js",
     "concept_buckets.js",
+    "concept_report.js",
     "concept_annotate.js",
     "concepts.js",
 )

@@ -13,9 +13,10 @@ from modules.config import ConfigError
 from ot_notebook.services.annotate import Annotation
 from ot_notebook.services.caption_tokens import Tokens
 from ot_notebook.services.concept_items import Filter, Row
+from ot_notebook.services.concept_report import LatestReport
 from ot_notebook.services.concept_store import ConceptStore, Where
+from ot_notebook.widgets import concept_findings, markup
 from ot_notebook.widgets import item_pictures as pictures
-from ot_notebook.widgets import markup
 from ot_notebook.widgets.thumbnails import data_uri
 
 SHOWN_CHANGES = 200
@@ -56,6 +57,7 @@ class Shown:
     store: ConceptStore
     thumbs: pictures.Thumbnails
     tokens: Tokens
+    report: LatestReport
     ids: Sequence[int]
     version: int
     epoch: int
@@ -84,6 +86,8 @@ def answer(
             return variations(store, store.rows[number])
         case {"op": "buckets"}:
             return (buckets(store),)
+        case {"op": "report"}:
+            return (report(shown.report, shown.version),)
         case {"op": "preview", "action": action, "options": options, "where": where}:
             meant = where if isinstance(where, list) else list(shown.ids)
             return (preview(store, action, meant, options),)
@@ -114,20 +118,20 @@ def buckets(store: ConceptStore) -> dict[str, Any]:
         return {"op": "buckets", "rows": [], "why": str(error)}
 
 
-def variations(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
-    """An image as training may see it."""
-    concept = store.concepts[row.concept]
-    size = store.run.resolution.size(row, concept)
-def report(latest: LatestReport, version: int) -> dict[str, Any]:
+def report(latest: LatestReport, version: int, links: bool = True) -> dict[str, Any]:
     """The report as HTML, or that it is being made."""
     found = latest.get(version)
     if found is None:
         return {"op": "report", "ready": False}
     made, why = found
-    html = concept_findings.page(made) if made else ""
+    html = concept_findings.page(made, links) if made else ""
     return {"op": "report", "ready": True, "version": version, "html": html, "why": why}
 
 
+def variations(store: ConceptStore, row: Row) -> tuple[dict[str, Any], list[bytes]]:
+    """An image as training may see it."""
+    concept = store.concepts[row.concept]
+    size = store.run.resolution.size(row, concept)
     made = pictures.variations(row, concept, size, VARIATIONS) if size else []
     told = {"op": "variations", "id": row.id, "mimes": [mime for _, mime in made]}
     return told, [image for image, _ in made]
@@ -183,6 +187,7 @@ def describe(store: ConceptStore, row: Row) -> dict[str, Any]:
         "problems": list(row.problems),
         "cache": store.cache_state(row),
         "twins": row.twins,
+        "seconds": row.item.film.seconds if row.item and row.item.film else 0,
     }
 
 

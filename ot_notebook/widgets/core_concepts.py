@@ -48,6 +48,7 @@ class CoreConcepts:
         thumbs: small pictures.
         request: receives edits, as the editor's module sends them.
         chooser: the folder chooser.
+        report: gives the report on the set, as `concept_page.report` tells it.
     """
 
     def __init__(
@@ -56,8 +57,10 @@ class CoreConcepts:
         thumbs: pictures.Thumbnails,
         request: Request,
         chooser: W.Widget,
+        report: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._store, self._thumbs, self._request = store, thumbs, request
+        self._report = report
         self._ids: list[int] = []
         self._page = 0
         self._was = ""
@@ -70,10 +73,10 @@ class CoreConcepts:
         self._chosen = ChosenConcept(self._concepts)
         self._folder = W.Text(placeholder="Folder of images", description="Add", layout=_wide())
         self._filters = CoreFilters(self._ask_filter)
-        self._tab = W.ToggleButtons(options=["Images", "Sizes"], layout=_auto())
+        self._tab = W.ToggleButtons(options=["Images", "Sizes", "Report"], layout=_auto())
         self._tab.add_class("ot-core-tabs")
         self._tab.observe(lambda _change: self._draw_tab(), "value")
-        self._sizes = _html()
+        self._other = _html()
         self._tiles = _html()
         self._where = W.HTML()
         self._item = W.Dropdown(description="Image", layout=_wide())
@@ -125,7 +128,7 @@ class CoreConcepts:
             _row(self._folder, add, chooser),
             self._tab,
             *self._images,
-            self._sizes,
+            self._other,
         ]
 
     def draw(
@@ -157,13 +160,19 @@ class CoreConcepts:
             self._loading = False
 
     def _draw_tab(self) -> None:
-        """Show the images, or the sizes that they train at."""
-        sizes = self._tab.value == "Sizes"
+        """Show the images, the sizes that they train at, or the report."""
+        images = self._tab.value == "Images"
         for widget in self._images:
-            widget.layout.display = "none" if sizes else _SHOWN[type(widget)]
-        self._sizes.layout.display = "" if sizes else "none"
-        if sizes:
-            self._sizes.value = sizes_table(page.buckets(self._store))
+            widget.layout.display = _SHOWN[type(widget)] if images else "none"
+        self._other.layout.display = "none" if images else ""
+        if self._tab.value == "Sizes":
+            self._other.value = sizes_table(page.buckets(self._store))
+        elif self._tab.value == "Report":
+            told = self._report()
+            words = told["why"] if told["ready"] else "Reading the set"
+            self._other.value = (
+                f'<div class="ot ot-core-report">{told.get("html") or escape(words)}</div>'
+            )
 
     def _concepts_of(self) -> Sequence[Any]:
         return self._store.concepts

@@ -65,11 +65,19 @@ def test_the_cache_is_seen_image_by_image(notebook, page, editor, emoji):
     assert violations(page, ".ot-set") == []
 
 
-def test_sizes_say_what_is_kept_and_what_trains_when(notebook, page, editor):
+def test_sizes_and_the_report_lead_to_their_images(notebook, page, editor):
     editor.get_by_role("button", name="Sizes").press("Enter")
     expect(editor.locator(".ot-bucket-table tbody tr")).to_have_count(1)
     expect(editor.locator(".ot-when").last).to_contain_text("of 8 an epoch")
     assert violations(page, ".ot-set") == []
+    editor.get_by_role("button", name="Report").press("Enter")
+    expect(editor.locator(".ot-finding").first).to_contain_text("missing caption")
+    assert violations(page, ".ot-set") == []
+    editor.locator("[data-name='again.png']").press("Enter")  # a name leads to its image
+    expect(editor.get_by_role("option", name="again.png")).to_be_visible()
+    expect(editor.get_by_text("1 of 97 images shown")).to_be_visible()
+    editor.get_by_label("Search captions and names").fill("")
+    editor.get_by_role("button", name="Sizes").press("Enter")
     editor.locator(".ot-bucket-link").press("Enter")
     expect(editor.get_by_role("button", name="show all sizes")).to_be_visible()
     expect(editor.locator(".ot-cell").first).to_be_visible()

@@ -43,7 +43,8 @@ def test_numbers_of_a_small_set(folder):
     json.dumps(told.to_dict())
     text = str(told)
     assert "set (STANDARD): 8 images, 16 an epoch" in text
-    assert "1 longer than the 4 that are read" in text
+    assert "1 longer than the 4 that are read: " in text
+    assert "wide.png (6)" in text
     assert "small.png" in text
 
 
@@ -61,6 +62,24 @@ def test_pictures_that_look_the_same_are_found(folder):
         "cropped.png",
     }
     assert report(scan([concept(folder)]), FRAMING, duplicates=False).duplicates == ()
+
+
+def test_pictures_that_the_camera_was_turned_for_are_counted(folder):
+    for number, note in enumerate((1, 3, 6)):
+        image = picture(30 + number)
+        exif = image.getexif()
+        exif[0x0112] = note
+        image.save(folder / f"camera {note}.jpg", exif=exif)
+    told = report(scan([concept(folder)]), FRAMING, duplicates=False)
+    assert [path.rsplit("/", 1)[1] for path in told.turned] == ["camera 3.jpg", "camera 6.jpg"]
+    assert "trained upright: 2 images" in str(told)
+    assert {problem.kind for problem in told.problems} == {"missing caption"}  # it is no trouble
+
+
+def test_captions_are_counted_each_and_may_have_no_limit(folder):
+    (folder / "0.txt").write_text("one two three\na-caption-that-is-longest-by-letters")
+    told = report(scan([concept(folder)]), FRAMING, words, limit=None, duplicates=False)
+    assert (told.tokens.longest, told.tokens.over) == (3, ())
 
 
 def test_blank_pictures_are_not_called_alike(tmp_path):

@@ -188,3 +188,42 @@ def test_core_widgets_filter_by_the_state_of_the_cache(config, fill, tmp_path, w
     core._filters.cache.value = "stale"
     assert core._item.options == (("1.png", 1),)
     editor.close()
+
+
+def test_the_report_is_made_in_the_background_and_its_names_are_text(wire, make, folder):
+    (folder / "<b>bold<b>.png").write_bytes(b"no picture")
+    (folder / "4.txt").unlink()
+    editor = make()
+    told = [{}]
+
+    def ready():
+        told[:] = ask(wire, editor, "report")
+        return told[0]["ready"]
+
+    until(ready)
+    html = told[0]["html"]
+    assert "unreadable image" in html
+    assert "&lt;b&gt;bold&lt;b&gt;.png" in html
+    assert "<b>bold" not in html
+    assert 'data-name="4.png"' in html
+    assert "tokens" not in html  # no model, no tokenizer
+    assert html.index("left out of training") < html.index("missing caption")
+
+
+def test_the_report_of_code_names_captions_that_are_cut_off_and_duplicates(make, config, folder):
+    (folder / "2.txt").write_text("fox " * 40)
+    editor = make()
+    editor.config = config.update(base_model_name="package://ot_notebook/assets/emoji")
+    told = editor.report(duplicates=True)
+    assert [path for path, _ in told.tokens.over] == [str(folder / "2.png")]
+    assert (told.tokens.longest, told.tokens.limit) == (80, 22)
+    assert len(told.duplicates) == 2
+    assert "2.png (80)" in str(told)
+
+
+def test_core_widgets_show_the_report(config, tmp_path, wire):
+    editor = ConceptEditor(config, mode="core", journal=tmp_path / "edits.db")
+    until(lambda: editor.store.scanned and not editor._reading.scanning)
+    editor._core._tab.value = "Report"
+    until(lambda: "An epoch shows" in editor._core._other.value)
+    editor.close()

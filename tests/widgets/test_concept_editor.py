@@ -302,7 +302,7 @@ def test_core_widgets_filter_by_what_is_wrong_and_tell_sizes(core):
     core._filters.search.value = ""
     assert core._filters.cache.layout.display == "none"  # there is no cache
     core._tab.value = "Sizes"
-    assert "batch" in core._sizes.value
+    assert "batch" in core._other.value
     assert core._tiles.layout.display == "none"
     core._tab.value = "Images"
     assert core._tiles.layout.display == ""
