@@ -56,7 +56,8 @@ class ModelSettings(Section):
     base_model_name: Annotated[str, Show(level="basic")] = (
         "stable-diffusion-v1-5/stable-diffusion-v1-5"
     )
-    """The model to start from: a hub id, a diffusers folder or a single file."""
+    """The model to start from: a hub id, a diffusers folder or a single file. A hub id may end in
+    @ and a branch, tag or commit."""
 
     output_model_destination: Annotated[str, Show(level="basic")] = "models/model.safetensors"
     """File or folder that the trained model is written to."""

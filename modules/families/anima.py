@@ -102,8 +102,9 @@ class Anima(Family):
         """{"text": [B, T, D]}, zeros behind the caption's last word, which the model sees."""
         length = parts.text.tokens("text_encoder", TOKENS)
         text = parts.pipeline.encode_prompt(list(captions), max_sequence_length=length)
-        least = parts.module("text_conditioner").config.min_sequence_length
-        return {"text": F.pad(text, (0, 0, 0, max(length, least) - text.shape[1]))}
+        conditioner: Any = parts.module("text_conditioner")
+        longest = max(length, conditioner.config.min_sequence_length)
+        return {"text": F.pad(text, (0, 0, 0, longest - text.shape[1]))}
 
     def predict(
         self,

@@ -42,7 +42,7 @@ if not hasattr(transformer_cosmos, "transforms"):
     )
 
 
-class AnimaPipeline(diffusers.DiffusionPipeline, AnimaLoraLoaderMixin):
+class AnimaPipeline(diffusers.DiffusionPipeline, AnimaLoraLoaderMixin):  # type: ignore[misc]
     """Draws with a Cosmos transformer told by a Qwen 3, whose states its T5 words look up."""
 
     def __init__(

@@ -8,8 +8,6 @@ the HF_TOKEN environment variable.
 
 from __future__ import annotations
 
-import json
-import struct
 from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -20,6 +18,14 @@ import torch
 from modules.config import ConfigError, DataType, Problem, TrainConfig, TrainingMethod
 from modules.config.paths import hub_revision, resolve
 from modules.families.folders import load_index, parts_of, read_index
+from modules.families.sources import (
+    FAILURES,
+    cannot_load,
+    check_file,
+    check_filled,
+    check_folder,
+    check_found,
+)
 from modules.families.storage import KINDS, ROUNDS_INPUTS, shrink
 from modules.quiet import quiet_libraries
 from modules.tensor_files import open_tensors
@@ -33,9 +39,6 @@ DTYPES = {
     DataType.BFLOAT_16: torch.bfloat16,
 }
 """Data types that weights are stored in, as torch names them."""
-
-FAILURES = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError)
-"""What diffusers, transformers and safetensors raise for a source that is not what it should be."""
 
 
 @quiet_libraries()
@@ -126,7 +129,7 @@ def load_pipeline(
     pipeline_class = kind.pipeline_class()
     try:
         if Path(source).is_file():
-            _check_file(Path(source))
+            check_file(Path(source))
             settings = Path(source).with_suffix("")
             if read_index(settings):
                 options["config"] = str(settings)
@@ -134,18 +137,50 @@ def load_pipeline(
             whole = set(types.values())
             options[_dtype_argument()] = whole.pop() if len(whole) == 1 else _stored(Path(source))
             pipeline = pipeline_class.from_single_file(source, **options)
+            check_filled(source, pipeline.components)
             for name, dtype in types.items():
                 network = None if name in components else getattr(pipeline, name, None)
                 if network is not None and network.dtype != dtype:
                     network.to(dtype)
         else:
-            _check_folder(Path(source), kind.pipeline, replaced=components.keys())
+            check_folder(Path(source), kind.pipeline, replaced=components.keys())
+            held = parts_of(load_index(source, **hub))
+            for name in held.keys() & types.keys() - components.keys():
+                of_part = {"subfolder": name, "torch_dtype": types[name], **hub}
+                options[name] = _whole(source, _class(*held[name]), of_part)
             options[_dtype_argument()] = {"default": torch.float32, **types}
             pipeline = pipeline_class.from_pretrained(source, **options)
     except (*FAILURES, SingleFileComponentError) as error:
         raise cannot_load(field, chosen, kind.pipeline, error) from error
-    _check_complete(pipeline, field, chosen, dtypes)
+    missing = [part for part in dtypes if getattr(pipeline, part, None) is None]
+    if missing:
+        raise _problem(
+            field,
+            f"{chosen} loads as {type(pipeline).__name__} but has no {missing[0]}.",
+            "Choose a complete model of the chosen model_type.",
+        )
     return pipeline
+
+
+def _class(library: str, name: str) -> Any:
+    """The class of a part that an index names."""
+    import diffusers
+    import transformers
+
+    homes = {"diffusers": diffusers, "transformers": transformers}
+    return getattr(
+        homes[library] if library in homes else getattr(diffusers.pipelines, library), name
+    )
+
+
+def _whole(source: str, network: Any, options: Mapping[str, Any]) -> Any:
+    """A network from its folder, all of it.
+
+    The libraries give what a file lacks random numbers, and say so in a log at most.
+    """
+    loaded, notes = network.from_pretrained(source, output_loading_info=True, **options)
+    check_found(source, options.get("subfolder", ""), notes["missing_keys"])
+    return loaded
 
 
 def _stored(path: Path) -> torch.dtype:
@@ -190,7 +225,6 @@ def load_part(
         ConfigError: if nothing is there or it is another architecture.
     """
     import diffusers
-    import transformers
 
     whole = config.get(base_field)
     own = getattr(config, section or name).model_name
@@ -201,11 +235,8 @@ def load_part(
         if Path(base).is_file():
             base = str(Path(base).with_suffix(""))  # the settings beside a single file
         kind.pipeline_class()
-        _check_folder(Path(base), kind.pipeline, replaced=(name,) if own else ())
-        library, part_class = parts_of(load_index(base, **of_base))[name]
-        homes = {"diffusers": diffusers, "transformers": transformers}
-        home = homes[library] if library in homes else getattr(diffusers.pipelines, library)
-        network: Any = getattr(home, part_class)
+        check_folder(Path(base), kind.pipeline, replaced=(name,) if own else ())
+        network = _class(*parts_of(load_index(base, **of_base))[name])
         options["torch_dtype"] = torch_dtype(name, dtype)
         if source.endswith(".gguf"):
             options["quantization_config"] = diffusers.GGUFQuantizationConfig(
@@ -213,18 +244,20 @@ def load_part(
             )
         if Path(source).is_file() or source.startswith("https://"):
             if Path(source).is_file():
-                _check_file(Path(source))
+                check_file(Path(source))
             # The file holds no settings; the base model's own fit it.
             options["config"] = _settings(base, name, of_base)
-            return network.from_single_file(source, subfolder=name, **options)
+            loaded = network.from_single_file(source, subfolder=name, **options)
+            check_filled(source, {name: loaded})
+            return loaded
         if Path(source).is_dir() and not (Path(source) / name).is_dir():
-            return network.from_pretrained(source, **options)
+            return _whole(source, network, options)
         try:
-            return network.from_pretrained(source, subfolder=name, **options)
+            return _whole(source, network, {"subfolder": name, **options})
         except OSError:
             if not own or Path(source).is_dir():
                 raise
-            return network.from_pretrained(source, **options)  # a hub id of this network alone
+            return _whole(source, network, options)  # a hub id of this network alone
     except FAILURES as error:
         raise cannot_load(field, chosen, f"{kind.pipeline}'s {name}", error) from error
 
@@ -320,105 +353,6 @@ def _check_skips(skips: Mapping[str, int], possible: tuple[str, ...]) -> None:
                 f"{name}_layer_skip is {skip}, but this model uses fixed layers of its {name}.",
                 "Set it to 0.",
             )
-
-
-def _check_folder(folder: Path, class_name: str, replaced: Collection[str]) -> None:
-    """Refuse a local folder that lacks something, before diffusers asks the hub for it."""
-    if not folder.is_dir():
-        return
-    index = read_index(folder)
-    if index is None:
-        raise OSError(f"{folder} has no model_index.json, so it is no {class_name} folder")
-    for name in parts_of(index):
-        if name not in replaced and not (folder / name).is_dir():
-            raise OSError(f"{folder} lacks the folder {name}, which its model_index.json names")
-    for file in sorted(folder.glob("*/*.safetensors")):
-        _check_file(file)
-
-
-def _check_file(path: Path) -> None:
-    """Refuse a safetensors file that is cut short or is something else.
-
-    Its first 8 bytes are the length of a JSON header, which says where the last tensor ends.
-    """
-    if path.suffix != ".safetensors":
-        return
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        header = file.read(length) if length <= size - 8 else b""
-    if header[:1] != b"{":
-        raise OSError(f"{path} is no safetensors file: it has {size} bytes and no header")
-    entries = json.loads(header)
-    ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise OSError(
-            f"{path} has {size} bytes, but its header says {expected}: it is damaged or was not "
-            f"copied whole"
-        )
-
-
-def _check_complete(pipeline: Any, field: str, name: str, dtypes: Mapping[str, DataType]) -> None:
-    missing = [part for part in dtypes if getattr(pipeline, part, None) is None]
-    if missing:
-        raise _problem(
-            field,
-            f"{name} loads as {type(pipeline).__name__} but has no {missing[0]}.",
-            "Choose a complete model of the chosen model_type.",
-        )
-
-
-def cannot_load(field: str, name: str, wanted: str, error: Exception, fix: str = "") -> ConfigError:
-    """What is wrong with a source, in words; `fix` takes the place of the usual advice."""
-    source = Path(resolve(name))
-    found = ""
-    if index := read_index(source):
-        held = index.get("_class_name", "something else")
-        if held != wanted.partition("'")[0]:
-            found = f" It holds a {held}."
-    elif source.suffix == ".safetensors" and source.is_file():
-        found = _held_by_file(source, wanted)
-    looks_local = source.is_absolute() or name.startswith((".", "~", "package:"))
-    fix = fix or (
-        "Check the path, and that the model is of the chosen model_type."
-        if looks_local or source.exists()
-        else "Check the spelling of the hub id, that this machine reaches the hub "
-        "(offline_mode is off and HF_HUB_OFFLINE unset), and that your token may read the model; "
-        "or give the path of a local folder or .safetensors file."
-    )
-    reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-    return _problem(field, f"Cannot load {name} as {wanted} ({reason}).{found}", fix)
-
-
-def _held_by_file(path: Path, wanted: str) -> str:
-    """What a single file holds instead, or lacks; empty if it is not that."""
-    from modules.adapters.files import AdapterError
-    from modules.families import all_families
-    from modules.families.stored import find_model
-
-    try:
-        with open_tensors(path) as opened:
-            keys = list(opened.shapes)
-    except ValueError:
-        return ""  # damaged, as has been said
-    if any(mark in key for key in keys for mark in ("lora_", "hada_w", "lokr_w", "oft_R")):
-        return " It holds an adapter, no model: name it as lora_model_name."
-    parts: Mapping[str, tuple[str, str]] = {}
-    for family in all_families():
-        if family.pipeline == wanted:
-            parts = family.single_file
-    missing = [
-        part for part, (prefix, _) in parts.items() if not any(k.startswith(prefix) for k in keys)
-    ]
-    if parts and len(missing) < len(parts):
-        lacks = f" It lacks the {missing[0]}: name a source of that, {missing[0]}.model_name."
-        return lacks if missing else ""
-    try:
-        return f" It holds a {find_model(path).family.architecture}."
-    except AdapterError:
-        return ""
 
 
 def _problem(field: str, message: str, fix: str) -> ConfigError:

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from modules.adapters.key_map import KeyMap, Native, lora_formats
 from modules.config import ModelFormat, TrainConfig
 from modules.families.base import Parts
-from modules.families.loading import FAILURES, cannot_load, load_part, load_pipeline, named
+from modules.families.loading import load_part, load_pipeline, named
 from modules.families.loading import torch_dtype as stored
+from modules.families.sources import FAILURES, cannot_load
 from modules.quiet import quiet_libraries
 
 SEEN = 0.75

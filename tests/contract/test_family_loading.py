@@ -280,6 +280,58 @@ def test_weights_of_another_size_are_refused(copy):
     assert "conv_in.weight" in refusal(SD, folder).message
 
 
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder", "text_encoder_2"])
+def test_a_weight_that_a_folder_lacks_is_named(copy, part):
+    """The libraries would fill it with random numbers."""
+    folder = copy(FLUX)
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    key = sorted(key for key in weights if key.endswith("weight") and key.count(".") > 2)[0]
+    del weights[key]
+    save_file(weights, file, {"format": "pt"})
+    problem = refusal(FLUX, folder)
+    lacking = f"{folder / part} lacks {key.removeprefix('text_model.')} (1 such weights)"
+    assert lacking in problem.message
+    assert "It holds" not in problem.message
+    small = {f"{name}.weight_dtype": "INT_8" for name in ("transformer", "text_encoder_2")}
+    assert lacking in refusal(FLUX, folder, **small).message  # parts that are loaded one by one
+
+
+@pytest.mark.parametrize("lead", ["model.diffusion_model", "first_stage_model", "cond_stage_model"])
+def test_a_weight_that_a_single_file_lacks_is_noticed(folders, tmp_path, lead):
+    family, file = family_for(SD), tmp_path / "model.safetensors"
+    save_model(family, family.tiny(), file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32)
+    shutil.copytree(folders(SD), tmp_path / "model")
+    weights = load_file(file)
+    del weights[[key for key in weights if key.startswith(lead) and key.endswith("weight")][5]]
+    save_file(weights, file)
+    problem = refusal(SD, file)
+    assert f"{file} lacks" in problem.message
+    assert "weights" in problem.message
+    assert "It lacks the" not in problem.message
+
+
+def test_a_file_of_another_transformer_is_named(folders, tmp_path):
+    flux, kind = family_for(FLUX), ModelType.Z_IMAGE
+    file = tmp_path / "transformer.safetensors"
+    save_model(flux, flux.tiny(), file, ModelFormat.ORIGINAL_TRANSFORMER, torch.float32)
+    problem = refusal(kind, folders(kind), **{"transformer.model_name": str(file)})
+    assert problem.field == "transformer.model_name"
+    assert "as ZImagePipeline's transformer" in problem.message
+    assert "It holds a Flux.1-dev." in problem.message
+
+
+def test_8_bit_weights_with_scales_beside_them_are_refused(folders, tmp_path):
+    """diffusers would load the numbers as they are, and leave the scales out."""
+    family, kind = family_for(ModelType.Z_IMAGE), ModelType.Z_IMAGE
+    file = tmp_path / "transformer.safetensors"
+    save_model(family, family.tiny(), file, ModelFormat.COMFY_TRANSFORMER, torch.float32)
+    weights = load_file(file)
+    save_file({**weights, "layers.0.attention.qkv.scale_weight": torch.ones(1)}, file)
+    problem = refusal(kind, folders(kind), **{"transformer.model_name": str(file)})
+    assert "scales of their own, such as layers.0.attention.qkv.scale_weight" in problem.message
+
+
 def test_nothing_there_says_what_could_be(tmp_path):
     problem = refusal(SD, tmp_path / "missing")
     assert "Check the path" in problem.fix
