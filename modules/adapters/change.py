@@ -38,12 +38,11 @@ def weight_change(tensors: Mapping[str, Tensor], base: Tensor, strength: float =
         if "oft_R.scaled_oft" in at:
             raise RuntimeError("an OFT with scales is not read here")
         return (rotated(base, at[ROTATION]) - base.float()) * strength
-    alpha = float(tensors[ALPHA]) if ALPHA in tensors else None
+    factor = scale_of(tensors) * strength
     if DOWN not in at:
-        return _dense(at, alpha, base.shape) * strength
+        return _dense(at).reshape(base.shape) * factor
     down, up = at[DOWN].flatten(1), at[UP].flatten(1)
-    scale = 1.0 if alpha is None else alpha / down.shape[0]
-    change = (up @ down).reshape(base.shape) * (scale * strength)
+    change = (up @ down).reshape(base.shape) * factor
     if "dora_scale" not in at:
         return change
     return _resized(base.float(), change, at["dora_scale"])
@@ -70,22 +69,27 @@ def per_input(magnitude: Tensor) -> bool:
     return magnitude.ndim >= 2 and magnitude.shape[0] == 1 and magnitude.shape[1] > 1
 
 
-def _dense(at: Mapping[str, Tensor], alpha: float | None, shape: torch.Size) -> Tensor:
-    """Weight change of LoHa or LoKr.
+def scale_of(tensors: Mapping[str, Tensor]) -> float:
+    """Alpha / R of an adapter's layer; 1 where it has no alpha, or no rank to divide it by."""
+    rank = kronecker_rank(tensors)
+    if DOWN in tensors:
+        rank = tensors[DOWN].shape[0]
+    elif "hada_w1_b" in tensors:
+        rank = tensors["hada_w1_b"].shape[0]
+    return float(tensors[ALPHA]) / rank if rank and ALPHA in tensors else 1.0
+
+
+def _dense(at: Mapping[str, Tensor]) -> Tensor:
+    """Weight change of LoHa or LoKr at scale 1.
 
     Source: Yeh et al. 2024, arXiv:2309.14859, equations 5 and 8.
     """
     if "hada_w1_a" in at:
-        rank = at["hada_w1_b"].shape[0]
-        change = _hada(at, 1) * _hada(at, 2)
-    else:
-        first = at["lokr_w1"] if "lokr_w1" in at else at["lokr_w1_a"] @ at["lokr_w1_b"]
-        rank = kronecker_rank(at)
-        second = _kronecker_second(at)
-        first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
-        change = torch.kron(first, second.contiguous())
-    factor = alpha / rank if rank and alpha is not None else 1.0
-    return change.reshape(shape) * factor
+        return _hada(at, 1) * _hada(at, 2)
+    first = at["lokr_w1"] if "lokr_w1" in at else at["lokr_w1_a"] @ at["lokr_w1_b"]
+    second = _kronecker_second(at)
+    first = first.reshape(*first.shape, *[1] * (second.ndim - 2))
+    return torch.kron(first, second.contiguous())
 
 
 def kronecker_rank(at: Mapping[str, Tensor]) -> int:

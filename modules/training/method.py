@@ -12,18 +12,11 @@ import torch
 from torch import nn
 
 from modules.adapters.embedding_files import unbundled
-from modules.adapters.files import (
-    ALPHA,
-    DOWN,
-    UP,
-    load_canonical,
-    save_tensors,
-    to_canonical,
-    to_format,
-)
+from modules.adapters.files import DOWN, UP, load_canonical, save_tensors, to_canonical, to_format
 from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
 from modules.adapters.reading import read_adapter, verify, verify_found
+from modules.adapters.starting import Live, go_on_from
 from modules.config import (
     ConfigError,
     DataType,
@@ -146,42 +139,15 @@ class Lora(Method):
         self.networks = {name: parts.module(name) for name in self.trainable}
         # a format that has no place for a part is better known now than after the last step
         to_format(lora_layers(self.networks), family, config.output_model_format)
-        if config.lora_model_name:
-            self._start_from(config)
-
-    def _start_from(self, config: TrainConfig) -> None:
-        """Take the weights of an adapter file; layers that it lacks start anew.
-
-        Raises:
-            ConfigError: if it cannot be read, is of another rank, or changes layers that this run
-                does not train.
-        """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        name = config.lora_model_name
-        try:
-            tensors, self.brought = unbundled(load_file(resolve(name)))
-        except (OSError, SafetensorError) as error:
-            raise _error("lora_model_name", f"{name} cannot be read: {error}.", _START) from error
-        found = read_adapter(tensors, self._family, self.networks)
-        live = {
-            f"{layer.part}.{self._family.adapter_name(layer.part, layer.path)}": layer
-            for layer in lora_layers(self.networks)
-        }
-        if odd := [*found.unplaced, *sorted(found.layers - live.keys())]:
-            what = f"{name} holds {odd[0]}, which this run does not train ({len(odd)} such)."
-            raise _error("lora_model_name", what, "Widen layer_filter, or train that part too.")
-        with torch.no_grad():
-            for path in found.layers:
-                layer = live[path]
-                down, up = found.tensors[f"{path}.{DOWN}"], found.tensors[f"{path}.{UP}"]
-                if down.shape != layer.down.shape or up.shape != layer.up.shape:
-                    what = f"{name} is of rank {len(down)}, lora_rank is {config.lora_rank}."
-                    raise _error("lora_model_name", what, f"Set lora_rank to {len(down)}.")
-                scale = float(found.tensors[f"{path}.{ALPHA}"]) / len(down)
-                layer.down.copy_(down)
-                layer.up.copy_(up * (scale / (layer.alpha / layer.rank)))
+        if name := config.lora_model_name:
+            live = {
+                f"{each.part}.{family.adapter_name(each.part, each.path)}": Live(
+                    {DOWN: each.down, UP: each.up}, each.alpha / each.rank
+                )
+                for each in lora_layers(self.networks)
+            }
+            tensors, self.brought = _read(name)
+            go_on_from(name, read_adapter(tensors, family, self.networks), live)
 
     def write_backup(self, folder: Path) -> None:
         """`lora/lora.safetensors`, with OneTrainer's own keys."""
@@ -218,6 +184,9 @@ class Lora(Method):
 class OtherAdapter(Method):
     """DoRA, LoHa, LoKr or OFT on the layers of each part."""
 
+    brought: Mapping[str, Mapping[str, torch.Tensor]] = MappingProxyType({})
+    """Embeddings in the adapter file that it goes on from, by their placeholders."""
+
     def __init__(self, config: TrainConfig, family: Family, parts: Parts) -> None:
         self._family = family
         self.trainable: dict[str, list[nn.Parameter]] = {}
@@ -230,9 +199,15 @@ class OtherAdapter(Method):
         _store(self.trainable, config.lora_weight_dtype)
         self.networks = {name: parts.module(name) for name in self.trainable}
         in_format(adapter_layers(self.networks), family, config.output_model_format)
-        if config.lora_model_name:
-            what = "lora_model_name goes on from an adapter file, which only plain LoRA can here."
-            raise _error("lora_model_name", what, "Leave it empty, or set peft_type to LORA.")
+        if name := config.lora_model_name:
+            live = {
+                f"{each.part}.{family.adapter_name(each.part, each.path)}": Live(
+                    each.tensors, each.scale
+                )
+                for each in adapter_layers(self.networks)
+            }
+            tensors, self.brought = _read(name)
+            go_on_from(name, read_adapter(tensors, family, self.networks), live)
 
     def write_backup(self, folder: Path) -> None:
         """`lora/lora.safetensors`, with OneTrainer's own keys."""
@@ -364,7 +339,7 @@ class WithEmbeddings(Method):
         beside: Lora | OtherAdapter | FineTune | None,
     ) -> None:
         self._beside = beside
-        brought = beside.brought if isinstance(beside, Lora) else {}
+        brought = beside.brought if isinstance(beside, (Lora, OtherAdapter)) else {}
         self._embeddings = Embeddings(config, family, parts, brought)
         self.trainable = {**(beside.trainable if beside else {}), **self._embeddings.trainable}
         self.networks = {
@@ -407,6 +382,23 @@ class WithEmbeddings(Method):
 
 
 _START = "Give the path of a .safetensors file, or leave it empty to begin anew."
+
+
+def _read(
+    name: str,
+) -> tuple[Mapping[str, torch.Tensor], Mapping[str, Mapping[str, torch.Tensor]]]:
+    """An adapter file to go on from: its own tensors, and the embeddings in it.
+
+    Raises:
+        ConfigError: if it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return unbundled(load_file(resolve(name)))
+    except (OSError, SafetensorError) as failure:
+        raise _error("lora_model_name", f"{name} cannot be read: {failure}.", _START) from failure
 
 
 def _store(trainable: Mapping[str, Sequence[nn.Parameter]], dtype: DataType) -> None:

@@ -7,6 +7,9 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from modules.adapters.change import weight_change
+from modules.adapters.writing import by_layer
+from modules.config import ConfigError
 from modules.training import events as e
 
 SAMPLE = {
@@ -28,7 +31,7 @@ def slow(kind):
     return pytest.param(kind, marks=pytest.mark.slow)
 
 
-def weight_change(found, scale):
+def change_by_the_papers(found, scale):
     """What a file's tensors of one layer add to its weight, by the papers."""
     if "hada_w1_a" in found:
         first = found["hada_w1_a"] @ found["hada_w1_b"]
@@ -66,7 +69,7 @@ def test_a_saved_adapter_changes_the_weights_as_the_live_one(make_config, make_r
     rank = 2 if kind == "lokr" else 64 if kind == "lokr-whole" else 4
     for name, found in layers.items():
         alpha = found.get("alpha", torch.tensor(2.0))
-        change = weight_change(found, alpha / rank)
+        change = change_by_the_papers(found, alpha / rank)
         assert live[name].abs().max() > 1e-5, name
         torch.testing.assert_close(
             change.reshape(live[name].shape), live[name], atol=1e-6, rtol=1e-4
@@ -112,6 +115,44 @@ def test_every_kind_learns_and_goes_on_exactly(make_config, train, tmp_path, kin
     resumed = train(config.update(continue_last_backup=True))
     assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 3}
     assert resumed.of(e.LossUpdate)[0].grad_norm > 0
+
+
+@pytest.mark.parametrize(
+    "kind", ["loha", slow("lokr"), slow("lokr-whole"), slow("dora"), slow("dora-inputs"), "oft"]
+)
+def test_every_kind_goes_on_from_its_file(make_config, train, kind):
+    """Also with another alpha: the layers begin with the change that the file makes."""
+    settings = {**LARGE, **KINDS[kind], "output_model_format": "KOHYA_LORA"}
+    path = train(make_config(**settings)).of(e.ModelSaved)[0].path
+    again = {**settings, "lora_model_name": str(path), "lora_alpha": 7.0, "learning_rate": 1e-30}
+    first, second = (
+        by_layer(load_file(each))
+        for each in (path, train(make_config(**again)).of(e.ModelSaved)[0].path)
+    )
+    assert first.keys() == second.keys()
+    generator = torch.Generator().manual_seed(0)
+    for name, tensors in first.items():
+        width = tensors["oft_R.weight"].shape[0] * 4 if "oft_R.weight" in tensors else None
+        shape = (6, width) if width else None
+        base = torch.randn(shape or shape_of(tensors), generator=generator)
+        found, expected = weight_change(second[name], base), weight_change(tensors, base)
+        assert expected.abs().max() > 1e-6
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_a_file_of_another_kind_or_size_is_refused(make_config, train):
+    settings = {**LARGE, "epochs": 1, "output_model_format": "KOHYA_LORA"}
+    path = str(train(make_config(**settings)).of(e.ModelSaved)[0].path)
+    for changes, said in (
+        (
+            KINDS["loha"],
+            r"has lora_down and lora_up for unet\..*, this run hada_w1_a and hada_w1_b",
+        ),
+        (KINDS["dora"], r"has lora_down and lora_up for .*, this run dora_scale and lora_down"),
+        ({**KINDS["dora-inputs"], "lora_rank": 8}, r"Set peft_type, and what belongs to it"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            train(make_config(lora_model_name=path, **{**settings, **changes}))
 
 
 @pytest.mark.parametrize("dtype", ["BFLOAT_16", slow("FLOAT_16")])
@@ -176,6 +217,20 @@ def test_oft_rotates_convolutions_as_its_file_does(make_config, make_run):
             shape = {"stride": base.stride, "padding": base.padding}
             expected = torch.nn.functional.conv2d(x, whole, base.bias, **shape)
         torch.testing.assert_close(answer, expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def shape_of(tensors):
+    """The shape of the weight that a layer of a file changes."""
+    if "lora_up.weight" in tensors:
+        down, up = tensors["lora_down.weight"], tensors["lora_up.weight"]
+        return (up.shape[0], *down.shape[1:])
+    if "hada_w1_a" in tensors:
+        return (tensors["hada_w1_a"].shape[0], tensors["hada_w1_b"].shape[1])
+    left, right = (
+        tensors.get(f"lokr_w{n}", tensors.get(f"lokr_w{n}_a", torch.empty(0))) for n in (1, 2)
+    )
+    ends = [tensors.get(f"lokr_w{n}_b", tensors.get(f"lokr_w{n}")) for n in (1, 2)]
+    return (left.shape[0] * right.shape[0], ends[0].shape[1] * ends[1].shape[1], *ends[1].shape[2:])
 
 
 def turned(weight, packed):
