@@ -111,7 +111,8 @@ class _ConceptScan:
         concept, findings = self._concept, self._findings
         root = resolve(concept.path)
         try:
-            self._source = source = open_source(root, concept.include_subdirectories)
+            recursive = concept.include_subdirectories
+            self._source = source = open_source(root, recursive, self._films)
         except NoSourceError as failure:
             name = f"concept {concept.name!r}" if concept.name else "a concept"
             message = f"is the path of {name}, and {failure.message}"

@@ -16,7 +16,6 @@ from modules.data.findings import Findings
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PIECE = 1 << 20
 """Bytes that are read at once of a file that may be large."""
-_HUB_FILES = sorted(suffix[1:] for suffix in IMAGE_SUFFIXES | FILM_SUFFIXES | ARCHIVES | {".txt"})
 
 
 class Entry(NamedTuple):
@@ -137,24 +136,29 @@ class Several:
         return self._parts[prefix], inner
 
 
-def open_source(root: str, recursive: bool) -> Source:
+def open_source(root: str, recursive: bool, films: bool = False) -> Source:
     """The source that a concept's path names.
 
     It is a folder of images, a zip or tar file (webdataset), a parquet or arrow file, a folder of
     such files, or the id of a data set on the Hugging Face hub.
 
+    Args:
+        root: the path or id.
+        recursive: read folders below it too.
+        films: whether films count as images do.
+
     Raises:
         NoSourceError: if there is none.
     """
-    path = Path(root)
+    path, kinds = Path(root), IMAGE_SUFFIXES | FILM_SUFFIXES if films else IMAGE_SUFFIXES
     if root and path.is_dir():
-        if archives := _archives(path):
+        if archives := _archives(path, kinds):
             return Several(root, {a.name: _open_archive(a) for a in archives})
         return Folder(root, recursive)
     if root and path.is_file():
         return _open_archive(path)
     if _HUB_ID.fullmatch(root) and not root.startswith("."):
-        return open_source(_from_hub(root), True)
+        return open_source(_from_hub(root, kinds), True, films)
     raise NoSourceError("is not there.", "Choose another folder, or disable the concept.")
 
 
@@ -183,7 +187,7 @@ def changed_at(status: os.stat_result) -> int:
     return max(status.st_mtime_ns, status.st_ctime_ns)
 
 
-def _archives(folder: Path) -> Sequence[Path]:
+def _archives(folder: Path, kinds: frozenset[str]) -> Sequence[Path]:
     """The archives of a folder that is a set of them, as hub data sets are; else none."""
     for place in (folder, folder / "data"):
         try:
@@ -191,7 +195,7 @@ def _archives(folder: Path) -> Sequence[Path]:
         except OSError:
             continue
         endings = {name: os.path.splitext(name)[1].lower() for name in names}  # noqa: PTH122
-        if (IMAGE_SUFFIXES | FILM_SUFFIXES) & set(endings.values()):
+        if kinds & set(endings.values()):
             return ()
         found = sorted(place / name for name, ending in endings.items() if ending in ARCHIVES)
         if found := [path for path in found if path.is_file() and path.name[0] != "."]:
@@ -215,12 +219,12 @@ def _open_archive(path: Path) -> Source:
     )
 
 
-def _from_hub(name: str) -> str:
+def _from_hub(name: str, kinds: frozenset[str]) -> str:
     """The folder of a data set of the Hugging Face hub, downloaded if need be."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns = [f"*.{suffix}" for suffix in _HUB_FILES]
+    patterns = [f"*{suffix}" for suffix in sorted(kinds | ARCHIVES | {".txt"})]
     try:
         return str(snapshot_download(name, repo_type="dataset", allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:

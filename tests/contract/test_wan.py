@@ -18,7 +18,8 @@ def family():
 
 
 @torch.no_grad()
-def test_each_token_is_told_the_time_where_the_model_wants_it(family):
+@pytest.mark.parametrize("frames", [1, 5])
+def test_each_token_is_told_the_time_where_the_model_wants_it(family, frames):
     parts = family.tiny()
     parts.pipeline.register_to_config(expand_timesteps=True)
     parts.pipeline.set_progress_bar_config(disable=True)
@@ -32,7 +33,7 @@ def test_each_token_is_told_the_time_where_the_model_wants_it(family):
         prompt_embeds=condition["text"],
         height=64,
         width=32,
-        num_frames=1,
+        num_frames=frames,
         num_inference_steps=1,
         guidance_scale=1.0,
         output_type="latent",
@@ -41,7 +42,7 @@ def test_each_token_is_told_the_time_where_the_model_wants_it(family):
     noisy = given["hidden_states"].squeeze(2)
     found = family.predict(parts, noisy, parts.scheduler.sigmas[:1], condition)
     assert torch.equal(calls[1][0]["timestep"], given["timestep"])
-    assert given["timestep"].shape == (1, 8)
+    assert given["timestep"].shape == (1, 8 * given["hidden_states"].shape[2])
     torch.testing.assert_close(found, expected.squeeze(2), atol=1e-5, rtol=1e-4)
 
 

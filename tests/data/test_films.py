@@ -287,6 +287,16 @@ def test_films_in_an_archive_are_read_too(films, encoder, tmp_path):
     assert encoder.images == before  # content names what is cached
 
 
+def test_a_folder_of_archives_stays_one_for_a_model_of_pictures(films, tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    with zipfile.ZipFile(packed / "set.zip", "w") as archive:
+        archive.write(films / "still.png", "still.png")
+    film(packed / "film.mkv", counting(5))
+    assert [item.name for item in scan([concept(packed)]).items] == ["set.zip/still.png"]
+    assert [item.name for item in scan([concept(packed)], films=True).items] == ["film.mkv"]
+
+
 def test_without_a_cache_a_film_is_the_same_at_first_and_then_another(films, encoder, tmp_path):
     alone = concept(films)
     (films / "still.png").unlink()
