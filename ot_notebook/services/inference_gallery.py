@@ -48,7 +48,9 @@ class InferenceGallery:
 
     def keep(self, image: Image, recipe: Recipe) -> Path:
         """Write a picture with its settings, and give its file."""
-        name = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{recipe.seed}-{secrets.token_hex(2)}.png"
+        now = datetime.now()
+        moment = f"{now:%Y-%m-%d_%H-%M-%S}.{now.microsecond // 1000:03}"
+        name = f"{moment}-{recipe.seed}-{secrets.token_hex(2)}.png"
         path = self.folder / name
         # whole after a crash of the process; to wait for the disk would cost more than a step
         with atomic_file(path, flush=False) as temporary:
@@ -93,6 +95,10 @@ class InferenceGallery:
                 continue  # a picture of someone else's: not ours to list
             found.append(Picture(path, recipe))
         return found
+
+    def newest(self, count: int) -> list[Path]:
+        """Files of the last pictures, newest first; their names begin with the time."""
+        return sorted(self.folder.glob("*.png"), reverse=True)[:count]
 
     def table(self) -> pd.DataFrame:
         """The pictures as a table, oldest first: settings and path."""

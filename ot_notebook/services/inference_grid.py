@@ -318,7 +318,8 @@ def _labelled(drawn: Sequence[tuple[Cell, Result]], x: Axis, y: Axis | None) -> 
 def _labels(axis: Axis) -> list[str]:
     ((name, values),) = axis.items()
     listed = [values] if isinstance(values, str) else values
-    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in listed]
+    plain = [getattr(value, "value", value) for value in listed]
+    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in plain]
     if name not in ("prompt", "save"):
         texts = [f"{name} {text}" for text in texts]
     return [text if len(text) <= LABEL_CHARS else f"{text[: LABEL_CHARS - 1]}…" for text in texts]

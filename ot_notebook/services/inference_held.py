@@ -48,6 +48,11 @@ class Held:
         self.loras: Stack = ()
         """Adapter files and strengths in use."""
 
+    @property
+    def trainer(self) -> TrainerService:
+        """Whose model "live" is."""
+        return self._service or trainer()
+
     def need(self) -> InferenceModel:
         """The model.
 
@@ -75,7 +80,7 @@ class Held:
             if isinstance(wanted.model, TrainerService):
                 self.model = live_model(wanted.model)
             elif wanted.model == "live":
-                self.model = live_model(self._service or trainer())
+                self.model = live_model(self.trainer)
             else:
                 self.model, source = open_model(
                     wanted.model, wanted.model_type, wanted.dtype, wanted.device, wanted.offload

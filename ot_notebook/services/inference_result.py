@@ -91,6 +91,8 @@ class Status:
     total: int = 0
     words: str = ""
     """What `done` counts."""
+    loaded: int = 0
+    """How many models were loaded so far: another number is another model."""
 
 
 def film_bytes(film: Path | None) -> bytes:

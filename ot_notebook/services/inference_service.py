@@ -27,6 +27,7 @@ from ot_notebook.services.trainer_service import TrainerService
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from modules.training.events import SampleImage
     from ot_notebook.services.inference_grid import Axis, Grid
     from ot_notebook.services.inference_saves import Save
     from ot_notebook.services.run import Run
@@ -101,6 +102,7 @@ class InferenceService:
             self._say(state="loading", words=f"Loading {model}")
             try:
                 self._held.take(wanted)
+                self._say(loaded=self.status.loaded + 1)
             finally:
                 self._rest()
         return self
@@ -324,6 +326,10 @@ class InferenceService:
             finally:
                 self._rest()
             return grids.sheet(drawn, axes, self.gallery.folder / "grids", len(cells))
+
+    def samples(self, count: int) -> list[SampleImage]:
+        """The last samples of the run of this kernel's trainer, newest first."""
+        return self._held.trainer.history.samples[: -count - 1 : -1]
 
     def saves(self, run: Run | str | Path | None = None) -> list[Save]:
         """What a run (by itself, its id or its workspace; else the newest) has kept on its way.

@@ -5,6 +5,7 @@ const NUMBERS = [
   ["height", "Height", "px"],
   ["steps", "Steps", ""],
   ["cfg_scale", "Guidance", ""],
+  ["frames", "Frames", ""],
   ["clip_skip", "Clip skip", ""],
 ];
 
@@ -97,7 +98,7 @@ function createAsk(model, ask) {
     strength: { input: inputs.strength, label: labels.strength },
     draw() {
       const settings = model.get("settings");
-      labels.clip_skip.hidden = !("clip_skip" in settings);
+      for (const name of ["clip_skip", "frames"]) labels[name].hidden = !(name in settings);
       const { schedulers, negative: reads } = model.get("view");
       if (schedulers.length !== scheduler.options.length) {
         scheduler.replaceChildren(
@@ -115,59 +116,6 @@ function createAsk(model, ask) {
       put(seed, settings.seed);
       for (const name of Object.keys(inputs)) put(inputs[name], settings[name]);
       if (settings.scheduler) put(scheduler, settings.scheduler);
-    },
-  };
-}
-
-/** The LoRA stack: a strength each, and a line to add one. */
-function createLoras(model) {
-  const root = element("section", "ot-loras");
-  const list = element("div");
-  list.style.display = "contents";
-  const path = element("input", "ot-input ot-lora-path");
-  path.placeholder = "Path of a LoRA file";
-  path.setAttribute("aria-label", "Path of a LoRA file");
-  const current = () => model.get("view").loras.map(({ path, strength }) => [path, strength]);
-  const add = () => {
-    if (!path.value.trim()) return;
-    model.send({ op: "loras", loras: [...current(), [path.value.trim(), 1.0]] });
-    path.value = "";
-  };
-  path.onkeydown = (event) => {
-    if (event.key === "Enter") add();
-  };
-  const line = element("div", "ot-lora");
-  line.append(path, button("ot-button ot-small", "Add", add));
-  root.append(element("h4", "", "LoRAs"), list, line);
-  let shown = "";
-  const make = ({ path, name, strength }, place) => {
-    const row = element("div", "ot-lora");
-    const label = element("span", "", name);
-    label.title = path;
-    const input = element("input", "ot-input ot-strength");
-    input.type = "number";
-    input.step = "0.05";
-    input.value = strength;
-    input.setAttribute("aria-label", `Strength of ${name}`);
-    input.onchange = () => {
-      const loras = current();
-      loras[place][1] = numberIn(input) ?? 0;
-      model.send({ op: "loras", loras });
-    };
-    const remove = iconButton("remove", `Remove ${name}`, () =>
-      model.send({ op: "loras", loras: current().filter((_, at) => at !== place) }),
-    );
-    row.append(label, input, remove);
-    return row;
-  };
-  return {
-    root,
-    draw() {
-      const { loras } = model.get("view");
-      const now = JSON.stringify(loras);
-      if (now === shown) return;
-      shown = now;
-      list.replaceChildren(...loras.map(make));
     },
   };
 }
@@ -214,18 +162,13 @@ export default () => {
       const head = element("div", "ot-draw-head");
       const status = element("span", "ot-status");
       status.setAttribute("role", "status");
-      const source = element("input", "ot-input");
-      source.placeholder = 'A folder, a file, a hub id, or "live"';
-      source.setAttribute("aria-label", "Model");
-      const load = button("ot-button", "Load", () => model.send({ op: "load", model: source.value }));
-      source.onkeydown = (event) => {
-        if (event.key === "Enter") load.click();
-      };
-      head.append(element("h3", "", "Inference"), status, source, load);
+      const loader = createLoader(model);
+      head.append(element("h3", "", "Inference"), status, loader.source, loader.load);
       const alert = createAlert();
       const draw = button("ot-button ot-primary", "Draw", () => ask());
       draw.title = "Ctrl + Enter";
       const stop = button("ot-button ot-danger", "Stop", () => model.send({ op: "stop" }));
+      stop.title = "Esc";
       const track = element("div", "ot-track");
       track.setAttribute("role", "progressbar");
       track.setAttribute("aria-label", "Steps of the picture");
@@ -236,20 +179,26 @@ export default () => {
       const start = createStart(model, form.strength);
       const grid = createGrid(model, form.read);
       const loras = createLoras(model);
+      const words = createWords(model);
       const show = createShow(model);
       const ask = async () => {
         if (!usable(draw)) return;
         await start.flush(); // the last stroke counts
         model.send({ op: "draw", settings: form.read() });
       };
-      root.append(head, alert.node);
+      root.append(head, loader.root, alert.node);
       takeFiles(root, start.root, model);
       const actions = element("div", "ot-draw-actions");
       actions.append(draw, stop, track);
-      form.root.append(start.root, loras.root, grid.root, actions);
+      form.root.append(actions, start.root, loras.root, words.root, grid.root);
       const body = element("div", "ot-draw-body");
       body.append(form.root, show.root);
       root.append(body);
+      root.addEventListener("keydown", (event) => {
+        if (event.key !== "Escape" || !usable(stop)) return;
+        event.stopPropagation();
+        stop.click();
+      });
       el.append(root);
 
       const redraw = () => {
@@ -260,13 +209,14 @@ export default () => {
         alert.fill(view.notice);
         able(draw, view.state === "ready");
         able(stop, view.state === "drawing");
-        able(load, !busy);
+        loader.draw();
         track.style.visibility = busy ? "visible" : "hidden";
         track.setAttribute("aria-valuenow", String(Math.round(view.percent)));
         track.firstElementChild.style.width = `${view.percent}%`;
         form.draw();
         start.draw();
         loras.draw();
+        words.draw();
         grid.draw();
         show.draw();
       };
@@ -279,7 +229,7 @@ export default () => {
           redraw();
         });
       };
-      const watched = ["view", "settings", "picture", "history", "preview", "other", "start", "sheet"].map(
+      const watched = ["view", "settings", "picture", "history", "preview", "other", "start", "starts", "sheet"].map(
         (name) => `change:${name}`,
       );
       watched.forEach((event) => model.on(event, soon));

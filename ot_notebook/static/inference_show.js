@@ -100,7 +100,10 @@ function createShow(model) {
   const words = element("span");
   caption.append(title, words);
   const pair = createPair(model);
-  figure.append(image, pair.root, caption);
+  const film = element("video", "ot-large");
+  Object.assign(film, { controls: true, loop: true, muted: true, playsInline: true });
+  film.autoplay = !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+  figure.append(image, film, pair.root, caption);
   const series = createSeries(model);
   const empty = element("div", "ot-empty");
   empty.append(element("span", "", "Pictures appear here."), element("small", "", "Ctrl + Enter draws one."));
@@ -149,7 +152,7 @@ function createShow(model) {
     if (!addresses.has(tile.id)) addresses.set(tile.id, blobAddress(tile.image, tile.mime));
     return addresses.get(tile.id);
   };
-  const held = { large: "", preview: "", sheet: "" };
+  const held = { large: "", film: "", preview: "", sheet: "" };
   const show = (name, target, state) => {
     URL.revokeObjectURL(held[name]);
     held[name] = blobAddress(state.image, state.mime ?? "image/png");
@@ -219,11 +222,20 @@ function createShow(model) {
         write(sheetWords, grid.words);
       }
       if (!there) return;
-      image.hidden = pair.draw();
+      const paired = pair.draw();
+      const isFilm = Boolean(picture.film?.byteLength);
+      const moving = isFilm && !paired;
+      image.hidden = paired || moving;
+      film.hidden = !moving;
+      if (!moving) film.pause();
       drawPast(picture);
       if (drawn === picture) return;
       drawn = picture;
       show("large", image, picture);
+      if (isFilm) {
+        show("film", film, { image: picture.film, mime: "video/mp4" });
+        film.setAttribute("aria-label", `Film: ${picture.prompt}`);
+      }
       image.alt = picture.prompt || "A picture without a prompt";
       image.classList.toggle("ot-crisp", Math.max(picture.width, picture.height) <= CRISP);
       write(title, picture.prompt);

@@ -49,6 +49,28 @@ function createStart(model, strength) {
   const shown = button("ot-button ot-small", "The one shown", () => model.send({ op: "begin", id: model.get("picture").id }));
   const remove = button("ot-button ot-small", "Remove", () => model.send({ op: "begin" }));
   tools.append(fileButton("Choose file…", "image/*", (file) => sendFile(model, "start", file)), shown, remove);
+  const offered = element("div", "ot-past");
+  offered.setAttribute("role", "group");
+  offered.setAttribute("aria-label", "Earlier pictures and samples");
+  let urls = [];
+  let drawnOffer;
+  const drawOffer = () => {
+    const offer = model.get("starts");
+    if (offer === drawnOffer) return;
+    drawnOffer = offer;
+    urls.forEach((address) => URL.revokeObjectURL(address));
+    urls = offer.map((one) => blobAddress(one.image, one.mime));
+    const tiles = offer.map((one, at) => {
+      const node = button("ot-tile", undefined, () => model.send({ op: "begin", path: one.path }));
+      node.append(Object.assign(new Image(), { src: urls[at], alt: "" }));
+      node.title = one.words;
+      node.setAttribute("aria-label", `Begin with ${one.words}`);
+      return node;
+    });
+    offered.replaceChildren(...tiles);
+    offered.hidden = !tiles.length;
+  };
+  root.addEventListener("toggle", () => root.open && model.send({ op: "starts" }));
   const path = element("input", "ot-input");
   path.placeholder = "A path; or paste, or drop a picture";
   path.setAttribute("aria-label", "Path of the picture to begin with");
@@ -83,7 +105,7 @@ function createStart(model, strength) {
   mask.tools.append(none);
   maskTools.append(element("p", "ot-caption", "Paint where it shall change; all else stays."), mask.tools);
   stage.append(image);
-  body.append(tools, path, stage, maskTools, strength.label);
+  body.append(tools, offered, path, stage, maskTools, strength.label);
   let url = "";
   let drawn;
   const open = async (start) => {
@@ -107,6 +129,7 @@ function createStart(model, strength) {
     draw() {
       const { abilities } = model.get("view");
       root.hidden = !abilities.image;
+      drawOffer();
       const start = model.get("start");
       const there = Boolean(start.image);
       for (const node of [stage, strength.label, remove]) node.hidden = !there;
@@ -124,7 +147,7 @@ function createStart(model, strength) {
     },
     close() {
       clearTimeout(pending);
-      URL.revokeObjectURL(url);
+      [url, ...urls].forEach((address) => URL.revokeObjectURL(address));
     },
   };
 }

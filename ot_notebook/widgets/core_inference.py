@@ -10,11 +10,12 @@ from typing import Any
 import ipywidgets as W
 
 from ot_notebook.widgets import markup
-from ot_notebook.widgets.core_inference_tools import CRISP_PX, CoreTools, image_tag
+from ot_notebook.widgets.core_inference_tools import CRISP_PX, CoreTools, image_tag, video_tag
+from ot_notebook.widgets.inference_front import choices
 
 Request = Callable[[dict[str, Any]], None]
 
-NUMBERS = ("width", "height", "steps", "seed", "clip_skip")
+NUMBERS = ("width", "height", "frames", "steps", "seed", "clip_skip")
 
 
 class CoreInference:
@@ -33,7 +34,21 @@ class CoreInference:
             description="Model",
             layout=W.Layout(flex="1 1 260px", width="auto"),
         )
-        load = _button("Load", lambda: request({"op": "load", "model": self._model.value}))
+        known = choices()
+        self._type, self._dtype = (
+            W.Dropdown(
+                description=title,
+                options=[(first, ""), *((name, value) for value, name in known[key])],
+                layout=W.Layout(flex="0 1 260px", width="auto"),
+            )
+            for title, first, key in (
+                ("Type", "what it says", "types"),
+                ("Precision", "what suits the device", "dtypes"),
+            )
+        )
+        self._offload = W.Checkbox(description="Keep layers in main memory", indent=False)
+        load = _button("Load", self._load)
+        unload = _button("Unload", lambda: request({"op": "unload"}))
         self._status, self._notice = W.HTML(layout=wide), W.HTML(layout=wide)
         self._prompt = W.Textarea(description="Prompt", rows=2, layout=wide)
         self._negative = W.Textarea(description="Negative", rows=1, layout=wide)
@@ -55,6 +70,15 @@ class CoreInference:
         self._added: list[list[Any]] = []
         add = _button("Add", self._add)
         self._loras = W.VBox(layout=wide)
+        self._file = W.Text(
+            placeholder="Path of an embedding file",
+            description="Embedding",
+            layout=W.Layout(flex="1 1 260px", width="auto"),
+        )
+        self._word = W.Text(placeholder="Its word", layout=W.Layout(flex="0 1 120px", width="auto"))
+        self._taught: list[list[str]] = []
+        teach = _button("Add word", self._teach)
+        self._words_held = W.VBox(layout=wide)
         self._image = W.HTML(layout=W.Layout(width="100%", display="none"))
         self._words = W.HTML(layout=wide)
         self._choice = W.Dropdown(description="Show", options=[], layout=wide)
@@ -69,7 +93,8 @@ class CoreInference:
         heading = f'{markup.style()}<div class="ot ot-title"><h3>Inference</h3></div>'
         self.children = [
             W.HTML(heading),
-            _row(self._model, load),
+            _row(self._model, load, unload),
+            _row(self._type, self._dtype, self._offload),
             self._status,
             self._notice,
             self._prompt,
@@ -77,6 +102,8 @@ class CoreInference:
             _row(*self._numbers.values(), self._guidance, self._scheduler),
             _row(self._lora, add),
             self._loras,
+            _row(self._file, self._word, teach),
+            self._words_held,
             *self.tools.form,
             _row(self._draw_button, self._stop_button),
             self._image,
@@ -108,6 +135,7 @@ class CoreInference:
             if not busy:  # what is being typed meanwhile stays
                 self._fill(settings)
             self._draw_loras(view["loras"])
+            self._draw_words(view["words"])
             self._code.value = view["code"]
             self._code.layout.display = "" if view["code"] else "none"
             self._draw_picture(picture, history)
@@ -139,6 +167,19 @@ class CoreInference:
             rows.append(_row(box, _button("Remove", partial(self._remove, place))))
         self._loras.children = rows
 
+    def _draw_words(self, words: Sequence[Mapping[str, Any]]) -> None:
+        listed = [[one["word"], one["path"]] for one in words]
+        if listed == self._taught:
+            return
+        self._taught = listed
+        for child in self._words_held.children:
+            child.close()
+        rows = []
+        for place, (word, path) in enumerate(listed):
+            label = W.HTML(f"<b>{escape(word)}</b> {escape(path)}")
+            rows.append(_row(label, _button("Remove", partial(self._forget, place))))
+        self._words_held.children = rows
+
     def _draw_picture(
         self, picture: Mapping[str, Any], history: Sequence[Mapping[str, Any]]
     ) -> None:
@@ -148,7 +189,9 @@ class CoreInference:
             crisp = max(picture["width"], picture["height"]) <= CRISP_PX
             style = f"width:{max(256, min(512, picture['width']))}px"
             alt = picture["prompt"] or "A picture without a prompt"
-            self._image.value = image_tag(picture["image"], picture["mime"], alt, style, crisp)
+            self._image.value = video_tag(picture["film"], alt, style) or image_tag(
+                picture["image"], picture["mime"], alt, style, crisp
+            )
             self._words.value = markup.caption(f"{picture['prompt']} · {picture['words']}")
         self.tools.show(self._shown)
         for control in (self._again, self._seed):
@@ -175,6 +218,19 @@ class CoreInference:
             settings["scheduler"] = self._scheduler.value
         settings["strength"] = _number(self.tools.strength.value, float)
         self._request({"op": op, "settings": settings, **more})
+
+    def _load(self) -> None:
+        how = {"model_type": self._type.value, "dtype": self._dtype.value}
+        given = {"model": self._model.value, **how, "offload": self._offload.value}
+        self._request({"op": "load", **given})
+
+    def _teach(self) -> None:
+        words = [*self._taught, [self._word.value.strip(), self._file.value.strip()]]
+        self._request({"op": "words", "words": words})
+
+    def _forget(self, place: int) -> None:
+        words = [one for at, one in enumerate(self._taught) if at != place]
+        self._request({"op": "words", "words": words})
 
     def _add(self) -> None:
         loras = [*self._added, [self._lora.value.strip(), 1.0]]
@@ -213,7 +269,7 @@ def _button(label: str, action: Callable[[], None], style: str = "") -> W.Button
 
 
 def _row(*widgets: W.Widget) -> W.Box:
-    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%")
+    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%", grid_gap="4px")
     return W.Box(list(widgets), layout=layout)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -42,6 +43,12 @@ class CoreTools:
         self._mask = _path("Mask", "Path of a mask, white where to paint", self._paint)
         self._shown: int | None = None
         begin = _button("The one shown", lambda: self._of_shown("begin"))
+        self._offered = W.Dropdown(
+            description="Earlier", options=[("", "")], layout=W.Layout(flex="1 1 260px")
+        )
+        self._offered.layout.display = "none"
+        self._offered.observe(self._chosen, "value")
+        find = _button("Earlier ones", lambda: request({"op": "starts"}))
         none = _button("Begin with none", lambda: request({"op": "begin"}))
         self._settings = _path("Settings of", "Path of a PNG", self._settings_of)
         self.strength = W.Text(description="Strength", layout=W.Layout(flex="0 1 220px"))
@@ -77,7 +84,12 @@ class CoreTools:
         self._pair.layout.display = "none"
         self._pair_words = W.HTML()
         self._begin_box = W.VBox(
-            [_row(self._image, begin, none), _row(self._mask), _row(self.strength)]
+            [
+                _row(self._image, begin, find, none),
+                _row(self._offered),
+                _row(self._mask),
+                _row(self.strength),
+            ]
         )
         self.form = [
             self._begin_box,
@@ -167,6 +179,19 @@ class CoreTools:
             self._of_shown("code", **{"as": change.new})
             self._copy.value = ""
 
+    def offer(self, starts: Sequence[Mapping[str, Any]]) -> None:
+        """Let one of these pictures be chosen to begin with."""
+        options = [("choose one", ""), *((one["words"][:80], one["path"]) for one in starts)]
+        if list(self._offered.options) != options:
+            self._loading, before = True, self._loading
+            self._offered.options = options
+            self._loading = before
+        self._offered.layout.display = "" if starts else "none"
+
+    def _chosen(self, change: Any) -> None:
+        if not self._loading and change.new:
+            self._request({"op": "begin", "path": change.new})
+
     def _begin(self, path: str) -> None:
         if not self._loading:
             self._request({"op": "begin", **({"path": path} if path else {})})
@@ -191,6 +216,17 @@ def image_tag(image: bytes, mime: str, alt: str, style: str = "", crisp: bool = 
     return f'<img{name} alt="{escape(alt)}" src="{source}" style="max-width:100%;{style}">'
 
 
+def video_tag(film: bytes, alt: str, style: str) -> str:
+    """A film with its controls; empty where there is none."""
+    if not film:
+        return ""
+    source = f"data:video/mp4;base64,{base64.b64encode(film).decode()}"
+    return (
+        f'<video controls loop muted playsinline aria-label="{escape(alt)}" src="{source}" '
+        f'style="max-width:100%;{style}"></video>'
+    )
+
+
 def _path(description: str, hint: str, given: Callable[[str], None]) -> W.Text:
     """A line that sends what was written when it is left, or Enter is pressed."""
     layout = W.Layout(flex="1 1 260px", width="auto")
@@ -206,5 +242,5 @@ def _button(label: str, action: Callable[[], None]) -> W.Button:
 
 
 def _row(*widgets: W.Widget) -> W.Box:
-    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%")
+    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%", grid_gap="4px")
     return W.Box(list(widgets), layout=layout)

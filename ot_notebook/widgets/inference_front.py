@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import traitlets as t
 
+from modules.config import MODELS, NoiseScheduler
+from ot_notebook.services.inference_grid import axis_names
+from ot_notebook.services.inference_request import ONE_PROMPT
 from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.live import Front, esm
@@ -17,6 +23,7 @@ class InferenceFront(Front):
         "inference_start.js",
         "inference_tools.js",
         "inference_show.js",
+        "inference_stack.js",
         "inference.js",
     )
     _css = markup.css("ot.css", "form.css", "inference.css")
@@ -28,7 +35,48 @@ class InferenceFront(Front):
     other = t.Dict(help="The picture beside it, and where they differ.").tag(sync=True)
     start = t.Dict(help="The picture to begin with, and its mask.").tag(sync=True)
     sheet = t.Dict(help="The last grid as one image.").tag(sync=True)
+    starts = t.List(help="Pictures that are offered to begin with.").tag(sync=True)
+    choices = t.Dict(help="Model types and precisions that a model can be loaded as.").tag(
+        sync=True
+    )
     history = t.List(help="Small pictures, newest first.").tag(sync=True)
+
+
+def choices() -> dict[str, list[tuple[str, str]]]:
+    """What a model can be loaded as: value and name for people."""
+    return {
+        "types": [(kind.value, facts.title) for kind, facts in MODELS.items()],
+        "dtypes": [
+            ("FLOAT_32", "32 bit"),
+            ("BFLOAT_16", "16 bit (bfloat16)"),
+            ("FLOAT_16", "16 bit (float16)"),
+        ],
+    }
+
+
+def view_of(
+    service: InferenceService, settings: Mapping[str, Any], abilities: Mapping[str, bool]
+) -> dict[str, Any]:
+    """State, model, stack and what can be chosen, as both kinds of page draw them."""
+    status = service.status
+    own = bool(settings) and "scheduler" not in settings
+    held = settings.keys() - {"image", "mask"}
+    axes = axis_names(service.loras)
+    return {
+        "state": status.state,
+        "status": state_words(service),
+        "model": status.model,
+        "percent": 100 * status.done / status.total if status.total else 0,
+        "loras": [
+            {"path": str(path), "name": path.stem, "strength": strength}
+            for path, strength in service.loras
+        ],
+        "words": [{"word": word, "path": str(path)} for word, path in service.embeddings],
+        "schedulers": [] if own else [scheduler.value for scheduler in NoiseScheduler],
+        "negative": status.model_type not in ONE_PROMPT,
+        "abilities": {**abilities, "clip_skip": "clip_skip" in settings},
+        "axes": [name for name in axes if name in held or name.startswith(("lora", "save"))],
+    }
 
 
 def state_words(service: InferenceService) -> str:
@@ -40,6 +88,8 @@ def state_words(service: InferenceService) -> str:
         case "loading":
             return status.words
         case "drawing":
+            if not status.total:
+                return status.words
             return f"{status.words or 'Drawing'}: step {status.done} of {status.total}"
         case _:
             return f"Ready: {status.model}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import threading
 import time
@@ -13,12 +12,11 @@ from typing import Any
 
 import ipywidgets as W
 
-from modules.config import NoiseScheduler
 from modules.training.events import Event
 from ot_notebook.services.inference_axes import read_axis
-from ot_notebook.services.inference_grid import Grid, axis_names
+from ot_notebook.services.inference_grid import Grid
 from ot_notebook.services.inference_recipe import Recipe, read_recipe
-from ot_notebook.services.inference_request import ONE_PROMPT, STRENGTH, refused
+from ot_notebook.services.inference_request import STRENGTH, refused
 from ot_notebook.services.inference_result import Preview
 from ot_notebook.services.inference_service import (
     Cancelled,
@@ -28,8 +26,18 @@ from ot_notebook.services.inference_service import (
     inference,
 )
 from ot_notebook.widgets.core_inference import CoreInference
-from ot_notebook.widgets.inference_front import InferenceFront, state_words
-from ot_notebook.widgets.inference_pictures import begun, beside, large, series, small, story
+from ot_notebook.widgets.inference_front import InferenceFront, choices, state_words, view_of
+from ot_notebook.widgets.inference_pictures import (
+    as_text,
+    begun,
+    beside,
+    large,
+    on_the_way,
+    series,
+    small,
+    starts,
+    story,
+)
 from ot_notebook.widgets.live import PULL_SECONDS, AdaptiveView, Front, Mode
 from ot_notebook.widgets.thumbnails import full, shrink
 
@@ -38,9 +46,6 @@ HISTORY = 60
 
 MAX_UPLOAD = 64 * 2**20
 """Largest picture that a page may give, in bytes."""
-
-CODES = ("python", "web", "comfy", "sample")
-"""What a recipe can be copied as."""
 
 
 class InferencePanel(AdaptiveView):
@@ -67,10 +72,11 @@ class InferencePanel(AdaptiveView):
         """The grid that was drawn last."""
         self.job = job
         self._settings: dict[str, Any] = {}
-        self._model = ""
+        self._loaded = 0
         self._shown: int | None = None
         self._beside: int | None = None
         self._series: list[dict[str, Any]] = []
+        self._starts: list[dict[str, Any]] = []
         self._preview: Preview | None = None
         self._abilities = {"image": False, "mask": False}
         self._notice: dict[str, str] | None = None
@@ -135,7 +141,13 @@ class InferencePanel(AdaptiveView):
             case {"op": "stop"}:
                 self.service.cancel()
             case {"op": "load", "model": str() as model}:
-                self._do(lambda: self._load(model))
+                self._do(lambda: self._load(model, content))
+            case {"op": "unload"}:
+                self._in_line(self.service.unload)
+            case {"op": "starts"}:
+                self._do(self._find_starts)
+            case {"op": "words", "words": list() as words}:
+                self._in_line(lambda: self.service.set_embeddings([_word(*one) for one in words]))
             case {"op": "loras", "loras": list() as loras}:
                 self._in_line(lambda: self.service.set_loras([(p, s) for p, s in loras]))
             case {"op": "begin", "id": int() as number}:
@@ -220,11 +232,15 @@ class InferencePanel(AdaptiveView):
     def _see(self, preview: Preview) -> None:
         self._preview = preview
 
-    def _load(self, model: str) -> None:
+    def _load(self, model: str, how: dict[str, Any]) -> None:
         name = model.strip()
         if not name:
             raise ValueError('Write a folder, a file, a hub id, or "live".')
-        self._work(lambda: self.service.load(name), "ot-inference-load")
+        given = {key: how[key] for key in ("model_type", "dtype", "offload") if how.get(key)}
+        self._work(lambda: self.service.load(name, **given), "ot-inference-load")
+
+    def _find_starts(self) -> None:
+        self._starts = starts(self.service)
 
     def _work(self, action: Callable[[], Any], name: str) -> None:
         """Do something long on a thread of its own, one at a time."""
@@ -284,6 +300,8 @@ class InferencePanel(AdaptiveView):
             given["strength"] = self._settings.get("strength", STRENGTH)
         self._settings |= {name: given[name] for name in given if name in self._settings}
         self.service.set_loras(recipe.loras)
+        if recipe.embeddings != tuple((word, str(at)) for word, at in self.service.embeddings):
+            self.service.set_embeddings(recipe.embeddings)
 
     def _take_settings(self, recipe: Recipe) -> None:
         self._take_up(recipe)
@@ -316,16 +334,7 @@ class InferencePanel(AdaptiveView):
         self._settings["mask"] = kept
 
     def _give_code(self, number: int, kind: str) -> None:
-        recipe = self.results[self._at(number)].recipe
-        match kind:
-            case "web":
-                self._code = recipe.as_web_ui()
-            case "comfy":
-                self._code = self.service.as_comfy(recipe)
-            case "sample":
-                self._code = json.dumps(recipe.as_sample().to_dict(), indent=2)
-            case _:
-                self._code = self.service.as_python(recipe)
+        self._code = as_text(self.service, self.results[self._at(number)].recipe, kind)
 
     def _add_sample(self, number: int) -> None:
         """Let the job draw this picture during training; without one, show its definition."""
@@ -371,10 +380,10 @@ class InferencePanel(AdaptiveView):
 
     def _adopt(self) -> None:
         """Take over what a model that is new here draws by itself; the words of a user stay."""
-        name = self.service.status.model
-        if name == self._model:
+        loaded = self.service.status.loaded
+        if loaded == self._loaded:
             return
-        self._model = name
+        self._loaded = loaded
         try:
             usual = self.service.defaults
         except NoModelError:
@@ -390,7 +399,7 @@ class InferencePanel(AdaptiveView):
         }
 
     def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
-        self._front = InferenceFront(layout=W.Layout(width="100%"))
+        self._front = InferenceFront(layout=W.Layout(width="100%"), choices=choices())
         return self._front, [self._front]
 
     def _make_core(self) -> Sequence[W.Widget]:
@@ -404,6 +413,7 @@ class InferencePanel(AdaptiveView):
         if self.mode == "core":
             self._core.draw(view, settings, picture, self._history())
             self._core.tools.draw(view, settings, self._other(), self._sheet())
+            self._core.tools.offer(self._starts)
             return
         front = self._front
         with front.hold_sync():
@@ -418,37 +428,19 @@ class InferencePanel(AdaptiveView):
                 front.start = {**begun(*begin), "of": begin}
             if self.grid is not None and front.sheet.get("path") != str(self.grid.path):
                 front.sheet = self._sheet()
-            front.preview = self._small_preview()
+            if front.starts is not self._starts:
+                front.starts = self._starts
+            front.preview = on_the_way(self._preview)
             front.view, front.settings = view, settings
 
     def _view(self) -> dict[str, Any]:
-        status = self.service.status
-        kind = status.model_type
-        own = bool(self._settings) and "scheduler" not in self._settings
         return {
-            "state": status.state,
-            "status": state_words(self.service),
-            "model": status.model,
-            "percent": 100 * status.done / status.total if status.total else 0,
+            **view_of(self.service, self._settings, self._abilities),
             "notice": self._notice,
-            "loras": [
-                {"path": str(path), "name": path.stem, "strength": strength}
-                for path, strength in self.service.loras
-            ],
-            "schedulers": [] if own else [scheduler.value for scheduler in NoiseScheduler],
-            "negative": kind not in ONE_PROMPT,
-            "abilities": {**self._abilities, "clip_skip": "clip_skip" in self._settings},
-            "axes": self._axes(),
             "series": self._series,
             "job": self.job is not None,
             "code": self._code,
         }
-
-    def _axes(self) -> list[str]:
-        """What the page offers for an axis."""
-        held = self._settings.keys() - {"image", "mask"}
-        names = axis_names(self.service.loras)
-        return [name for name in names if name in held or name.startswith(("lora", "save"))]
 
     def _picture(self) -> dict[str, Any]:
         return {} if self._shown is None else large(self.results[self._shown], self._shown)
@@ -466,14 +458,6 @@ class InferencePanel(AdaptiveView):
         whole = "" if self.grid.complete else " It was stopped before it was whole."
         words = f"{len(self.grid.results)} pictures. Kept as {self.grid.path}, with a table.{whole}"
         return {"image": image, "mime": mime, "words": words, "path": str(self.grid.path)}
-
-    def _small_preview(self) -> dict[str, Any]:
-        preview = self._preview
-        if preview is None:
-            return {}
-        buffer = io.BytesIO()
-        preview.image.save(buffer, "PNG")
-        return {"image": buffer.getvalue(), "step": preview.step, "total": preview.total}
 
     def _history(self) -> list[dict[str, Any]]:
         numbered = list(enumerate(self.results))[-HISTORY:]
@@ -497,3 +481,9 @@ class InferencePanel(AdaptiveView):
         if unlisten is not None:
             unlisten()
         super().close()
+
+
+def _word(word: object, path: object) -> Any:
+    """A word and its file; without a word the file, which is called by its name."""
+    named = str(word).strip()
+    return (named, str(path)) if named else str(path)

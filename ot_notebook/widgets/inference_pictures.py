@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from ot_notebook.services.inference_grid import Grid
-from ot_notebook.services.inference_result import Result
+from ot_notebook.services.inference_recipe import Recipe
+from ot_notebook.services.inference_result import Preview, Result, film_bytes
+from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.thumbnails import data_uri, full, shrink
 
@@ -21,6 +24,9 @@ LARGE_PX = 1024
 
 START_PX = 512
 """Longest edge of the picture to begin with, on the page."""
+
+STARTS = 12
+"""Pictures of the gallery, and samples, that a page offers to begin with."""
 
 GAIN = 4
 """How much stronger differences are shown than they are: small ones matter, too."""
@@ -46,7 +52,45 @@ def large(result: Result, number: int) -> dict[str, Any]:
         "prompt": result.recipe.prompt,
         "words": describe(result),
         "path": str(result.path or ""),
+        "film": film_bytes(result.film),
     }
+
+
+def on_the_way(preview: Preview | None) -> dict[str, Any]:
+    """What there is of a picture that is being drawn; empty where none is."""
+    if preview is None:
+        return {}
+    buffer = io.BytesIO()
+    preview.image.save(buffer, "PNG")
+    return {"image": buffer.getvalue(), "step": preview.step, "total": preview.total}
+
+
+def as_text(service: InferenceService, recipe: Recipe, kind: str) -> str:
+    """A recipe for another program: "web", "comfy", "sample", or else Python."""
+    match kind:
+        case "web":
+            return recipe.as_web_ui()
+        case "comfy":
+            return service.as_comfy(recipe)
+        case "sample":
+            return json.dumps(recipe.as_sample().to_dict(), indent=2)
+        case _:
+            return service.as_python(recipe)
+
+
+def starts(service: InferenceService) -> list[dict[str, Any]]:
+    """The last pictures of the gallery and the last samples of the run, to begin with."""
+    drawn = [(path, path.stem[:19]) for path in service.gallery.newest(STARTS)]
+    taken = [(one.path, f"step {one.step}: {one.prompt}") for one in service.samples(STARTS)]
+    found = []
+    for path, words in [*drawn, *taken]:
+        try:
+            with Image.open(path) as picture:
+                image, mime = shrink(picture, THUMB_PX)
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # it is gone, or was never whole
+        found.append({"path": str(path), "image": image, "mime": mime, "words": words})
+    return found
 
 
 def small(result: Result, number: int) -> dict[str, Any]:
@@ -126,11 +170,14 @@ def describe(result: Result) -> str:
         f"{recipe.width} x {recipe.height} px",
         f"{recipe.steps} steps",
         f"guidance {recipe.cfg_scale:g}",
+        *([f"{recipe.frames} frames"] if recipe.frames > 1 else []),
         *([recipe.scheduler] if recipe.scheduler else []),
         *([f"clip skip {recipe.clip_skip}"] if recipe.clip_skip else []),
         *([f"from a picture, strength {recipe.strength:g}"] if recipe.image else []),
         *(f"{path.rpartition('/')[2]} {strength:g}" for path, strength in recipe.loras),
+        *(word for word, _ in recipe.embeddings if word in recipe.prompt),
         f"{result.seconds:.1f} s",
+        *([f"film: {result.film}"] if result.film else []),
     ]
     return " · ".join(parts)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as W
@@ -17,6 +18,9 @@ from ot_notebook.widgets.story import StoryBox
 
 PUSH_SECONDS = 0.25
 """Between two drawings of the bar."""
+
+GAP = "5px"
+"""Between two lines."""
 
 FORMATS = (
     ModelFormat.DIFFUSERS_LORA,
@@ -98,11 +102,12 @@ class WeightTools(StoryBox):
         heading = f'{markup.style()}<div class="ot ot-title"><h3>Files of weights</h3></div>'
         self._choice = W.ToggleButtons(
             options=[(tool.title, name) for name, tool in TOOLS.items()],
-            layout=W.Layout(width="100%"),
+            layout=W.Layout(width="100%", margin="4px 0 8px"),
         )
         self._choice.observe(lambda _change: self._turn(), "value")
         self._pages = {name: self._page(name, tool) for name, tool in TOOLS.items()}
-        self._go = W.Button(description="Write", button_style="primary")
+        layout = W.Layout(margin="8px 2px")
+        self._go = W.Button(description="Write", button_style="primary", layout=layout)
         self._go.on_click(lambda _pressed: self._start())
         self._bar, self._said = W.HTML(), W.HTML()
         for part in (self._bar, self._said):
@@ -141,23 +146,34 @@ class WeightTools(StoryBox):
 
     def _page(self, name: str, tool: Tool) -> W.VBox:
         self._lines[name] = {
-            key: W.Text(description=title, placeholder=hint, layout=W.Layout(width="100%"))
+            key: W.Text(
+                description=title,
+                placeholder=hint,
+                value=hint if key == "rank" else "",
+                layout=W.Layout(width="100%"),
+            )
             for key, (title, hint) in tool.lines.items()
         }
         parts: list[W.Widget] = [W.HTML(markup.caption(tool.about)), *self._lines[name].values()]
         if tool.formats:
             formats = FORMATS if name == "convert" else FORMATS[:4]
             self._formats[name] = W.Dropdown(
-                description="Format", options=[each.value for each in formats]
+                description="Format",
+                options=[each.value for each in formats],
+                layout=W.Layout(width="100%", max_width="420px"),
             )
             parts.append(self._formats[name])
         if name != "resize":
             self._kinds[name] = W.Dropdown(
                 description="For",
-                options=[("what the keys say", ""), *((kind.value, kind.value) for kind in MODELS)],
+                options=[
+                    ("what the keys say", ""),
+                    *((facts.title, kind.value) for kind, facts in MODELS.items()),
+                ],
+                layout=W.Layout(width="100%", max_width="420px"),
             )
             parts.append(self._kinds[name])
-        return W.VBox(parts, layout=W.Layout(width="100%"))
+        return W.VBox(parts, layout=W.Layout(width="100%", grid_gap=GAP))
 
     def _turn(self) -> None:
         for name, page in self._pages.items():
@@ -189,7 +205,7 @@ class WeightTools(StoryBox):
         for key, line in self._lines[name].items():
             text = line.value.strip()
             if not text:
-                raise ValueError(f"{line.description} is empty. Write it, such as: {_hint(line)}")
+                raise ValueError(f"{line.description} is empty. {_wanted(key)}")
             values[key] = _whole(line.description, text) if key == "rank" else text
         if name == "merge":
             values["adapters"] = dict(_with_strength(part) for part in _parts(values["adapters"]))
@@ -244,7 +260,8 @@ def _merge(**values: Any) -> str:
     from modules.adapters.merging import merge
 
     merge(**values)
-    return f"{values['target']}, with {len(values['adapters'])} LoRAs in it."
+    names = ", ".join(Path(path).name for path in values["adapters"])
+    return f"{values['target']}, with {names} in it."
 
 
 def _extract(**values: Any) -> str:
@@ -271,8 +288,13 @@ ACTIONS: Mapping[str, Callable[..., str]] = {
 """What each tool does, and says when it is done."""
 
 
-def _hint(line: W.Text) -> str:
-    return str(line.placeholder)
+def _wanted(key: str) -> str:
+    """What belongs on a line that is empty."""
+    return {
+        "adapters": "Write files, with strengths where they are not 1: style.safetensors=0.8.",
+        "rank": "Write a whole number, such as 16.",
+        "target": "Write where the result goes: a file, or a folder for a whole model.",
+    }.get(key, "Write the path of a .safetensors file, or of the folder of a model.")
 
 
 def _parts(text: str) -> list[str]:

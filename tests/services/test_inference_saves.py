@@ -1,7 +1,9 @@
 """One prompt over all that a run has kept, grids of three axes, and settings for other programs."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ from PIL import Image
 
 import ot_notebook as ot
 from modules.config import ConfigError, SampleConfig
-from ot_notebook.services.inference_recipe import Recipe
+from ot_notebook.services.inference_model import InferenceModel
+from ot_notebook.services.inference_recipe import Recipe, read_recipe
 from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.services.trainer_service import TrainerService
 
@@ -27,6 +30,24 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder):
     """The quickstart on two pictures for six steps: a save at every second, a backup at the end."""
+    return trained(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The same as a whole model, with a backup at every third step."""
+    return trained(
+        tmp_path_factory.mktemp("whole"),
+        training_method="FINE_TUNE",
+        output_model_format="DIFFUSERS",
+        output_model_destination=str(tmp_path_factory.mktemp("final") / "model"),
+        learning_rate=1e-4,
+        backup_after=3,
+        backup_after_unit="STEP",
+    )
+
+
+def trained(folder, **changes):
     from modules.config import TrainConfig
     from ot_notebook.preset_files import find
 
@@ -54,7 +75,7 @@ def run(folder):
         tensorboard=False,
     )
     try:
-        yield service.start(config).wait(120)
+        return service.start(config.update(**changes)).wait(120)
     finally:
         service.close()
 
@@ -94,6 +115,60 @@ def test_a_save_takes_the_place_of_the_loaded_one_and_keeps_its_strength(service
         ((str(saves[0].path), 0.5),),
         ((str(saves[0].path), 1.0),),
     ]
+
+
+def test_whole_models_are_drawn_one_at_a_time_and_the_loaded_one_comes_back(
+    whole, tmp_path, monkeypatch
+):
+    networks = []
+    kept = InferenceModel.__init__
+
+    def counted(self, source, name, config, owner, *others):
+        gc.collect()
+        assert [one() for one in networks if one() is not None] == [], "two models at once"
+        networks.append(weakref.ref(owner[1].denoiser))
+        kept(self, source, name, config, owner, *others)
+
+    service = InferenceService(tmp_path)
+    saves = service.saves(whole)
+    assert len(saves) >= 3
+    assert all(save.whole is not None for save in saves)
+    monkeypatch.setattr(InferenceModel, "__init__", counted)
+    service.load(ot.assets.model())
+    shown = service.grid("a fox", x={"seed": [7, 8]}, y={"save": saves}, **_without_seed())
+    assert len(networks) == 1 + len(saves) + 1
+    assert list(shown.table["save"]) == [str(save) for save in saves for _ in range(2)]
+    assert service.status.model == "emoji"
+    before = service.generate("a fox", **SETTINGS)
+    pictures = [pixels(result) for result in shown.results[::2]]
+    assert not np.array_equal(pictures[0], pictures[-1])
+    assert not np.array_equal(pictures[-1], pixels(before))
+    drawn = {one.path: result for one, result in zip(saves, shown.results[::2], strict=True)}
+    one_of_each = {path.parent.name: path for path in drawn}
+    assert "backup" in one_of_each
+    assert len(one_of_each) > 1, "both saves and backups"
+    for path in one_of_each.values():
+        result = drawn[path]
+        recipe = read_recipe(result.path)
+        assert recipe.model == str(path)
+        monkeypatch.chdir(tmp_path)
+        exec(compile(service.as_python(recipe), "code", "exec"), {})
+        assert abs(pixels(result) - np.asarray(Image.open("picture.png"), dtype=int)).max() <= 2
+    service.load(saves[0].path)
+    assert np.array_equal(pixels(service.generate("a fox", **SETTINGS)), pictures[0])
+
+
+def test_saves_of_a_whole_run_need_no_model_to_be_loaded(whole, tmp_path):
+    service = InferenceService(tmp_path)
+    shown = service.grid("a fox", x={"save": service.saves(whole)[:1]}, steps=1)
+    assert len(shown.results) == 1
+    assert service.status.state == "empty"
+    with pytest.raises(ConfigError, match="width is 67"):
+        service.grid("a fox", x={"save": service.saves(whole)[:1]}, width=67)
+
+
+def _without_seed():
+    return {name: value for name, value in SETTINGS.items() if name != "seed"}
 
 
 def test_runs_that_are_not_there_are_refused(service, tmp_path, monkeypatch):

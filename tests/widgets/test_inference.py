@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import ot_notebook as ot
-from modules.config import ConfigError
+from modules.config import ConfigError, ModelType
+from modules.families import family_for
 from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.widgets.inference_panel import InferencePanel
 from ot_notebook.widgets.job_config import JobConfig
@@ -160,6 +162,77 @@ def test_settings_are_copied_for_other_programs_and_added_to_the_job(panel, conf
     samples = panel.job.config.samples
     assert (len(samples), samples[-1].prompt, samples[-1].seed) == (before + 1, "a fox", 3)
     panel.job.close()
+
+
+def test_words_are_added_used_and_taken_out(panel, service, tmp_path):
+    width = service._held.model._owner[1].pipeline.text_encoder.config.hidden_size
+    save_file({"emp_params": torch.randn(2, width)}, tmp_path / "ohwx.safetensors")
+    bare = draw(panel, prompt="a <cat>", seed=3)
+    path = str(tmp_path / "ohwx.safetensors")
+    assert ask(panel, op="words", words=[["<cat>", path], ["", path]]) is None
+    assert [one["word"] for one in panel._front.view["words"]] == ["<cat>", "ohwx"]
+    taught = draw(panel, prompt="a <cat>", seed=3)
+    assert taught.recipe.embeddings == (("<cat>", path), ("ohwx", path))
+    assert "<cat>" in panel._front.picture["words"]
+    assert not np.array_equal(np.asarray(bare.image), np.asarray(taught.image))
+    assert ask(panel, op="words", words=[]) is None
+    assert np.array_equal(np.asarray(draw(panel).image), np.asarray(bare.image))
+    ask(panel, op="reuse", id=1, seed=False)
+    assert [one["word"] for one in panel._front.view["words"]] == ["<cat>", "ohwx"]
+    assert np.array_equal(np.asarray(draw(panel).image), np.asarray(taught.image))
+    notice = ask(panel, op="words", words=[["x", str(tmp_path / "gone.safetensors")]])
+    assert "gone.safetensors does not exist" in notice["text"]
+    assert len(panel._front.view["words"]) == 2
+    service.set_embeddings([])
+
+
+def test_earlier_pictures_are_offered_to_begin_with(panel):
+    drawn = draw(panel, prompt="a red apple", seed=3)
+    ask(panel, op="starts")
+    first = panel._front.starts[0]
+    assert first["path"] == str(drawn.path)
+    ask(panel, op="begin", path=first["path"])
+    assert panel.settings["image"]
+    ask(panel, op="begin")
+
+
+def test_how_a_model_is_loaded_is_the_page_s_to_say(tmp_path, wire):
+    panel = InferencePanel(InferenceService(tmp_path / "gallery"))
+    types = dict(panel._front.choices["types"])
+    assert types["STABLE_DIFFUSION_15"] == "Stable Diffusion 1.5"
+    model = str(ot.assets.model())
+    ask(panel, op="load", model=model, model_type="STABLE_DIFFUSION_15", dtype="BFLOAT_16")
+    panel.wait(60)
+    panel.set(steps=1)
+    assert draw(panel, prompt="a fox").recipe.dtype == "BFLOAT_16"
+    assert "frames" not in panel.settings
+    ask(panel, op="load", model=model, model_type="NONE_SUCH")
+    panel.wait(60)
+    assert "NONE_SUCH" in panel._front.view["notice"]["text"]
+    ask(panel, op="load", model=model)
+    panel.wait(60)
+    ask(panel, op="unload")
+    assert panel._front.view["status"] == "No model is loaded."
+    panel.close()
+
+
+def test_a_film_is_shown_with_its_frames(tmp_path, wire):
+    folder = tmp_path / "wan"
+    family_for(ModelType.WAN_2).tiny().pipeline.save_pretrained(folder)
+    service = InferenceService(tmp_path / "gallery").load(folder, device="cpu")
+    for mode in ("rich", "core"):
+        panel = InferencePanel(service, mode=mode)
+        panel.set(width=64, height=32, steps=1, frames=5, prompt="a <fox>")
+        panel.draw()
+        result = panel.wait(60)
+        if mode == "rich":
+            assert panel._front.picture["film"] == result.film.read_bytes()
+            assert "5 frames" in panel._front.picture["words"]
+            assert "scheduler" not in panel._front.settings
+        else:
+            assert "<video" in panel._core._image.value
+            assert "a &lt;fox&gt;" in panel._core._image.value
+        panel.close()
 
 
 def test_what_is_refused_is_shown_and_nothing_is_drawn(panel, tmp_path):

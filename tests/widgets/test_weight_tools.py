@@ -91,7 +91,7 @@ def test_a_converted_a_merged_and_a_resized_lora_draw_as_the_lora(tools, service
         adapters=f"{converted}=0.8",
         target=folder / "merged",
     )
-    assert said.endswith("with 1 LoRAs in it.")
+    assert said.endswith("with converted.safetensors in it.")
     merged = InferenceService(folder / "gallery").load(folder / "merged")
     assert abs(pixels(merged.generate("a fox", **SETTINGS)) - expected).max() <= 3
 
@@ -107,7 +107,7 @@ def test_a_converted_a_merged_and_a_resized_lora_draw_as_the_lora(tools, service
 
 
 def test_what_cannot_be_done_is_said_and_the_tools_stay_usable(tools, lora, folder):
-    assert "Source is empty. Write it" in press(tools, "convert", source="", target="x")
+    assert "Source is empty. Write the path of a .safetensors" in press(tools, "convert", source="", target="x")
     assert "Rank is 'four', but must be" in press(
         tools, "resize", source=lora, rank="four", target=folder / "x.safetensors"
     )
