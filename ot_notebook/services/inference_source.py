@@ -10,7 +10,7 @@ from typing import Any
 
 from modules.config import ConfigError, DataType, ModelType, Problem, TrainConfig, TrainingMethod
 from modules.config.models import MODELS
-from modules.config.paths import resolve
+from modules.config.paths import hub_revision, resolve
 from modules.training.events import ModelSaved
 from ot_notebook.services.run import Run
 
@@ -74,6 +74,8 @@ def find_source(model: object, model_type: ModelType | str | None, dtype: DataTy
             f'a TrainConfig, or "live".'
         )
     name = str(model)
+    if not name.strip() or name == ".":
+        raise _refused("No model is named.", "Give a folder, a file, a hub id, or a run.")
     path = Path(resolve(name))
     if (path / "onetrainer_config" / "args.json").is_file():
         return _of_backup(path, dtype)
@@ -177,19 +179,18 @@ def _type_of_pipeline(path: Path, name: str) -> ModelType:
 
 
 def _index(path: Path, name: str) -> dict[str, Any]:
-    import diffusers
+    from modules.families.folders import load_index, read_index
 
-    file = path / "model_index.json"
-    if path.is_dir() and not file.is_file():
+    if path.is_dir() and read_index(path) is None:
         raise _refused(
             f"{name} has no model_index.json, so it is no diffusers folder.",
             "Give the folder of a whole model, a run's workspace, or a single file.",
         )
     try:
-        if file.is_file():
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            return found
-        return dict(diffusers.DiffusionPipeline.load_config(name))
+        if path.is_dir():
+            return load_index(str(path))
+        model, revision = hub_revision(name)
+        return load_index(model, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise _refused(
@@ -242,8 +243,9 @@ def _model_type(value: ModelType | str) -> ModelType:
 
 
 def _looks_local(path: Path, name: str) -> bool:
+    model, _revision = hub_revision(name)
     return (
-        path.exists() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1
+        path.exists() or path.is_absolute() or name.startswith((".", "~")) or model.count("/") != 1
     )
 
 

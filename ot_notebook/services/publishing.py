@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modules.atomic import atomic_folder
 from modules.config import ConfigError, Problem, TrainConfig, TrainingMethod
 from modules.config.models import MODELS
+from modules.config.paths import hub_revision
 from modules.config.secrets import hub_token
 from modules.training.events import ModelSaved, SampleImage
 from ot_notebook.services.inference_result import Result
@@ -153,9 +155,11 @@ def _weights(source: Run | str | Path) -> tuple[Path, TrainConfig | None]:
                 "Save it, or name the file.",
             )
         return there[-1], source.config
+    from modules.families.folders import read_index
+
     path = Path(source).expanduser()
     single = path.is_file() and path.suffix == ".safetensors"
-    if not single and not (path / "model_index.json").is_file():
+    if not single and not read_index(path):
         raise _refused(
             "source",
             f"{path} is neither a .safetensors file nor the folder of a diffusers model.",
@@ -202,7 +206,7 @@ def _pictures(
 
 def _hub_id(config: TrainConfig | None) -> str:
     """What it was trained on, if the hub has it: a path of this machine is nobody's business."""
-    name = config.base_model_name if config is not None else ""
+    name, _revision = hub_revision(config.base_model_name if config is not None else "")
     return name if REPOSITORY.fullmatch(name) and not Path(name).exists() else ""
 
 
@@ -294,6 +298,18 @@ def _write(publication: Publication, folder: Path) -> None:
         image.save(folder / name, "PNG")
 
 
+def _placed(path: Path, repository: str) -> bytes | None:
+    """An index of blocks that says where its parts are, which on this disk are beside it."""
+    from modules.families.folders import INDEXES, parts_of
+
+    if path.name != INDEXES[1]:
+        return None
+    index = json.loads(path.read_text(encoding="utf-8"))
+    for part in parts_of(index):
+        index[part][2]["pretrained_model_name_or_path"] = repository
+    return json.dumps(index, indent=2).encode()
+
+
 def _push(publication: Publication, private: bool) -> None:
     """Upload it as one commit, so that nobody finds half of it."""
     import io
@@ -307,7 +323,8 @@ def _push(publication: Publication, private: bool) -> None:
             "hub", "There is no token of the hub.", "Set HF_TOKEN, or run huggingface-cli login."
         )
     added: list[tuple[str, Any]] = [("README.md", publication.card.encode())]
-    added += [(name, str(path)) for name, path in publication.files.items()]
+    for name, path in publication.files.items():
+        added.append((name, _placed(path, publication.target) or str(path)))
     for name, (_, image) in publication.pictures.items():
         buffer = io.BytesIO()
         image.save(buffer, "PNG")

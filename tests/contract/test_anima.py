@@ -123,3 +123,11 @@ def test_longer_captions_are_all_of_one_length(family, parts):
     assert encoded["text"].shape == (2, 64, 16)
     assert not encoded["text"][0, 5:].any()
     assert encoded["text"][1].any(1).all()
+
+
+def test_an_inference_service_knows_its_folder(folder, tmp_path):
+    from ot_notebook.services.inference_service import InferenceService
+
+    service = InferenceService(tmp_path / "gallery").load(folder, device="cpu", dtype="FLOAT_32")
+    image = service.generate("a card", steps=1, width=64, height=64, seed=1).image
+    assert image.size == (64, 64)

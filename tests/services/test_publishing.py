@@ -216,3 +216,22 @@ def test_a_push_without_a_token_says_how_to_get_one(weights, monkeypatch, tmp_pa
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(ConfigError, match=r"There is no token of the hub\. Set HF_TOKEN"):
         ot.publish(weights, "owner/fox", hub=True)
+
+
+def test_a_model_of_blocks_finds_its_parts_in_the_repository(hub, drawn, monkeypatch, tmp_path):
+    """Its index names where each part is: beside it on this disk, by the repository on the hub."""
+    import torch
+
+    from modules.config import ModelFormat, ModelType
+    from modules.families import family_for
+    from modules.families.saving import save_model
+
+    family, folder = family_for(ModelType.ANIMA), tmp_path / "anima"
+    save_model(family, family.tiny(), folder, ModelFormat.DIFFUSERS, torch.float32)
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "a1B2" * 8)
+    ot.publish(folder, "owner/fox", samples=[drawn], hub=True)
+    index = json.loads(hub.files["modular_model_index.json"])
+    parts = [held[2] for held in index.values() if isinstance(held, list)]
+    places = {part["pretrained_model_name_or_path"] for part in parts}
+    assert places == {"owner/fox"}
+    assert "vae/config.json" in hub.files
