@@ -38,24 +38,17 @@ export default {
     root.append(row, key, caption);
     el.append(root);
 
+    const makeOther = ({ key: name, label }) => {
+      const node = element("label");
+      const box = element("input");
+      box.type = "checkbox";
+      box.onchange = () => send({ op: "other", key: name, on: box.checked });
+      node.append(box, ` ${label}`);
+      return { node, fill: ({ colour }) => (box.checked = colour !== null) };
+    };
     const drawOthers = (runs) => {
       if (!runs.length) return list.replaceChildren(element("span", "ot-caption", "There are no other runs."));
-      const known = new Map([...list.querySelectorAll("label")].map((node) => [node.dataset.key, node]));
-      const nodes = runs.map((run) => {
-        let node = known.get(run.key);
-        if (!node) {
-          node = element("label");
-          node.dataset.key = run.key;
-          const box = element("input");
-          box.type = "checkbox";
-          box.onchange = () => send({ op: "other", key: run.key, on: box.checked });
-          node.append(box, ` ${run.label}`);
-        }
-        node.firstElementChild.checked = run.colour !== null;
-        return node;
-      });
-      if ([...list.children].some((node) => node.tagName !== "LABEL")) list.replaceChildren();
-      arrange(list, nodes);
+      each(list, runs, makeOther, ({ key: name }) => name);
     };
     const draw = () => {
       const view = model.get("view");

@@ -93,7 +93,6 @@ export default () => {
       root.append(head, alert.node, none, runs, curves, alone, settings, samples);
       el.append(root);
 
-      const rows = new Map();
       const pictures = createPictures();
       const large = createLarge(root, model, pictures.url);
       const drawSettings = ({ names, differences, more_differences: more }) => {
@@ -141,14 +140,12 @@ export default () => {
         if (!view?.runs) return;
         write(summary, view.summary);
         alert.fill(view.alert);
-        const keys = new Set(view.runs.map((run) => run.key));
-        for (const known of rows.keys()) if (!keys.has(known)) rows.delete(known);
-        const nodes = view.runs.map((run) => {
-          if (!rows.has(run.key)) rows.set(run.key, createRun(run.key, send));
-          rows.get(run.key).fill(run, view.colours);
-          return rows.get(run.key).node;
-        });
-        arrange(table, [header, ...nodes]);
+        const makeRow = (run) => {
+          if (!run) return { node: header, fill() {} };
+          const { node, fill } = createRun(run.key, send);
+          return { node, fill: (now) => fill(now, model.get("view").colours) };
+        };
+        each(table, [null, ...view.runs], makeRow, (run) => run?.key);
         if (metric.options.length !== view.metrics.length) {
           metric.replaceChildren(...view.metrics.map(([value, text]) => Object.assign(element("option", "", text), { value })));
         }

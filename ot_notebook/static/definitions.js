@@ -69,7 +69,7 @@ function createDefinition(index, rows, prefix, send) {
   });
   return {
     node,
-    fill(item, view) {
+    fill({ item, view }) {
       fields.forEach((field) => field.fill(item));
       node.classList.toggle("ot-definition-off", item.values.enabled === false);
       able(draw, view.can_draw);
@@ -103,7 +103,6 @@ export default () => {
       root.append(head, alert.node, list, empty);
       el.append(root);
 
-      const cards = [];
       const draw = () => {
         const view = model.get("view");
         if (!view?.items) return;
@@ -112,14 +111,9 @@ export default () => {
         able(all, view.can_draw && view.items.length > 0);
         all.title = view.draw_hint;
         alert.fill(view.alert);
-        while (cards.length > view.items.length) cards.pop().node.remove();
-        while (cards.length < view.items.length) {
-          cards.push(createDefinition(cards.length, view.rows, prefix, send));
-          list.append(cards.at(-1).node);
-        }
-        view.items.forEach((item, index) => cards[index].fill(item, view));
-        list.hidden = !cards.length;
-        empty.hidden = cards.length > 0;
+        each(list, view.items.map((item) => ({ item, view })), (_datum, index) => createDefinition(index, view.rows, prefix, send));
+        list.hidden = !view.items.length;
+        empty.hidden = view.items.length > 0;
       };
       model.on("change:view", draw);
       draw();

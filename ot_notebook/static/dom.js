@@ -43,11 +43,24 @@ function arrange(parent, nodes) {
   while (parent.children.length > nodes.length) parent.lastElementChild.remove();
 }
 
-/** Keep as many nodes under `parent` as there are data, each made once, and fill each. */
-function each(parent, data, make, fill) {
-  while (parent.children.length > data.length) parent.lastElementChild.remove();
+/**
+ * A part of the page for each datum: made once, found again by its key, filled each time, in order.
+ *
+ * @param {(datum, index) => {node: Element, fill: (datum, index) => void}} make
+ * @param {(datum, index) => unknown} keyOf tells data apart; by their place if it is left out
+ * @returns the parts
+ */
+function each(parent, data, make, keyOf = (_datum, index) => index) {
+  const known = parent.otParts ?? new Map();
+  const parts = new Map();
   data.forEach((datum, index) => {
-    const node = parent.children[index] ?? parent.appendChild(make());
-    fill(node, datum);
+    const key = keyOf(datum, index);
+    const part = known.get(key) ?? make(datum, index);
+    parts.set(key, part);
+    part.fill(datum, index);
   });
+  parent.otParts = parts;
+  const list = [...parts.values()];
+  arrange(parent, list.map(({ node }) => node));
+  return list;
 }

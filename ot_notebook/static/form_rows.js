@@ -84,7 +84,7 @@ function createList(row, path, form) {
   node.append(head, problem, cards);
   head.onpointerenter = () => form.describe(row, path);
   const act = (action, index) => form.send({ op: "items", path, action, index });
-  const made = [];
+  let made = [];
 
   const makeCard = (index) => {
     const card = element("section", "ot-item");
@@ -108,20 +108,21 @@ function createList(row, path, form) {
       return { ...one, inner, path: full };
     });
     card.append(fields);
-    return { card, title, rows };
+    const named = rows.filter(({ inner }) => inner.kind === "text" && inner.level === "basic");
+    return {
+      node: card,
+      rows,
+      fill({ values, problems }) {
+        const name = named.map(({ inner }) => values[inner.path]).find(Boolean);
+        write(title, `${index + 1}. ${name ?? "new"}`);
+        for (const one of rows) one.fill(values[one.inner.path], undefined, problems.get(one.path));
+      },
+    };
   };
   return {
     node,
     fill(values, there, wrong, problems) {
-      while (made.length > values.length) made.pop();
-      while (made.length < values.length) made.push(makeCard(made.length));
-      arrange(cards, made.map(({ card }) => card));
-      made.forEach(({ title, rows }, index) => {
-        const names = rows.filter(({ inner }) => inner.kind === "text" && inner.level === "basic");
-        const name = names.map(({ inner }) => values[index][inner.path]).find(Boolean);
-        write(title, `${index + 1}. ${name ?? "new"}`);
-        for (const one of rows) one.fill(values[index][one.inner.path], undefined, problems.get(one.path));
-      });
+      made = each(cards, values.map((item) => ({ values: item, problems })), (_datum, index) => makeCard(index));
       const changed = there !== undefined;
       head.classList.toggle("ot-changed", changed);
       reset.classList.toggle("ot-away", !changed);

@@ -26,14 +26,13 @@ export default {
     box.append(tools, root);
     el.append(box);
 
-    const row = ({ id, time, level: kind, text }) => {
+    const makeRow = ({ time, level: kind, text }) => {
       const item = document.createElement("li");
       item.className = `ot-${kind}`;
-      item.dataset.id = id;
       const stamp = document.createElement("time");
       stamp.textContent = time;
       item.append(stamp, text);
-      return item;
+      return { node: item, fill() {} }; // a line that was said stays as it is
     };
     const none = document.createElement("li");
     none.className = "ot-none";
@@ -48,8 +47,7 @@ export default {
         return list.replaceChildren(none);
       }
       none.remove();
-      const known = new Map([...list.children].map((item) => [item.dataset.id, item]));
-      arrange(list, lines.map((line) => known.get(String(line.id)) ?? row(line)));
+      each(list, lines, makeRow, ({ id }) => id);
       if (follow) root.scrollTop = root.scrollHeight;
     };
     level.onchange = draw;

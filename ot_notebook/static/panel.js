@@ -21,7 +21,7 @@ function makeBar() {
   track.setAttribute("aria-valuemax", "100");
   track.append(element("div", "ot-fill"));
   bar.append(text, track);
-  return bar;
+  return { node: bar, fill: (datum) => fillBar(bar, datum) };
 }
 
 function fillBar(bar, { label, text, percent }) {
@@ -36,8 +36,15 @@ function fillBar(bar, { label, text, percent }) {
 
 function makeStat() {
   const stat = element("div", "ot-stat");
-  stat.append(element("span"), element("b"));
-  return stat;
+  const [name, value] = [element("span"), element("b")];
+  stat.append(name, value);
+  return {
+    node: stat,
+    fill(datum) {
+      write(name, datum[0]);
+      write(value, datum[1]);
+    },
+  };
 }
 
 function fillButton(button, { op, label, enabled, hint, kind }) {
@@ -62,8 +69,8 @@ function createQuestion(send) {
   node.append(text, answers);
   node.hidden = true;
   const makeAnswer = () => {
-    const made = button("ot-button", undefined, () => send(made.dataset.op));
-    return made;
+    const node = button("ot-button", undefined, () => send(node.dataset.op));
+    return { node, fill: (control) => fillButton(node, control) };
   };
   /** A node that goes away must not take the focus with it. */
   const leave = (buttons) => {
@@ -77,7 +84,7 @@ function createQuestion(send) {
       if (!question) leave(buttons);
       node.hidden = !question;
       write(text, question?.text ?? "");
-      each(answers, question?.choices ?? [], makeAnswer, fillButton);
+      each(answers, question?.choices ?? [], makeAnswer);
     },
   };
 }
@@ -108,8 +115,8 @@ export default () => {
 
       const send = (command) => model.send({ op: "do", command });
       const makeButton = () => {
-        const made = button("ot-button", undefined, () => usable(made) && send(made.dataset.op));
-        return made;
+        const node = button("ot-button", undefined, () => usable(node) && send(node.dataset.op));
+        return { node, fill: (control) => fillButton(node, control) };
       };
       root.onkeydown = (event) => {
         if (event.key !== "Escape" || !question.offers("keep")) return;
@@ -125,14 +132,11 @@ export default () => {
         write(badge, view.label);
         write(status, view.status);
         status.title = view.status;
-        each(buttons, view.buttons, makeButton, fillButton);
+        each(buttons, view.buttons, makeButton);
         question.fill(view.question, buttons);
         alert.fill(view.alert);
-        each(bars, view.bars, makeBar, fillBar);
-        each(stats, view.stats, makeStat, (stat, [name, value]) => {
-          write(stat.firstElementChild, name);
-          write(stat.lastElementChild, value);
-        });
+        each(bars, view.bars, makeBar);
+        each(stats, view.stats, makeStat);
       };
       model.on("change:view", draw);
       draw();

@@ -18,7 +18,19 @@ function createJob(id, send) {
   words.append(name, about, track, error);
   const tools = element("div", "ot-job-tools");
   node.append(badge, words, tools);
-  const buttons = new Map();
+  const makeButton = ({ op, label, hint }) => {
+    const press = () => usable(one) && send({ op, id });
+    const one = ICON_OPS[op] ? iconButton(ICON_OPS[op], hint, press) : button("ot-button ot-small", label, press);
+    return {
+      node: one,
+      fill({ label: now, hint: more, enabled }) {
+        if (!ICON_OPS[op]) write(one, now);
+        one.title = more;
+        one.setAttribute("aria-label", more);
+        able(one, enabled);
+      },
+    };
+  };
   return {
     node,
     fill(row) {
@@ -35,20 +47,7 @@ function createJob(id, send) {
         track.setAttribute("aria-valuenow", String(Math.round(row.percent)));
         fill.style.width = `${row.percent}%`;
       }
-      const wanted = row.buttons.map(({ op, label, hint, enabled }) => {
-        if (!buttons.has(op)) {
-          const press = () => {
-            if (buttons.get(op).getAttribute("aria-disabled") !== "true") send({ op, id });
-          };
-          buttons.set(op, ICON_OPS[op] ? iconButton(ICON_OPS[op], hint, press) : button("ot-button ot-small", label, press));
-        }
-        const one = buttons.get(op);
-        one.title = hint;
-        one.setAttribute("aria-label", hint);
-        able(one, enabled);
-        return one;
-      });
-      arrange(tools, wanted);
+      each(tools, row.buttons, makeButton, ({ op }) => op);
     },
   };
 }
@@ -96,7 +95,6 @@ export default () => {
       root.append(head, alert.node, add, list, empty);
       el.append(root);
 
-      const jobs = new Map();
       const draw = keepingFocus(root, () => {
         const view = model.get("view");
         if (!view?.jobs) return;
@@ -108,16 +106,9 @@ export default () => {
         able(clear, view.can_clear);
         add.hidden = !view.can_add;
         alert.fill(view.alert);
-        const ids = new Set(view.jobs.map(({ id }) => id));
-        for (const id of jobs.keys()) if (!ids.has(id)) jobs.delete(id);
-        const nodes = view.jobs.map((row) => {
-          if (!jobs.has(row.id)) jobs.set(row.id, createJob(row.id, send));
-          jobs.get(row.id).fill(row);
-          return jobs.get(row.id).node;
-        });
-        arrange(list, nodes);
-        list.hidden = !nodes.length;
-        empty.hidden = nodes.length > 0;
+        each(list, view.jobs, ({ id }) => createJob(id, send), ({ id }) => id);
+        list.hidden = !view.jobs.length;
+        empty.hidden = view.jobs.length > 0;
       });
       model.on("change:view", draw);
       draw();

@@ -11,18 +11,17 @@ export default () => {
       const root = element("nav", "ot ot-tabs");
       root.setAttribute("aria-label", "Parts of the studio");
       el.append(root);
-      const draw = () => {
-        const current = model.get("current");
-        const known = new Map([...root.children].map((node) => [node.dataset.name, node]));
-        const nodes = model.get("tabs").map(([name, label]) => {
-          const node = known.get(name) ?? button("ot-tab", label, () => model.send({ op: "open", name }));
-          node.dataset.name = name;
-          if (name === current) node.setAttribute("aria-current", "page");
-          else node.removeAttribute("aria-current");
-          return node;
-        });
-        arrange(root, nodes);
+      const makeTab = ([name, label]) => {
+        const node = button("ot-tab", label, () => model.send({ op: "open", name }));
+        return {
+          node,
+          fill() {
+            if (name === model.get("current")) node.setAttribute("aria-current", "page");
+            else node.removeAttribute("aria-current");
+          },
+        };
       };
+      const draw = () => each(root, model.get("tabs"), makeTab, ([name]) => name);
       root.onkeydown = (event) => {
         const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
         const nodes = [...root.children];
