@@ -17,6 +17,7 @@ from modules.data import Batches, build, scan
 from modules.data.encode import Picture, read_picture
 from modules.data.films import Clip, Film, Lengths, read_clip
 from modules.data.findings import Findings
+from modules.data.freshness import Freshness
 from modules.data.images import render, still
 from modules.data.outlook import outlook
 from modules.data.plan import Digests, Framing, Planner
@@ -222,6 +223,31 @@ def test_a_cache_knows_which_part_of_a_film_it_holds(films, encoder, tmp_path):
     assert work(replace(LENGTHS, rate=12)) == 3  # all but the picture
     assert 0 < work(LENGTHS, seed=9) <= 3  # those that begin elsewhere now
     assert 0 < work(LENGTHS, image_variations=3) <= 6
+
+
+def test_what_the_cache_has_of_a_film_is_known(films, encoder, tmp_path):
+    cache = tmp_path / "cache"
+    prepare(concept(films), encoder, cache, films=LENGTHS)
+
+    def states(lengths):
+        found = scan([concept(films)], cache, films=True)
+        look = Freshness([concept(films)], replace(FRAMING, films=lengths), cache)
+        return {item.name: look.state(item) for item in found.items}
+
+    assert set(states(LENGTHS).values()) == {"fresh"}
+    shorter = states(Lengths((5,), 4, 24))
+    assert shorter.pop("film20.mkv") == "stale"
+    assert set(shorter.values()) == {"fresh"}
+
+
+@pytest.mark.parametrize(
+    "name", ["-i.mkv", "concat:a|b.mkv", "%03d.mkv", "two\nlines.mkv", "über 'x' \"y\".mkv"]
+)
+def test_a_name_is_a_name_and_no_command(name, tmp_path):
+    film(tmp_path / "plain.mkv", counting(9)).rename(tmp_path / name)
+    (item,) = scan([concept(tmp_path)], films=True).items
+    assert (item.name, item.film.frames) == (name, 9)
+    assert numbers(read_clip(tmp_path / name, Clip(2, 5, 24), (64, 64))) == [2, 3, 4, 5, 6]
 
 
 def test_what_is_wrong_with_a_film_is_said_and_the_rest_trains(films, encoder, tmp_path):
