@@ -29,6 +29,10 @@ LYCORIS = (
 """Tensors of LoHa and LoKr; peft, LyCORIS and OneTrainer call them alike."""
 
 
+NO_RANK = 1 << 30
+"""A rank that no layer has: peft leaves the factors of a LoKr whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdapterLayer:
     """The live adapter of one layer."""
@@ -55,7 +59,7 @@ def add_adapter(
         from modules.adapters.oft import rotate_weights
 
         rotate_weights(network)
-    _scale_whole_factors(network)
+    _scale_whole_factors(network, config.lokr_dim)
     if config.lora_decompose and not config.lora_decompose_output_axis:
         measure_inputs(network)
         trainable = [p for p in network.parameters() if p.requires_grad]
@@ -138,16 +142,20 @@ def _entries(layer: AdapterLayer, key_map: KeyMap) -> dict[str, Tensor]:
     return found
 
 
-def _scale_whole_factors(network: nn.Module) -> None:
+def _scale_whole_factors(network: nn.Module, rank: int) -> None:
     """Let a LoKr of two whole factors have the scale 1, as in LyCORIS and OneTrainer.
 
     A file of such a layer tells no rank by which a reader could divide alpha.
+
+    Args:
+        network: with the adapter.
+        rank: the one that the config names.
     """
     for layer in network.modules():
         whole = [ADAPTER in getattr(layer, name, ()) for name in ("lokr_w1", "lokr_w2")]
         if all(whole):
             held: Any = layer
-            held.alpha[ADAPTER], held.scaling[ADAPTER] = float(held.r[ADAPTER]), 1.0
+            held.alpha[ADAPTER], held.scaling[ADAPTER] = float(rank), 1.0
 
 
 def _tensors(layer: nn.Module) -> dict[str, Tensor]:
@@ -188,7 +196,7 @@ def _peft_config(config: TrainConfig, layers: list[str]) -> Any:
         return peft.LoHaConfig(r=rank, alpha=alpha, rank_dropout=drop, target_modules=layers)
     if config.peft_type is PeftType.LOKR:
         return peft.LoKrConfig(
-            r=config.lokr_dim,
+            r=NO_RANK if config.lokr_full_matrix else config.lokr_dim,
             alpha=alpha,
             rank_dropout=drop,
             decompose_both=config.lokr_decompose_both,

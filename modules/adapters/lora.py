@@ -6,7 +6,7 @@ R rank. Source: Hu et al. 2021, arXiv:2106.09685; layers are peft's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -41,32 +41,37 @@ class LoraLayer:
 
 
 def matching_layers(network: nn.Module, layer_filter: str, regex: bool) -> list[str]:
-    """Paths of the linear and convolution layers that a filter selects.
+    """Paths of the linear and convolution layers that a filter selects; see `matching`."""
+    paths = [name for name, layer in network.named_modules() if _takes_lora(layer)]
+    return matching(paths, layer_filter, regex)
 
-    `layer_filter` is a comma-separated list; a layer is selected if its path contains an item, or
-    matches it as a regular expression. An empty item selects every layer.
+
+def matching(names: Sequence[str], layer_filter: str, regex: bool) -> list[str]:
+    """The names of layers, or of weights, that a filter selects.
+
+    `layer_filter` is a comma-separated list; a name is selected if it contains an item, or matches
+    it as a regular expression. An empty item selects every name.
 
     Raises:
         ConfigError: if an item selects nothing, or is no regular expression.
     """
-    paths = [name for name, layer in network.named_modules() if _takes_lora(layer)]
     selected: set[str] = set()
     for item in (part.strip() for part in layer_filter.split(",")):
         try:
-            found = [path for path in paths if (re.search(item, path) if regex else item in path)]
+            found = [name for name in names if (re.search(item, name) if regex else item in name)]
         except re.error as error:
             raise _filter_error(
                 f"layer_filter item {item!r} is no regular expression: {error}.",
                 "Mend the expression, or turn layer_filter_regex off.",
             ) from error
         if not found:
-            examples = ", ".join(paths[:: max(1, len(paths) // 4)][:4])
+            examples = ", ".join(names[:: max(1, len(names) // 4)][:4])
             raise _filter_error(
-                f"layer_filter item {item!r} matches none of the {len(paths)} layers.",
+                f"layer_filter item {item!r} matches none of the {len(names)} layers.",
                 f"Use a part of a layer's path, such as {examples}; leave it empty for all layers.",
             )
         selected.update(found)
-    return [path for path in paths if path in selected]
+    return [name for name in names if name in selected]
 
 
 def add_lora(

@@ -223,6 +223,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "lokr_decompose_both": ANY,
         "lokr_decompose_factor": ANY,
         "lokr_use_tucker": ANY,
+        "lokr_full_matrix": ANY,
         "oft_block_size": ANY,
         "oft_block_share": ANY,
         "layer_filter": ANY,

@@ -14,7 +14,7 @@ from torch import nn
 from modules.adapters.embedding_files import unbundled
 from modules.adapters.files import DOWN, UP, load_canonical, save_tensors, to_canonical, to_format
 from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_format
-from modules.adapters.lora import add_lora, lora_layers, matching_layers
+from modules.adapters.lora import add_lora, lora_layers, matching, matching_layers
 from modules.adapters.reading import read_adapter, verify, verify_found
 from modules.adapters.starting import Live, go_on_from
 from modules.config import (
@@ -176,9 +176,8 @@ class Lora(Method):
         ]
         tensors = to_format(layers, self._family, config.output_model_format)
         verify(tensors, layers, self._family, self.networks)
-        architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
-        whole = {**tensors, **beside}
-        save_tensors(whole, path, DTYPES[config.output_dtype], {**architecture, **metadata})
+        notes = {**self._family.metadata("lora"), **metadata}
+        save_tensors({**tensors, **beside}, path, DTYPES[config.output_dtype], notes)
 
 
 class OtherAdapter(Method):
@@ -243,9 +242,8 @@ class OtherAdapter(Method):
         tensors = in_format(layers, family, config.output_model_format)
         names = (f"{each.part}.{family.adapter_name(each.part, each.path)}" for each in layers)
         verify_found(tensors, names, family, self.networks)
-        architecture = {"modelspec.architecture": f"{self._family.architecture}/lora"}
-        whole = {**tensors, **beside}
-        save_tensors(whole, path, DTYPES[config.output_dtype], {**architecture, **metadata})
+        notes = {**self._family.metadata("lora"), **metadata}
+        save_tensors({**tensors, **beside}, path, DTYPES[config.output_dtype], notes)
 
 
 class FineTune(Method):
@@ -275,8 +273,9 @@ class FineTune(Method):
         if name != self._family.denoiser or not config.layer_filter:
             network.requires_grad_(True)
             return
-        for path in matching_layers(network, config.layer_filter, config.layer_filter_regex):
-            network.get_submodule(path).requires_grad_(True)
+        weights = dict(network.named_parameters())  # those of norms as well
+        for path in matching(list(weights), config.layer_filter, config.layer_filter_regex):
+            weights[path].requires_grad_(True)
 
     def write_backup(self, folder: Path) -> None:
         """The trained networks, each in a folder as diffusers lays a model out."""

@@ -147,15 +147,21 @@ def test_a_fine_tuned_model_loads_in_diffusers(make_config, train, model_folder,
 
 
 def test_a_fine_tuned_filter_trains_only_its_layers(make_config, train, model_folder):
+    """Norms among them, which adapters leave alone."""
     config = make_config(
-        training_method="FINE_TUNE", output_model_format="DIFFUSERS", layer_filter="attn2", epochs=1
+        training_method="FINE_TUNE",
+        output_model_format="DIFFUSERS",
+        layer_filter="attn2,norm2",
+        epochs=1,
     )
     config = config.update(output_model_destination=f"{config.workspace_dir}/model")
     saved = plain(train(config).of(e.ModelSaved)[0].path).unet.state_dict()
     base = plain(model_folder).unet.state_dict()
     changed = {key for key in base if not torch.equal(base[key], saved[key])}
     assert changed
-    assert all("attn2" in key for key in changed)
+    for part in ("attn2.to_q.weight", "transformer_blocks.0.norm2.weight", "resnets.0.norm2.bias"):
+        assert any(part in key for key in changed)
+    assert all("attn2" in key or "norm2" in key for key in changed)
 
 
 def test_the_average_is_what_is_sampled_and_saved(make_config, train, before):
