@@ -7,7 +7,9 @@ import io
 import os
 import re
 from collections.abc import Iterator, Sequence
+from errno import EINVAL
 from pathlib import Path
+from stat import S_ISREG
 from typing import BinaryIO, NamedTuple, Protocol
 
 from modules.config.concept_config import ARCHIVES, FILM_SUFFIXES, IMAGE_SUFFIXES
@@ -82,13 +84,15 @@ class Folder:
                     for entry in found:
                         if entry.name.startswith("."):
                             continue
-                        if entry.is_dir():
-                            if self._recursive:
-                                waiting.append(f"{prefix}{entry.name}/")
-                            continue
                         try:
+                            if entry.is_dir():
+                                if self._recursive:
+                                    waiting.append(f"{prefix}{entry.name}/")
+                                continue
                             status = entry.stat()
-                        except OSError as error:
+                            if not S_ISREG(status.st_mode):
+                                raise OSError(EINVAL, "it is a device or a pipe, and no file")
+                        except OSError as error:  # of a link to itself even `is_dir` fails
                             _unreadable(findings, entry.path, error)
                             continue
                         yield Entry(prefix + entry.name, status.st_size, changed_at(status))

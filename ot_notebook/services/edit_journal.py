@@ -7,6 +7,7 @@ process dies, and `undo` needs nothing but the journal.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -295,11 +296,15 @@ class EditJournal:
 
 
 def read(path: Path) -> bytes | None:
-    """What a file holds, None if it does not exist."""
+    """What a file holds, None if it does not exist, or could not by the length of its name."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
 
 
 def _rows(
@@ -318,5 +323,8 @@ def _write(path: Path, content: bytes | None, flush: bool = True) -> None:
     if content is None:
         path.unlink(missing_ok=True)
         return
-    with atomic_file(path, flush=flush) as temporary:
-        temporary.write_bytes(content)
+    try:
+        with atomic_file(path, flush=flush) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:  # which may name the temporary file beside it
+        raise OSError(error.errno, error.strerror, str(path)) from error

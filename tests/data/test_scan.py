@@ -185,9 +185,22 @@ def test_a_name_that_is_no_text(tmp_path):
 def test_links_in_circles_and_to_nowhere(folder):
     (folder / "loop").symlink_to(folder)
     (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    for name in ("itself.png", "0a.png", "zz.png"):  # wherever it is listed, nothing else is lost
+        (folder / name).symlink_to(folder / name)
     found = scan([concept(folder, include_subdirectories=True)])
     assert len(found.items) == 6
-    assert "gone.png" in told(found)["unreadable file"]
+    lost = {p for one in found.problems if one.kind == "unreadable file" for p in one.paths}
+    assert lost == {str(folder / n) for n in ("gone.png", "itself.png", "0a.png", "zz.png")}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes in folders")
+def test_a_pipe_is_named_and_not_waited_for(folder):
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "0-masklabel.png")
+    found = scan([concept(folder)])
+    assert len(found.items) == 6
+    assert found.items[0].mask is None
+    assert "a device or a pipe" in str(told(found)["unreadable file"])
 
 
 def test_hidden_folders_and_files_are_left_alone(folder):

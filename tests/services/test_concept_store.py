@@ -313,6 +313,15 @@ def test_any_name_can_be_captioned_and_undone(make, folder, name):
     assert store.caption(number) == "old"
 
 
+def test_a_mask_whose_name_would_be_too_long_is_refused_by_that_name(make, folder):
+    picture(folder / ("x" * 251 + ".png"))
+    store = make(folder)
+    (number,) = store.find("x" * 251)
+    assert store.mask(number) is None  # nothing of the kind can be there
+    with pytest.raises(OSError, match=r"^x+-masklabel\.png cannot be written .* a shorter name"):
+        store.write_mask(number, store.rows[0].path.read_bytes())
+
+
 def test_a_name_that_is_no_text_can_be_captioned(make, folder):
     picture(folder / "a.png").rename(folder / "caf\udce9.png")
     store = make(folder)
