@@ -86,7 +86,8 @@ def convert(
         else in_any_format(found.adapter.tensors, found.family, found.index, wanted)
     )
     progress(0, len(written))
-    notes = {**metadata, "modelspec.architecture": f"{found.family.architecture}/lora"}
+    notes = {**found.family.metadata("lora"), **metadata}
+    notes["modelspec.architecture"] = f"{found.family.architecture}/lora"
     save_tensors({**written, **bundled}, Path(target), dtype or stored_dtype(tensors), notes)
     progress(len(written), len(written))
     return left_out
@@ -131,7 +132,7 @@ def _to_file(
             weights = {key: opened.read(key) for key in opened.shapes}
         tensors |= {f"{prefix}{key}": tensor for key, tensor in layout(weights).items()}
     shapes = {key: Shape.of(tensor, dtype) for key, tensor in tensors.items()}
-    notes = {"format": "pt", **MODEL_SPEC, "modelspec.architecture": family.architecture}
+    notes = {"format": "pt", **MODEL_SPEC, **family.metadata()}
     write_tensors(target, shapes, tensors.__getitem__, notes, progress)
 
 

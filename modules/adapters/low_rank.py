@@ -98,7 +98,7 @@ def extract(
     if not tensors:
         raise AdapterError(f"{base} and {tuned} do not differ in any layer that takes a LoRA.")
     written = in_any_format(tensors, family, spellings(family, paths), ModelFormat(model_format))
-    notes = {"modelspec.architecture": f"{family.architecture}/lora"}
+    notes = family.metadata("lora")
     save_tensors(written, Path(target), dtype, notes)
 
 

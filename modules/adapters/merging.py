@@ -55,7 +55,7 @@ def merge(
     changes = _changes(stored, {Path(path): strength for path, strength in adapters.items()})
     merged = ", ".join(f"{Path(path).name} ({strength:g})" for path, strength in adapters.items())
     if source.is_file():
-        notes = {**MODEL_SPEC, "modelspec.architecture": stored.family.architecture}
+        notes = {**MODEL_SPEC, **stored.family.metadata()}
         notes["modelspec.merged_from"] = f"{source.name}, {merged}"
         _rewrite(source, goal, stored, changes, notes, progress)
         return

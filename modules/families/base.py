@@ -193,6 +193,30 @@ class Family(Protocol):
         """What its pipeline holds, by pipeline name."""
         return (self.denoiser, "vae", *self.guides, *self.text_encoders)
 
+    file_notes: Mapping[str, str] = {}
+    """What its files tell of themselves besides title and architecture, for the readers that ask.
+
+    A1111's know SDXL and Stable Diffusion 2 by what kohya's tools write.
+    """
+
+    def metadata(self, what: Literal["", "lora", "embedding"] = "") -> dict[str, str]:
+        """What a file says of itself: a whole model, an adapter or an embedding.
+
+        Source: https://github.com/Stability-AI/ModelSpec.
+        """
+        title = MODELS[self.model_types[0]].title
+        endings = {
+            "": ("", ""),
+            "lora": (" LoRA", "/lora"),
+            "embedding": (" Embedding", "/embedding"),
+        }
+        of_title, of_architecture = endings[what]
+        return {
+            "modelspec.title": f"{title}{of_title}",
+            "modelspec.architecture": f"{self.architecture}{of_architecture}",
+            **self.file_notes,
+        }
+
     @property
     def pixel_multiple(self) -> int:
         """Edges of pictures are multiples of this many pixels."""

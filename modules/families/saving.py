@@ -112,8 +112,16 @@ def save_model(
             written = layout(weights)
             _check_whole(part, weights, written)
             tensors |= {f"{prefix}{key}": tensor for key, tensor in written.items()}
-    architecture = {"modelspec.architecture": family.architecture}
-    save_tensors(tensors, path, dtype, {**architecture, **(metadata or {})})
+    save_tensors(
+        tensors, path, dtype, {**family.metadata(), **_predicts(family, parts), **(metadata or {})}
+    )
+
+
+def _predicts(family: Family, parts: Parts) -> dict[str, str]:
+    """What a model of a discrete schedule predicts, which its file does not tell otherwise."""
+    words = {"epsilon": "epsilon", "v_prediction": "v"}
+    objective = family.objective(parts)
+    return {"modelspec.prediction_type": words[objective]} if objective in words else {}
 
 
 def _check_whole(part: str, weights: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:

@@ -48,6 +48,7 @@ class StableDiffusion(Family):
             kohya_native=False,
             encoders=self.trainable_encoders,
         )
+        self.file_notes = {"ss_v2": "True"} if self.comfy_encoder == "clip_h" else {}
         encoder = (
             ("cond_stage_model.transformer.", "clip")
             if self.comfy_encoder == "clip_l"

@@ -44,6 +44,10 @@ class StableDiffusionXL(Family):
         legacy="lora_unet",
         encoders=text_encoders,
     )
+    file_notes = {  # noqa: RUF012 - read only
+        "modelspec.resolution": "1024x1024",
+        "ss_base_model_version": "sdxl_",
+    }
     single_file = {  # noqa: RUF012 - read only
         "unet": ("model.diffusion_model.", "denoiser"),
         "vae": ("first_stage_model.", "vae"),

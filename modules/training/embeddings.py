@@ -124,7 +124,7 @@ class Embeddings:
     def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
         """The file of the one that EMBEDDING trains, and of the others in a folder beside it."""
         dtype = DTYPES[config.output_dtype]
-        architecture = {"modelspec.architecture": f"{self._family.architecture}/embedding"}
+        notes = {**self._family.metadata("embedding"), **metadata}
         for name, file in embedding_files(self._settings, path).items():
             word = self._words[name]
             tensors = to_file(word, self._family)
@@ -134,7 +134,7 @@ class Embeddings:
                     f"not written. Lower the learning rate, and go on from a backup."
                 )
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors(tensors, file, dtype, {**architecture, **metadata})
+            save_tensors(tensors, file, dtype, notes)
 
     def write_backup(self, folder: Path) -> None:
         """`embeddings/<uuid>.safetensors` for each."""

@@ -9,8 +9,8 @@ from diffusers.loaders import single_file_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modules.config import MODELS, ConfigError, ModelFormat
-from modules.families import all_families, saving
+from modules.config import MODELS, ConfigError, ModelFormat, ModelType
+from modules.families import all_families, family_for, saving
 from modules.families.saving import part_layouts, save_model
 
 FAMILIES = list(all_families())
@@ -147,6 +147,39 @@ def test_the_config_promises_the_formats_that_the_family_has(family):
         assert set(family.lora_formats) == adapters
         for model_format in promised - adapters:
             assert part_layouts(family, model_format)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("FLUX_DEV_1", {}),
+        ("STABLE_DIFFUSION_21", {"ss_v2": "True"}),
+        (
+            "STABLE_DIFFUSION_XL_10_BASE",
+            {"ss_base_model_version": "sdxl_", "modelspec.resolution": "1024x1024"},
+        ),
+    ],
+)
+def test_a_file_says_what_it_is_to_whoever_asks(kind, told):
+    family = family_for(ModelType(kind))
+    title = MODELS[family.model_types[0]].title
+    for what, ending, words in (("", "", ""), ("lora", "/lora", " LoRA")):
+        assert family.metadata(what) == {
+            "modelspec.architecture": f"{family.architecture}{ending}",
+            "modelspec.title": f"{title}{words}",
+            **told,
+        }
+
+
+@pytest.mark.parametrize(("predicts", "word"), [("epsilon", "epsilon"), ("v_prediction", "v")])
+def test_a_single_file_says_what_the_model_predicts(predicts, word, tmp_path):
+    family = family_for(ModelType.STABLE_DIFFUSION_21)
+    parts = family.tiny()
+    parts.scheduler.register_to_config(prediction_type=predicts)
+    file = tmp_path / "model.safetensors"
+    save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float16)
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["modelspec.prediction_type"] == word
 
 
 def test_a_format_that_a_family_lacks_is_refused(tmp_path):
