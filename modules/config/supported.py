@@ -106,6 +106,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "train_device": ANY,
         "temp_device": ANY,
         "async_offloading": ANY,
+        "force_circular_padding": ANY,
         "ot.seed": ANY,
         "ot.leftovers": ANY,
         "ot.early_stop_patience": ANY,

@@ -153,8 +153,13 @@ def _spaces(encoder: LiveEncoder) -> dict[str, str]:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """16 hexadecimal digits that differ between networks of other classes, configs or weights."""
+    """16 hexadecimal digits that differ between networks of other classes, configs or weights.
+
+    And between one whose convolutions wrap around the edges and one whose do not.
+    """
     digest = hashlib.sha256(type(network).__name__.encode())
+    if any(getattr(layer, "padding_mode", "zeros") != "zeros" for layer in network.modules()):
+        digest.update(b"wraps around")
     config: Any = getattr(network, "config", None)
     settings = config.to_dict() if hasattr(config, "to_dict") else dict(config or {})
     public = {key: str(value) for key, value in settings.items() if not key.startswith("_")}

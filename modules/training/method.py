@@ -33,6 +33,7 @@ from modules.families.saving import save_model
 from modules.training.embeddings import Embeddings
 from modules.training.memory import recompute
 from modules.training.placement import gather, offload_activations
+from modules.training.tiling import wrap_around
 
 
 class Method(Protocol):
@@ -98,6 +99,8 @@ def method_for(config: TrainConfig, family: Family, parts: Parts) -> Method:
             recompute(network)
         if section.activation_offloading:
             offload_activations(network, pinned=config.async_offloading)
+    if config.force_circular_padding:
+        wrap_around(parts)
     return method
 
 
