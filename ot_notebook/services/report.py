@@ -101,7 +101,7 @@ def _facts(run: Run, events: Sequence[e.Event]) -> str:
     facts = {"Base model": run.config.base_model_name, "Method": run.config.training_method.value}
     facts["Started"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(stored.started))
     if stored.ended is not None:
-        facts["Took"] = f"{(stored.ended - stored.started) / 60:.1f} min"
+        facts["Took"] = _minutes(stored.ended - stored.started)
     if last := run.store.last_progress(run.id):
         facts["Steps"] = f"{last[1].step} of {last[1].max_step}"
         facts["Loss, smooth"] = f"{last[1].smooth_loss:.4g}"
@@ -192,6 +192,10 @@ def _settings(config: TrainConfig) -> str:
         _table("Settings that differ from the defaults", ("Setting", "Value"), changed)
         + f"<details><summary>All settings, as JSON</summary><pre>{whole}</pre></details>"
     )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} min" if seconds >= 0 else "unknown: the clock was set back"
 
 
 def _table(heading: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -238,7 +238,10 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
+    latest: dict[Path, float] = {}
     for store, run in _stored_runs(workspace):
+        # a clock that was set back must not make the newest run of a workspace an older one
+        latest[store.path] = max(run.started, latest.get(store.path, 0.0))
         last = store.last_progress(run.id)
         at, place = last if last else (None, None)
         rows.append(
@@ -253,12 +256,15 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
                 "base_model": run.config.get("base_model_name", ""),
                 "method": run.config.get("training_method", ""),
                 "workspace": str(run.workspace),
+                "order": latest[store.path],
             }
         )
     columns = "id state started ended step max_step smooth_loss base_model method workspace"
-    frame = pd.DataFrame(rows, columns=columns.split())
-    newest_first: pd.DataFrame = frame.sort_values("started", ascending=False, ignore_index=True)
-    return newest_first
+    frame = pd.DataFrame(rows[::-1], columns=[*columns.split(), "order"])
+    newest_first: pd.DataFrame = frame.sort_values(
+        "order", ascending=False, ignore_index=True, kind="stable"
+    )
+    return newest_first.drop(columns="order")
 
 
 def attach(workspace: str | Path | None = None) -> Run:

@@ -171,7 +171,7 @@ class RunStore:
             return []
         with self._reading() as connection:
             rows = connection.execute(
-                "SELECT id, started, ended, state, config, parent FROM runs ORDER BY started, key"
+                "SELECT id, started, ended, state, config, parent FROM runs ORDER BY key"
             ).fetchall()
         return [
             StoredRun(name, started, ended, state, json.loads(config), self.path.parent, parent)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import ot_notebook as ot
 from modules.training import events as e
 from ot_notebook.cli import app
-from ot_notebook.services.run_store import StoreError
+from ot_notebook.services.run_store import RunStore, StoreError
 
 HOSTILE = (
     '<script>alert(1)</script><img src=x onerror="alert(2)">&amp;\x00\x1b[31m\u202e"\'</style>'
@@ -165,3 +165,22 @@ def test_the_command_line_lists_runs_with_ids_to_copy(finished, tmp_path):
     answer = CliRunner().invoke(app, ["runs", str(tmp_path / "nowhere")])
     assert answer.exit_code == 1
     assert "does not exist" in answer.output
+
+
+def test_a_clock_that_was_set_back_hides_no_run_behind_an_older_one(tmp_path, monkeypatch):
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+    times = {
+        "one": [("first", 5000.0), ("second", 1000.0), ("third", 1500.0)],
+        "two": [("x", 4000.0)],
+    }
+    for place, began in times.items():
+        store = RunStore(tmp_path / place / "run.db")
+        for name, now in began:
+            store.begin(name, {}, now)
+            store.append(name, [(now - 60.0, e.TrainingState("finished"))])
+        store.close()
+    monkeypatch.chdir(tmp_path)
+    assert ot.runs()["id"].tolist() == ["third", "second", "first", "x"]
+    assert ot.runs("one")["id"].tolist() == ["third", "second", "first"]
+    assert "the clock was set back" in ot.run("first").report().read_text()

@@ -1,4 +1,3 @@
-import threading
 import time
 from pathlib import Path
 
@@ -7,73 +6,9 @@ import pytest
 import traitlets
 
 from modules.config import ConfigError
-from modules.training import commands as c
 from modules.training import events as e
-from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.run import RunFailedError
 from ot_notebook.services.trainer_service import TrainerService
-
-STEPPING = {"training", "paused", "sampling", "saving"}
-LIVE = {"loading", "caching"} | STEPPING
-PATHS = {
-    "idle": [],
-    "loading": ["loading"],
-    "caching": ["loading", "caching"],
-    "training": ["loading", "caching", "training"],
-    "paused": ["loading", "caching", "training", "paused"],
-    "sampling": ["loading", "caching", "training", "sampling"],
-    "saving": ["loading", "caching", "training", "saving"],
-    "stopping": ["loading", "caching", "training", "stopping"],
-    "finished": ["loading", "training", "saving", "finished"],
-    "stopped": ["loading", "stopping", "stopped"],
-    "failed": ["loading", "failed"],
-}
-ALLOWED = {
-    "start": {"idle", "finished", "stopped", "failed"},
-    "preflight": {"idle", "finished", "stopped", "failed"},
-    "stop": LIVE,
-    "pause": STEPPING - {"paused"},
-    "resume": {"paused"},
-    "sample_default": STEPPING,
-    "sample": STEPPING,
-    "set": STEPPING,
-    "backup": STEPPING,
-    "save": STEPPING,
-}
-REASONS = {
-    "idle": "no run has been started",
-    "loading": "the model is loading",
-    "caching": "the training set is being cached",
-    "training": "the run is not paused",
-    "sampling": "the run is not paused",
-    "saving": "the run is not paused",
-    "paused": "the run is paused already",
-    "stopping": "the run is stopping",
-    "finished": "the run has finished",
-    "stopped": "the run has stopped",
-    "failed": "the run has failed",
-}
-TOLD = {
-    "sample_default": c.SampleDefault(),
-    "set": c.ChangeSetting("learning_rate", 5e-4),
-    "backup": c.Backup(),
-    "save": c.Save(),
-}
-
-
-def bring_to(stage, state):
-    if not PATHS[state]:
-        return
-    stage.start()
-    for each in PATHS[state][1:]:
-        if each == "stopping":
-            stage.service.stop()
-        elif each in e.ENDED:
-            stage.run.end(each)
-        else:
-            stage.run.enter(each)
-    stage.service.flush()
-    assert stage.service.state == state
 
 
 def eventually(condition, seconds=5):
@@ -81,45 +16,6 @@ def eventually(condition, seconds=5):
     while not condition() and time.monotonic() < until:
         time.sleep(0.01)
     return condition()
-
-
-@pytest.mark.parametrize("command", ALLOWED)
-@pytest.mark.parametrize("state", PATHS)
-def test_every_command_in_every_state(stage, sample, state, command):
-    bring_to(stage, state)
-    service = stage.service
-    arguments = {
-        "start": [stage.config],
-        "preflight": [stage.config.update(base_model_name="/nowhere")],  # no model to load
-        "sample": [sample],
-        "set": ["learning_rate", 5e-4],
-    }.get(command, [])
-    if state not in ALLOWED[command]:
-        reason = "a run is" if command in ("start", "preflight") else REASONS[state]
-        with pytest.raises(CommandRefused, match=rf"^{command} is refused: .*{reason}"):
-            getattr(service, command)(*arguments)
-        service.flush()
-        assert service.state == state
-        return
-    getattr(service, command)(*arguments)
-    service.flush()
-    if command == "preflight":
-        assert service.state == state
-        assert not service.trial.fits
-        return
-    told = stage.run.commands
-    match command:
-        case "start":
-            assert service.state == "loading"
-        case "stop":
-            assert told.stop_requested
-            assert service.state == "stopping"
-        case "pause" | "resume":
-            assert told.pause_requested == (command == "pause")
-        case "sample":
-            assert told.take() == c.SampleCustom(sample)
-        case _:
-            assert told.take() == TOLD[command]
 
 
 def test_traits_follow_the_run_and_numbers_come_before_the_state_they_led_to(stage):
@@ -296,53 +192,6 @@ def test_a_stop_wins_against_states_that_the_trainer_was_on_its_way_to(stage):
     stage.run.end("stopped")
     stage.service.flush()
     assert stage.service.state == "stopped"
-
-
-def test_resume_right_after_pause_needs_no_step_between(stage):
-    bring_to(stage, "training")
-    stage.service.pause()
-    stage.service.resume()
-    assert not stage.run.commands.pause_requested
-
-
-def test_set_refuses_at_once_what_the_config_does_not_take(stage):
-    bring_to(stage, "training")
-    for setting, value in (("learning_rat", 1e-4), ("learning_rate", "fast")):
-        with pytest.raises(ConfigError, match="learning_rate"):
-            stage.service.set(setting, value)
-    assert stage.run.commands.take() is None
-
-
-def test_paused_gives_the_trainer_between_steps_and_lets_go_also_after_an_error(stage):
-    bring_to(stage, "training")
-    holder = threading.Timer(0.05, lambda: stage.run.enter("paused"))
-    holder.start()
-
-    def poke():
-        with stage.service.paused() as trainer:
-            assert trainer is stage.run.trainer
-            assert stage.run.commands.pause_requested
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        poke()
-    assert not stage.run.commands.pause_requested
-
-
-def test_paused_leaves_a_paused_run_paused(stage):
-    bring_to(stage, "training")
-    stage.service.pause()
-    stage.run.enter("paused")
-    with stage.service.paused():
-        pass
-    assert stage.run.commands.pause_requested
-
-
-def test_paused_is_refused_when_the_run_ends_first(stage):
-    bring_to(stage, "training")
-    threading.Timer(0.05, lambda: stage.run.end("finished")).start()
-    with pytest.raises(CommandRefused, match="the run has finished"), stage.service.paused():
-        pass
 
 
 def test_start_refuses_what_cannot_run_before_anything_happens(stage):
