@@ -110,10 +110,15 @@ def _patterns(architecture: str, pipeline: str) -> dict[str, list[tuple[str, int
 
 
 def distinct_families() -> list[Family]:
-    """The architectures, each once: of variants that name their layers alike, the first."""
+    """The architectures, each once: of variants that name their layers alike, the first.
+
+    Those that the installed diffusers does not have yet cannot be asked for their layers.
+    """
+    import diffusers
+
     found: list[Family] = []
     for family in all_families():
-        if not any(
+        if hasattr(diffusers, family.pipeline) and not any(
             type(other) is type(family) and other.lora_formats == family.lora_formats
             for other in found
         ):
@@ -138,6 +143,7 @@ def _repeated(network: nn.Module) -> Iterator[tuple[str, int]]:
         for path, module in network.named_modules()
         if isinstance(module, nn.ModuleList)
         and all(any(True for _ in each.children()) for each in module)
+        and not any(isinstance(each, nn.ModuleList) for each in module)  # levels, of blocks
     }
     paths = list(layer_paths(network))
     if hasattr(network, "down_blocks") and hasattr(network, "mid_block"):

@@ -4,10 +4,21 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from toys import save_toy
 
-from modules.config import ConfigError, ModelType, SampleConfig, TrainConfig, validate
+from modules.adapters.converting import convert
+from modules.adapters.files import save_tensors, to_format
+from modules.adapters.lora import add_lora, lora_layers, matching_layers
+from modules.adapters.merging import merge
+from modules.config import (
+    ConfigError,
+    ModelFormat,
+    ModelType,
+    SampleConfig,
+    TrainConfig,
+    validate,
+)
 from modules.families import family_for, wuerstchen_stages
 from modules.sampling.preview import denoised
 from modules.sampling.sampler import sample_batch
@@ -259,3 +270,29 @@ def test_diffusers_finds_the_classes_of_published_folders(tmp_path):
     toy = family_for(WUERSTCHEN).tiny()
     toy.pipeline.save_pretrained(tmp_path / "prior")
     assert parts_of(read_index(tmp_path / "prior"))["prior"] == ("wuerstchen", "WuerstchenPrior")
+
+
+def test_an_adapter_is_merged_into_a_stage_c_whose_attention_is_in_one(tmp_path):
+    family = family_for(CASCADE)
+    parts = family.tiny()
+    parts.pipeline.save_pretrained(tmp_path / "prior")
+    convert(tmp_path / "prior", tmp_path / "c.safetensors", ModelFormat.LEGACY_SAFETENSORS)
+    prior = parts.denoiser
+    add_lora(prior, matching_layers(prior, "", False), rank=2, alpha=2.0, dropout=0.0, seed=1)
+    layers = list(lora_layers({"prior": prior}))
+    for layer in layers:
+        layer.up.data.normal_(std=0.1)
+    tensors = to_format(layers, family, ModelFormat.LEGACY_LORA)
+    save_tensors(tensors, tmp_path / "lora.safetensors", torch.float32)
+    for source, target in (("c.safetensors", "file.safetensors"), ("prior", "folder")):
+        merge(tmp_path / source, tmp_path / target, {tmp_path / "lora.safetensors": 1.0})
+    convert(tmp_path / "folder", tmp_path / "expected.safetensors", ModelFormat.LEGACY_SAFETENSORS)
+    found, expected, before = (
+        load_file(tmp_path / f"{name}.safetensors") for name in ("file", "expected", "c")
+    )
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, atol=1e-6, rtol=1e-5, msg=key)
+    joined = "down_blocks.0.2.attention.attn.in_proj_weight"
+    (keys,) = (each for each in layers if each.path == "down_blocks.0.2.attention.to_k")
+    torch.testing.assert_close((found[joined] - before[joined])[16:32], keys.up @ keys.down)
