@@ -296,7 +296,7 @@ def _time(seconds: float | None) -> Any:
     """A moment in the local time zone, as a data frame holds it."""
     import pandas as pd
 
-    return pd.NaT if seconds is None else pd.Timestamp(datetime.fromtimestamp(seconds))
+    return pd.NaT if seconds is None else pd.Timestamp(datetime.fromtimestamp(int(seconds)))
 
 
 def run(run_id: str, workspace: str | Path | None = None) -> Run:

@@ -150,7 +150,7 @@ function createHead(model, send, openSave) {
   const node = element("div", "ot-form-head");
   const preset = element("select", "ot-input ot-preset");
   preset.setAttribute("aria-label", "Preset");
-  const own = element("option");
+  const own = Object.assign(element("option"), { value: "" });
   preset.append(own);
   for (const [family, names] of model.get("presets")) {
     const group = element("optgroup");

@@ -50,7 +50,7 @@ function makeStat() {
 function fillButton(button, { op, label, enabled, hint, kind }) {
   if (button.dataset.op !== op) {
     button.dataset.op = op;
-    button.replaceChildren(icon(ICONS[op] ?? ""), element("span"));
+    button.replaceChildren(...(ICONS[op] ? [icon(ICONS[op])] : []), element("span"));
   }
   button.className = `ot-button ${kind ? `ot-${kind}` : ""}`;
   write(button.lastElementChild, label);

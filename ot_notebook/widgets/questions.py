@@ -69,7 +69,7 @@ def edits_question(found: list[tuple[Setting, object]], live: TrainConfig) -> Qu
         hint="The run takes them up after this step",
         kind="",
     )
-    text = f"Changed in the form since the start: {', '.join([*said, *more])}."
+    text = f"The form differs from the run: {', '.join([*said, *more])}."
     return Question(text=brief(text), choices=[choice])
 
 

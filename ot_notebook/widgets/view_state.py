@@ -307,15 +307,17 @@ def count(value: int) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A time span in the two largest units that matter."""
+    """A time span in the units that matter, two at most."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return NO_VALUE
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     minutes, rest = divmod(whole, 60)
-    if minutes < 60:
+    if minutes < 10:
         return f"{minutes} min {rest:02d} s"
+    if minutes < 60:
+        return f"{minutes} min"  # no guess is right to the second
     hours, minutes = divmod(minutes, 60)
     if hours < 48:
         return f"{hours} h {minutes:02d} min"

@@ -30,6 +30,7 @@ def test_numbers(given, text):
         (-1, NO_VALUE),
         (59.4, "59 s"),
         (61, "1 min 01 s"),
+        (1234, "20 min"),
         (3660, "1 h 01 min"),
         (200000, "2 d 7 h"),
     ],
