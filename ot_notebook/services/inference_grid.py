@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -211,6 +211,8 @@ def _axis(which: str, axis: Axis, loras: Stack) -> tuple[str, list[Any]]:
     if name not in known:
         hint = "" if loras else " Load a LoRA for an axis of its strength."
         raise refused(which, f"{name!r} is no setting.", f"Use one of {', '.join(known)}.{hint}")
+    if not isinstance(values, Iterable):
+        raise refused(which, f"{name} is {values!r}, which is no list.", f"Write [{values!r}].")
     listed = [values] if isinstance(values, str) else list(values)
     if not listed:
         raise refused(which, f"{name} has no values.", "Give at least one.")

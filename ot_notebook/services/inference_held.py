@@ -14,6 +14,7 @@ from ot_notebook.services.inference_model import (
     InferenceModel,
     Loras,
     Stack,
+    listed,
     live_model,
     open_model,
 )
@@ -75,7 +76,7 @@ class Held:
             CommandRefused: for "live" while no run takes steps.
         """
         self.drop()
-        loras, embeddings = list(wanted.loras), list(wanted.embeddings)
+        loras, embeddings = list(wanted.loras), listed(wanted.embeddings)
         try:
             if isinstance(wanted.model, TrainerService):
                 self.model = live_model(wanted.model)

@@ -25,12 +25,16 @@ from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.trainer_service import TrainerService
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from modules.adapters.embeddings import Word, Words
     from modules.adapters.stack import LoadedAdapter
     from modules.config import SampleConfig
     from modules.families import Family, Parts
+
+DTYPES = ("FLOAT_32", "BFLOAT_16", "FLOAT_16")
+"""In which weights can be kept to draw with."""
 
 Answer = TypeVar("Answer")
 Loras = Sequence[tuple[str | Path, float]]
@@ -211,7 +215,7 @@ class InferenceModel:
             ConfigError: for what is no file, or no pair of word and file.
             AdapterError: if a file is gone, damaged or made for another model.
         """
-        files = [_named(given) for given in embeddings]
+        files = [_named(given) for given in listed(embeddings)]
         if not files:
             self._embeddings, self.embeddings = (), ()
             return
@@ -338,10 +342,12 @@ def open_model(
 
     from modules.families import family_for
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = _place(device)
     kept = DataType.FLOAT_32
     if dtype is not None:
-        kept = TrainConfig().update(train_dtype=dtype).train_dtype
+        if str(getattr(dtype, "value", dtype)) not in DTYPES:
+            raise refused("dtype", f"dtype is {dtype!r}.", f"Use one of {', '.join(DTYPES)}.")
+        kept = DataType(dtype)
     elif place.type == "cuda":
         kept = DataType.BFLOAT_16 if torch.cuda.is_bf16_supported() else DataType.FLOAT_16
     source = find_source(model, model_type, kept)
@@ -356,6 +362,25 @@ def open_model(
     if offload:
         opened.memory.offload(parts)
     return opened, source
+
+
+def _place(device: str | None) -> torch.device:
+    """The device, if it is there.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    import torch
+
+    try:
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise refused(
+            "device", f"device is {device!r}, which is not there ({reason}).", 'Use "cpu".'
+        ) from error
+    return place
 
 
 def live_model(service: TrainerService) -> InferenceModel:
@@ -401,6 +426,17 @@ def _between_steps(
 
 def _never() -> bool:
     return False
+
+
+def listed(embeddings: Embeddings) -> list[Any]:
+    """What is given for embeddings, as a list.
+
+    Raises:
+        ConfigError: for a single file: its letters are no files.
+    """
+    if isinstance(embeddings, str | Path):
+        raise refused("embeddings", f"embeddings is {str(embeddings)!r}.", "Give a list of files.")
+    return list(embeddings)
 
 
 def _named(given: str | Path | tuple[str, str | Path]) -> tuple[str, Path]:

@@ -277,6 +277,8 @@ def read_recipe(path: Path | str | BinaryIO, name: str = "") -> Recipe:
             chunks = {key: value for key, value in picture.info.items() if isinstance(value, str)}
     except UnidentifiedImageError as error:
         raise ValueError(f"{called} is no picture.") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{called} is too large ({error}).") from error
     for chunk in (JSON_CHUNK, TEXT_CHUNK):
         if len(chunks.get(chunk, "")) > MAX_TEXT:
             raise ValueError(

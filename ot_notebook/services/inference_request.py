@@ -23,6 +23,7 @@ MAX_PROMPT = 20_000
 """Longest prompt, in characters; models read some 75 to 512 words of it."""
 
 MAX_EDGE = 16_384
+MAX_SEED = 2**63 - 1
 MAX_FRAMES = 1_025
 """Longest film, in frames: a minute or so, more than any model keeps together."""
 
@@ -150,6 +151,7 @@ class PictureRules:
         self._check_prompts(prompt, given.get("negative_prompt", ""))
         self._check_size(given)
         self._check_frames(given)
+        self._check_seed(given["seed"])
         skip = self._checked_skip(given.pop("clip_skip", self.clip_skip))
         start = {name: given.pop(name) for name in START if name in given}
         renamed = {ours.get(key, key): value for key, value in given.items()}
@@ -163,8 +165,8 @@ class PictureRules:
     def _begun(self, request: Request, start: Mapping[str, Any]) -> Request:
         """With the picture to begin with, if there is one."""
         if "image" not in start:
-            if "mask" in start:
-                raise refused("mask", "A mask is given without a picture.", "Give image= as well.")
+            for name in start:
+                raise refused(name, f"A {name} is given without a picture.", "Give image= as well.")
             return request
         masked = "mask" in start
         if not self.begins_with(masked):
@@ -256,6 +258,12 @@ class PictureRules:
                     f"{multiple} to {most}.",
                     f"The nearest is {nearest}.",
                 )
+
+    def _check_seed(self, seed: object) -> None:
+        if isinstance(seed, int) and not -(2**63) <= seed <= MAX_SEED:
+            raise refused(
+                "seed", f"seed is {seed}, but must lie within 64 bits.", f"At most {MAX_SEED}."
+            )
 
     def _check_frames(self, given: dict[str, Any]) -> None:
         frames, step = given.get("frames", 1), self.frame_step

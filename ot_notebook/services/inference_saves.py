@@ -90,9 +90,12 @@ def _saved(run: Run) -> dict[int, Path]:
     return {event.step: event.path for event in events if event.path.exists()}
 
 
-def _found(run: Run | str | Path | None) -> Run:
+def _found(run: object) -> Run:
     if isinstance(run, Run):
         return run
+    if run is not None and not isinstance(run, str | Path):
+        kind = type(run).__name__
+        raise refused("run", f"run is a {kind}.", "Give a run, its id, or its workspace.")
     table = runs(run if run is not None and (Path(run) / FILE).is_file() else None)
     if run is None or (Path(run) / FILE).is_file():
         ids = list(table["id"])

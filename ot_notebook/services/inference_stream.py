@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ot_notebook.services.inference_request import refused
 from ot_notebook.services.inference_result import Preview, Result
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ def stream(
     service: InferenceService, prompt: str, every: int, settings: Mapping[str, Any]
 ) -> Iterator[Preview | Result]:
     """Draw on a thread of its own, and give what comes; leaving the loop cancels the picture."""
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise refused("every", f"every is {every!r}, but must be a count of steps.", "Use 1.")
     found: queue.SimpleQueue[Preview | Result | BaseException] = queue.SimpleQueue()
     shown: Preview | Result | BaseException | None = None
 

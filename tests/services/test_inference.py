@@ -2,10 +2,13 @@
 
 import copy
 import gc
+import io
 import json
+import struct
 import threading
 import time
 import weakref
+import zlib
 
 import numpy as np
 import pytest
@@ -208,6 +211,8 @@ def test_unload_gives_the_networks_back(tmp_path):
         ({"steps": 0}, "steps is 0, but must be at least 1"),
         ({"scheduler": "fastest"}, "scheduler is 'fastest', but must be one of DDIM"),
         ({"prompt": "x" * 100_000}, "prompt has 100,000 characters, but at most 20,000"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424, but must lie within 64 bits"),
+        ({"strength": 0.5}, "A strength is given without a picture"),
         ({"colour": "red"}, "colour is no setting. Use one of negative_prompt, seed"),
         ({"loras": [("a.safetensors", float("nan"))]}, "strength of a.safetensors is nan"),
         ({"loras": ["a.safetensors"]}, r"Each is a pair: \(path, strength\)"),
@@ -237,10 +242,19 @@ def test_what_is_no_model_is_refused_by_what_it_is(tmp_path, loras):
         (tmp_path / "empty", "has no model_index.json"),
         (tmp_path / "text.safetensors", "is no safetensors file"),
         (loras[0], "is a LoRA, not a model"),
+        ("", "No model is named"),
     ]
     for source, words in cases:
         with pytest.raises(ConfigError, match=words):
             service.load(source)
+        assert service.status.state == "empty"
+    for how, words in [
+        ({"dtype": "INT_7"}, "dtype is 'INT_7'. Use one of FLOAT_32, BFLOAT_16, FLOAT_16"),
+        ({"device": "toaster"}, r"device is 'toaster', which is not there \("),
+        ({"embeddings": "cat.safetensors"}, "Give a list of files"),
+    ]:
+        with pytest.raises(ConfigError, match=words):
+            service.load(ot.assets.model(), **how)
         assert service.status.state == "empty"
     with pytest.raises(TypeError, match="load\\(\\) was given a list"):
         service.load([1])
@@ -330,8 +344,10 @@ def test_the_text_chunk_is_what_web_uis_write():
         ("parameters", "a fox\nSteps: many, Seed: 1", "is '', but must be a number"),
         ("parameters", "a fox", "no Steps"),
         ("comment", "hello", "holds no settings"),
+        ("ot_notebook", '{"prompt": "a", "seed": 1, "width": 8, "height": 8, "steps": 1, '
+         '"cfg_scale": 1, "dtype": "EVIL"}', "'EVIL' is not a valid DataType"),
     ],
-    ids=range(9),
+    ids=range(10),
 )  # fmt: skip
 def test_a_hostile_chunk_is_refused_in_words(tmp_path, chunk, text, words):
     info = PngInfo()
@@ -339,6 +355,26 @@ def test_a_hostile_chunk_is_refused_in_words(tmp_path, chunk, text, words):
     Image.new("RGB", (8, 8)).save(tmp_path / "odd.png", pnginfo=info)
     with pytest.raises(ValueError, match=words):
         read_recipe(tmp_path / "odd.png")
+
+
+def test_a_stranger_s_names_never_reach_the_code():
+    given = {"prompt": "a", "seed": 1, "width": 8, "height": 8, "steps": 1, "cfg_scale": 1}
+    odd = {"x=1); evil(": 1, "guidance_scale": 2.0, "prompt": "b", "eta": [1]}
+    recipe = Recipe.from_dict({**given, "model_type": "STABLE_DIFFUSION_15", "options": odd})
+    assert recipe.options == (("guidance_scale", 2.0),)
+    code = InferenceService.as_python(None, recipe)
+    assert "evil" not in code
+    assert "guidance_scale=2.0" in code
+
+
+def test_a_picture_of_absurd_size_is_refused_before_it_is_opened(tmp_path):
+    plain = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(plain, "PNG")
+    header = b"IHDR" + struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+    raw = plain.getvalue()
+    odd = raw[:12] + header + struct.pack(">I", zlib.crc32(header)) + raw[33:]
+    with pytest.raises(ValueError, match=r"The picture is too large \(Image size"):
+        read_recipe(io.BytesIO(odd), "The picture")
 
 
 def test_the_gallery_lists_what_is_there_even_without_its_index(tmp_path):
@@ -385,6 +421,7 @@ def test_a_grid_whose_values_are_bad_is_refused_before_anything_is_drawn(service
         ({"x": {"colour": [1]}}, "'colour' is no setting. Use one of prompt, negative_prompt"),
         ({"x": {"lora": [1]}}, "Load a LoRA"),
         ({"x": {"seed": []}}, "seed has no values"),
+        ({"x": {"seed": 5}}, r"seed is 5, which is no list. Write \[5\]"),
         ({"x": {"seed": [1]}, "y": {"seed": [2]}}, "x and y are both seed"),
         ({"x": {"width": [64, 65]}}, "width is 65"),
         ({"x": {"seed": list(range(401))}}, "401 pictures"),

@@ -200,8 +200,9 @@ def test_leaving_a_stream_cancels_within_a_step(service):
     stop()
     assert max(steps) <= 4
     assert service.status.state == "ready"
-    with pytest.raises(ConfigError, match="steps is 0"):
-        list(service.stream("a fox", steps=0))
+    for settings, words in [({"steps": 0}, "steps is 0"), ({"every": 0}, "every is 0")]:
+        with pytest.raises(ConfigError, match=words):
+            list(service.stream("a fox", **settings))
 
 
 def test_cancelling_a_picture_from_a_picture_ends_it_within_a_step(service, apple):
