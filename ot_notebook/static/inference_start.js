@@ -49,7 +49,7 @@ function createStart(model, strength) {
   const shown = button("ot-button ot-small", "The one shown", () => model.send({ op: "begin", id: model.get("picture").id }));
   const remove = button("ot-button ot-small", "Remove", () => model.send({ op: "begin" }));
   tools.append(fileButton("Choose file…", "image/*", (file) => sendFile(model, "start", file)), shown, remove);
-  const offered = element("div", "ot-past");
+  const offered = element("div", "ot-offered");
   offered.setAttribute("role", "group");
   offered.setAttribute("aria-label", "Earlier pictures and samples");
   let urls = [];

@@ -55,14 +55,15 @@ def test_it_draws_keeps_and_gives_settings_back(notebook, page, panel):
     notebook.shot("inference-wide", panel)
 
 
-def test_what_is_refused_is_said_and_stop_stops(notebook, panel):
+def test_what_is_refused_is_said_and_escape_stops(notebook, page, panel):
     panel.get_by_label("Width, px").fill("67")
     panel.get_by_role("button", name="Draw", exact=True).click()
     expect(panel.get_by_role("alert")).to_contain_text("The nearest is 68")
     panel.get_by_label("Width, px").fill("64")
     panel.get_by_label("Steps").first.fill("900")
     panel.get_by_role("button", name="Draw", exact=True).click()
-    panel.get_by_role("button", name="Stop", exact=True).click()
+    expect(panel.get_by_role("button", name="Stop", exact=True)).to_be_enabled()
+    page.keyboard.press("Escape")
     expect(panel.get_by_role("alert")).to_contain_text("Stopped")
     notebook.shot("inference-stopped", panel)
 
@@ -70,7 +71,7 @@ def test_what_is_refused_is_said_and_stop_stops(notebook, panel):
 def test_it_begins_with_a_picture_and_paints_into_a_mask(notebook, page, panel):
     draw(panel, "a red apple")
     panel.get_by_text("Begin with a picture").click()
-    panel.get_by_role("button", name="The one shown").click()
+    panel.locator(".ot-offered .ot-tile").first.click()
     canvas = panel.get_by_role("img", name="Mask: dimmed parts stay as they are")
     expect(canvas).to_be_visible()
     box = canvas.bounding_box()
@@ -90,6 +91,38 @@ def test_it_begins_with_a_picture_and_paints_into_a_mask(notebook, page, panel):
     notebook.shot("inference-mask-dark-narrow", panel)
     panel.get_by_role("button", name="Remove", exact=True).click()
     expect(canvas).to_be_hidden()
+
+
+FILM = """
+    import ot_notebook as ot
+    from modules.config import ModelType
+    from modules.families import family_for
+    from ot_notebook.services.inference_service import InferenceService
+    family_for(ModelType.WAN_2).tiny().pipeline.save_pretrained("wan")
+    service = InferenceService("films").load("wan", device="cpu")
+    panel = ot.InferencePanel(service)
+    panel.set(width=128, height=64, steps=2)
+"""
+
+
+def test_a_film_plays_and_words_are_added(notebook, page):
+    notebook.open("film.ipynb", [FILM, "panel"])
+    notebook.run(0)
+    notebook.run(1)
+    panel = notebook.output(1)
+    panel.get_by_label("Frames").fill("9")
+    draw(panel, "a fox runs")
+    film = panel.locator("video")
+    expect(film).to_be_visible()
+    page.wait_for_function("film => film.videoWidth === 128", arg=film.element_handle())
+    expect(panel.locator("figcaption span").first).to_contain_text("9 frames")
+    panel.get_by_label("Path of an embedding file").fill("gone.safetensors")
+    page.keyboard.press("Enter")
+    expect(panel.get_by_role("alert")).to_contain_text("gone.safetensors does not exist")
+    panel.get_by_text("How it is loaded").click()
+    panel.get_by_label("Type").select_option("WAN_2")
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-film", panel)
 
 
 def test_a_grid_is_leafed_through_and_pictures_are_laid_beside_one_another(notebook, page, panel):
