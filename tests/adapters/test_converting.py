@@ -175,3 +175,17 @@ def test_a_format_that_a_model_lacks_is_refused(model, tmp_path):
     convert(model(FLUX).folder, tmp_path / "x.safetensors", "ORIGINAL_TRANSFORMER")
     with pytest.raises(AdapterError, match=r"is a single file already\. Convert it to DIFFUSERS"):
         convert(tmp_path / "x.safetensors", tmp_path / "y", "COMFY_TRANSFORMER")
+
+
+def test_architectures_that_diffusers_does_not_have_yet_are_passed_over(model, monkeypatch):
+    """An older diffusers cannot be asked for the layers of what came after it."""
+    from modules.families.krea_2 import Krea2
+
+    def missing(_self):
+        raise ImportError("cannot import name 'Krea2Pipeline' from 'diffusers'")
+
+    monkeypatch.setattr(Krea2, "pipeline", "NoPipeline")
+    monkeypatch.setattr(Krea2, "tiny", missing)
+    its = model(FLUX)
+    tensors = to_format(its.layers, its.family, ModelFormat.COMFY_LORA)
+    assert recognise(tensors, {}).family is its.family
