@@ -189,6 +189,12 @@ class _ConceptScan:
         path, add = self._source.path(entry.name), self._findings.add
         try:
             header = read_header(self._source, entry)
+            if header.width * header.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return header
+        except Image.DecompressionBombError:
+            self._note_size(path)
+            return None
         except ImportError:
             message = "is a film, and imageio-ffmpeg, which reads it, is missing; it is left out."
             fix = "Install it with: pip install 'ot-notebook[video]'."
@@ -198,11 +204,10 @@ class _ConceptScan:
             message = f"cannot be read as a film ({reason(error)}), and is left out."
             add("unreadable image", path, message, "Mend or remove it.", skipped=True)
             return None
-        if header.width * header.height <= MAX_PIXELS:
-            return header
+
+    def _note_size(self, path: str) -> None:
         message = f"has more than {MAX_PIXELS:,} pixels, and is left out."
-        add("too large", path, message, "Scale it down.", skipped=True)
-        return None
+        self._findings.add("too large", path, message, "Scale it down.", skipped=True)
 
     def _read_header(self, name: str) -> Header | None:
         path = self._source.path(name)
@@ -220,8 +225,7 @@ class _ConceptScan:
                 turned = noted != UPRIGHT
                 return Header(width, height, animated, transparent, image.mode, turned=turned)
         except Image.DecompressionBombError:
-            message = f"has more than {MAX_PIXELS:,} pixels, and is left out."
-            add("too large", path, message, "Scale it down.", skipped=True)
+            self._note_size(path)
             return None
         except DAMAGE as error:
             message = f"cannot be read as an image ({reason(error)}), and is left out."

@@ -250,6 +250,15 @@ def test_a_name_is_a_name_and_no_command(name, tmp_path):
     assert numbers(read_clip(tmp_path / name, Clip(2, 5, 24), (64, 64))) == [2, 3, 4, 5, 6]
 
 
+def test_a_film_that_is_too_large_is_left_out(films, monkeypatch):
+    monkeypatch.setattr("modules.data.items.MAX_PIXELS", 64 * 64 - 1)
+    (problem,) = scan([concept(films)], films=True).problems
+    assert (problem.kind, problem.skipped, len(problem.paths)) == ("too large", True, 4)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)  # Pillow's own limit
+    (problem,) = scan([concept(films)], films=True).problems
+    assert (problem.kind, len(problem.paths)) == ("too large", 4)
+
+
 def test_what_is_wrong_with_a_film_is_said_and_the_rest_trains(films, encoder, tmp_path):
     whole = film(tmp_path / "whole.mp4", counting(60)).read_bytes()
     (films / "text.mp4").write_text("no film at all")
