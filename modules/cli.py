@@ -185,8 +185,9 @@ class _Reader:
                 self._line(f"Backup: {path}")
             case e.ModelSaved(path):
                 self._line(f"Model: {path}")
-            case e.ValidationLoss(step, loss):
-                self._line(f"Validation loss at step {step}: {loss:.4f}")
+            case e.ValidationLoss(step, loss, _, raw):
+                beside = "" if raw is None else f" ({raw:.4f} without EMA)"
+                self._line(f"Validation loss at step {step}: {loss:.4f}{beside}")
             case e.SettingChanged(setting, old, new):
                 self._line(f"{setting} is {new} instead of {old} from here on")
             case e.Warned(message):

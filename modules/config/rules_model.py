@@ -8,7 +8,14 @@ from pathlib import PurePath
 
 from modules.config.case import Case, Rule, refuse, shown, warn
 from modules.config.describe import settings
-from modules.config.enums import DataType, LossWeight, ModelFormat, PeftType, TrainingMethod
+from modules.config.enums import (
+    DataType,
+    LossWeight,
+    ModelFormat,
+    PeftType,
+    TimeUnit,
+    TrainingMethod,
+)
 from modules.config.models import MODELS
 from modules.config.problems import Problem
 from modules.config.resolve import CUSTOM
@@ -177,7 +184,9 @@ def something_trains(case: Case) -> Iterator[Problem]:
     trainable = (case.facts.denoiser, *case.facts.text_encoders)
     methods = (TrainingMethod.LORA, TrainingMethod.FINE_TUNE)
     if config.training_method in methods and not any(
-        config.get(f"{part}.train") for part in trainable
+        config.get(part).train
+        and config.get(part).stop_training_after_unit is not TimeUnit.ALWAYS  # never begins
+        for part in trainable
     ):
         fields = " or ".join(f"{part}.train" for part in trainable)
         field = f"{case.facts.denoiser}.train"

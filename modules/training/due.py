@@ -31,6 +31,11 @@ class Schedule:
         self.backup.change(config.backup_after, config.backup_after_unit)
         self.saving.change(config.save_every, config.save_every_unit, config.save_skip_first)
 
+    @property
+    def seconds(self) -> float:
+        """Since the run began, but for the time between a backup and going on from it."""
+        return self.backup.seconds
+
     def state_dict(self) -> dict[str, dict[str, float]]:
         """Clocks and counters of all."""
         return {name: due.state_dict() for name, due in vars(self).items()}
@@ -98,6 +103,11 @@ class Due:
         """Fire once more after so long, because it could not be done this time."""
         self._again = self._clock() + seconds
 
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return self._clock() - self._began
+
     def state_dict(self) -> dict[str, float]:
         """Seconds on its clocks, and the step it was last asked about."""
         now = self._clock()
@@ -122,22 +132,33 @@ def freeze_finished(
     trainable: Mapping[str, Sequence[nn.Parameter]],
     step: int,
     epoch: int,
+    seconds: float,
 ) -> list[str]:
     """Freeze the parts whose training is over, as `stop_training_after` says; returns their names.
+
+    ALWAYS stops a part before it has begun.
 
     Args:
         config: says when each part stops.
         trainable: what trains, by part.
         step: optimizer steps done.
         epoch: whole epochs done.
+        seconds: of the run.
     """
     finished = []
+    done: dict[TimeUnit, float] = {TimeUnit.EPOCH: epoch, TimeUnit.STEP: step}
+    done |= {unit: seconds / length for unit, length in SECONDS.items()}
     for name, parameters in trainable.items():
         part = config.get(name)
-        done = {TimeUnit.EPOCH: epoch, TimeUnit.STEP: step}.get(part.stop_training_after_unit)
-        limit = part.stop_training_after
-        if limit and done is not None and done >= limit and parameters[0].requires_grad:
+        unit, limit = part.stop_training_after_unit, part.stop_training_after
+        over = unit is TimeUnit.ALWAYS or (limit and unit in done and done[unit] >= limit)
+        if over and parameters[0].requires_grad:
             for parameter in parameters:
                 parameter.requires_grad_(False)
             finished.append(name)
     return finished
+
+
+def anything_learns(trainable: Mapping[str, Sequence[nn.Parameter]]) -> bool:
+    """Whether any part still trains."""
+    return any(parameters and parameters[0].requires_grad for parameters in trainable.values())

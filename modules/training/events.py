@@ -88,6 +88,8 @@ class LossUpdate:
     images_per_second: float
     peak_memory: int
     """Most bytes that tensors held on the training device since the run began; 0 on a CPU."""
+    corrected_loss: float | None = None
+    """Smoothed loss without what the timesteps make of it; see `by_timestep`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,10 @@ class ValidationLoss:
     name: ClassVar[str] = "validation"
     step: int
     loss: float
-    """Mean over the concepts."""
+    """Mean over the concepts, with the average of the weights where the run keeps one."""
     by_concept: dict[str, float]
+    raw: float | None = None
+    """The mean with the weights as they are, where `loss` is of their average."""
 
 
 @dataclass(frozen=True, slots=True)

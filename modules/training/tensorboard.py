@@ -97,4 +97,5 @@ def _numbers(event: LossUpdate | ValidationLoss) -> dict[str, float]:
     return {
         **{f"loss/validation_step/{concept}": loss for concept, loss in event.by_concept.items()},
         "loss/validation_step/total_average": event.loss,
+        **({} if event.raw is None else {"loss/validation_step/without_ema": event.raw}),
     }

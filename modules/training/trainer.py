@@ -34,7 +34,7 @@ from modules.training.commands import (
     UseModel,
 )
 from modules.training.decoding import forward_for
-from modules.training.due import Schedule, freeze_finished
+from modules.training.due import Schedule, anything_learns, freeze_finished
 from modules.training.ema import Ema
 from modules.training.encoder import fill_cache
 from modules.training.events import (
@@ -45,7 +45,6 @@ from modules.training.events import (
     SettingChanged,
     StatusLine,
     TaskProgress,
-    ValidationLoss,
 )
 from modules.training.forward import Draw
 from modules.training.memory import MemoryLadder
@@ -106,7 +105,9 @@ class GenericTrainer:
 
     @property
     def _over(self) -> bool:
-        return self._commands.stop_requested or self._best.over(self.config.ot.early_stop_patience)
+        learned = not anything_learns(self._method.trainable)
+        early = self._best.over(self.config.ot.early_stop_patience)
+        return self._commands.stop_requested or early or learned
 
     @property
     def model(self) -> Any:
@@ -187,16 +188,8 @@ class GenericTrainer:
             )
 
     def _cache(self, *types: ConceptType) -> Dataset:
-        fill = partial(
-            fill_cache,
-            self.config,
-            self._family,
-            self.parts,
-            self._method,
-            self._emit,
-            lambda: self._commands.stop_requested,
-            types,
-        )
+        made, stop = (self._family, self.parts, self._method), lambda: self._commands.stop_requested
+        fill = partial(fill_cache, self.config, *made, self._emit, stop, types)
         return patiently(fill, "The cache", self._emit, self._commands.wait)
 
     def _prepare(self) -> None:
@@ -292,6 +285,7 @@ class GenericTrainer:
             return
         accumulate = self.config.gradient_accumulation_steps
         self._voice.enter("training", "Training")
+        self._stop_parts()
         self._serve(epoch_ended=False)
         with self._randomness.isolated(), kernels(self.config):
             while self.step < self.max_step and not self._over:
@@ -308,7 +302,8 @@ class GenericTrainer:
                 grad_norm = self._update(self.step)
 
                 self.step += 1
-                self._reporter.push(self.step, epoch, self._epoch_step(), rates, loss, grad_norm)
+                measured = (rates, loss, grad_norm, self._forward.share(window))
+                self._reporter.push(self.step, epoch, self._epoch_step(), *measured)
                 self._stop_parts()
                 self._serve(epoch_ended=self._batches.epoch > epoch)
         self._reporter.report(wait=True)
@@ -334,7 +329,11 @@ class GenericTrainer:
     def _stop_parts(self) -> None:
         """Freeze the parts whose time is over; their weights stay as they are from then on."""
         for name in freeze_finished(
-            self.config, self._method.trainable, self.step, self._batches.epoch
+            self.config,
+            self._method.trainable,
+            self.step,
+            self._batches.epoch,
+            self._due.seconds,
         ):
             self._emit(StatusLine(f"{name} is trained: it stays as it is from here on"))
 
@@ -411,12 +410,12 @@ class GenericTrainer:
 
     def _validate(self) -> None:
         self._emit(StatusLine(f"Measuring the validation loss at step {self.step}"))
-        with self._update.shown():
-            losses = self._validation.measure(lambda: self._commands.stop_requested)
-        if losses:
-            mean = sum(losses.values()) / len(losses)
-            self._emit(ValidationLoss(self.step, mean, losses))
-            self._best.judge(mean, self._place(), self.config)
+        found = self._validation.of_weights(
+            self.step, self._update, lambda: self._commands.stop_requested
+        )
+        if found is not None:
+            self._emit(found)
+            self._best.judge(found.loss, self._place(), self.config)
 
     def _sample(self, definition: SampleConfig, index: int, averaged: bool = True) -> None:
         if index < 0 and (problems := sample_problems(self.config, definition)):
@@ -478,7 +477,6 @@ class GenericTrainer:
         self.step = place.step
         for past in changes:
             self._attempt(partial(self._change, past["setting"], past["value"]), "replay")
-        self._stop_parts()
         self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))
 
     def _place(self) -> Place:

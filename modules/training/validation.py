@@ -6,7 +6,7 @@ Shapes: B batch, N noise levels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -14,7 +14,9 @@ from modules.data import Batch, Batches, Dataset
 from modules.families import Parts
 from modules.sampling.sampler import undisturbed
 from modules.training.decoding import Decoding
+from modules.training.events import ValidationLoss
 from modules.training.forward import Forward
+from modules.training.update import Update
 
 TIMES = 8
 """Timesteps at which each image is measured: the middles of as many equal parts of the range."""
@@ -35,6 +37,27 @@ class Validation:
     ) -> None:
         self._dataset, self._forward, self._parts = dataset, forward, parts
         self._device = device
+
+    def of_weights(
+        self, step: int, update: Update, should_stop: Callable[[], bool]
+    ) -> ValidationLoss | None:
+        """What the weights give, as they would be saved and as they are; None if it was stopped.
+
+        Args:
+            step: optimizer steps done.
+            update: holds the average that stands in for them, if there is one.
+            should_stop: asked between images.
+        """
+        with update.shown():
+            losses = self.measure(should_stop)
+        if not losses:
+            return None
+        raw = None
+        if update.ema is not None:
+            raw = self.measure(should_stop)
+            if raw is None:
+                return None
+        return ValidationLoss(step, _mean(losses), losses, _mean(raw) if raw else None)
 
     @torch.no_grad()
     def measure(self, should_stop: Callable[[], bool]) -> dict[str, float] | None:
@@ -64,3 +87,7 @@ class Validation:
             draw = self._forward.draw(batch, generator, timestep)
             total += self._forward.loss(draw).mean().item()
         return total / TIMES
+
+
+def _mean(losses: Mapping[str, float]) -> float:
+    return sum(losses.values()) / len(losses)

@@ -106,9 +106,9 @@ class History:
         """Steps and values of a series, at most `max_points`, with every extreme among them.
 
         Args:
-            name: "loss", "smooth_loss", "validation_loss", "learning_rate", "grad_norm",
-                "images_per_second", or "learning_rate.<part>" where several parts train. Empty
-                before its first value.
+            name: "loss", "smooth_loss", "corrected_loss", "validation_loss", "learning_rate",
+                "grad_norm", "images_per_second", or "learning_rate.<part>" where several parts
+                train. Empty before its first value.
             max_points: length at which the curve is thinned out; at least 2.
         """
         with self._lock:
@@ -194,9 +194,10 @@ class History:
             case e.ModelSaved(path, layout, step, _):
                 self._mark(step, "save", f"Model saved at step {step}")
                 self._line(at, "info", f"Model at step {step}, as {layout}: {path}")
-            case e.ValidationLoss(step, loss):
+            case e.ValidationLoss(step, loss, _, raw):
                 self._series.setdefault("validation_loss", Series()).add(step, loss)
-                self._line(at, "info", f"Validation loss at step {step}: {loss:.4f}")
+                beside = "" if raw is None else f" ({raw:.4f} without EMA)"
+                self._line(at, "info", f"Validation loss at step {step}: {loss:.4f}{beside}")
             case e.SettingChanged(setting, old, new, step):
                 self._mark(step, "setting", f"{setting} is {new} after step {step}")
                 self._line(at, "info", f"{setting} is {new} instead of {old} after step {step}")
@@ -229,6 +230,8 @@ def values_of(event: e.LossUpdate) -> dict[str, float]:
         "grad_norm": event.grad_norm,
         "images_per_second": event.images_per_second,
     }
+    if event.corrected_loss is not None:
+        values["corrected_loss"] = event.corrected_loss
     if len(event.learning_rate) > 1:
         values |= {f"learning_rate.{part}": rate for part, rate in event.learning_rate.items()}
     return values

@@ -70,6 +70,7 @@ CASES = [
     ({"debug_mode": True}, "warning debug_mode: debug_mode is true, but nothing is dumped. Set it to false to silence this."),
     ({"samples.0.frames": 9}, "error samples.0.frames: samples.0.frames is 9, which this engine cannot do. Use 1."),
     ({"only_cache": True, "latent_caching": False}, "error only_cache: only_cache is true, but latent_caching is false, so nothing would be done. Set latent_caching to true, or only_cache to false."),
+    ({"unet.stop_training_after_unit": "ALWAYS", "text_encoder.train": False}, "error unet.train: No part of the model trains. Set unet.train or text_encoder.train to true."),
     ({"cloud.enabled": True}, "error cloud.enabled: cloud.enabled is true, but this engine trains on the machine where it is started. Start it there, and set cloud.enabled to false."),
     # model, method, format
     ({"model_type": "Z_IMAGE", "training_method": "EMBEDDING"}, "error training_method: training_method is EMBEDDING, which Z-Image does not have. Use one of FINE_TUNE, LORA."),

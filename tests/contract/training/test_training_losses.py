@@ -135,6 +135,11 @@ def test_validation_is_measured_alike_every_time(make_config, train, pictures, t
     still = train(measured.update(learning_rate=1e-30, epochs=1)).of(e.ValidationLoss)
     assert {event.loss for event in still} == {found[0].loss}
     assert found[-1].loss != found[0].loss
+    assert found[-1].raw is None
+    averaged = train(measured.update(ema="GPU", ema_update_step_interval=1))
+    both = averaged.of(e.ValidationLoss)
+    assert [event.raw for event in both] == [event.loss for event in found]
+    assert both[-1].loss != both[-1].raw
     assert run.losses == train(make_config(dropout_probability=0.5, epochs=2)).losses
 
 

@@ -3,9 +3,11 @@
 import threading
 
 import pytest
+import torch
 
-from modules.config import SampleConfig
+from modules.config import SampleConfig, TimeUnit, TrainConfig
 from modules.training import events as e
+from modules.training.due import Due, Schedule, freeze_finished
 
 SAMPLE = {"prompt": "a card", "height": 64, "width": 64, "diffusion_steps": 50, "seed": 1}
 
@@ -152,6 +154,54 @@ def test_a_part_stops_training_when_its_time_is_over(make_config, make_run):
     assert weights[2]["text_encoder"] != weights[3]["text_encoder"]
     assert weights[3]["text_encoder"] == weights[9]["text_encoder"]
     assert weights[3]["unet"] != weights[9]["unet"]
+
+
+def test_a_part_that_stops_always_never_begins(make_config, make_run):
+    config = make_config(
+        epochs=1,
+        **{"text_encoder.train": True, "text_encoder.stop_training_after_unit": "ALWAYS"},
+    )
+    run = make_run(config)
+    run.trainer.start()
+    before = [p.detach().clone() for p in run.trainer._method.trainable["text_encoder"]]
+    run.trainer.train()
+    after = run.trainer._method.trainable["text_encoder"]
+    assert all(map(torch.equal, before, after))
+    assert run.losses
+    run.trainer.close()
+
+
+def test_a_run_ends_when_its_last_part_has_stopped(make_config, train):
+    stops = {"unet.stop_training_after": 4, "unet.stop_training_after_unit": "STEP"}
+    run = train(make_config(**stops))
+    assert list(run.losses) == [1, 2, 3, 4]
+    assert run.states[-1] == "finished"
+    assert run.of(e.ModelSaved)[0].final
+
+
+def test_a_part_stops_by_the_clock_of_the_run():
+    clock = [100.0]
+    schedule = Schedule()
+    schedule.backup = Due(0, TimeUnit.NEVER, clock=lambda: clock[0])
+    config = TrainConfig().update(
+        **{"unet.stop_training_after": 2, "unet.stop_training_after_unit": "MINUTE"}
+    )
+    parameter = torch.nn.Parameter(torch.ones(1))
+    trainable = {"unet": [parameter]}
+
+    def finished():
+        return freeze_finished(config, trainable, 1, 0, schedule.seconds)
+
+    clock[0] += 90
+    assert finished() == []
+    state = schedule.backup.state_dict()
+    clock[0] += 10_000  # another day
+    schedule.backup.load_state_dict(state)
+    assert finished() == []
+    clock[0] += 30
+    assert finished() == ["unet"]
+    assert not parameter.requires_grad
+    assert finished() == []
 
 
 def test_a_callback_that_raises_stops_nothing(make_config, train):
