@@ -21,6 +21,9 @@ from modules.data.plan import Framing
 ALIKE = 3
 """Bits of 64 in which the hashes of two pictures may differ that count as one."""
 
+BROKEN = -1
+"""Stands for the hash of a picture that cannot be decoded."""
+
 
 @dataclass(frozen=True)
 class ConceptReport:
@@ -125,7 +128,8 @@ def report(
         framing: sizes to cut to.
         tokens: counts the tokens of captions as the model's tokenizer does; None leaves it out.
         limit: tokens that the text encoder reads; None for any number.
-        duplicates: look for images that look the same, for which each is decoded.
+        duplicates: look for images that look the same, for which each is decoded; so those that
+            cannot be are found, too.
         threads: how many decode.
         should_stop: asked between images.
 
@@ -134,20 +138,28 @@ def report(
         ValueError: if a resolution is none.
     """
     sizes = Counter((item.width, item.height) for item in found.items)
+    broken: list[str] = []
+    groups: list[list[int]] = []
+    if duplicates:
+        failed = lambda index: broken.append(found.items[index].path)  # noqa: E731
+        groups = alike(found.items, threads, should_stop, failed=failed)
     return DataReport(
         tuple(_concept(found, index) for index, c in enumerate(found.concepts) if c.enabled),
         tuple((*size, count) for size, count in sizes.most_common()),
         tuple(_buckets(found, framing)),
         _tokens(found.items, tokens, limit) if tokens else None,
-        tuple(
-            tuple(found.items[index].path for index in group)
-            for group in alike(found.items, threads, should_stop)
-        )
-        if duplicates
-        else (),
+        tuple(tuple(found.items[index].path for index in group) for group in groups),
         tuple(item.path for item in found.items if item.turned),
-        found.problems,
+        found.problems + undecodable(broken),
     )
+
+
+def undecodable(paths: Sequence[str]) -> tuple[DataProblem, ...]:
+    """What is wrong with pictures whose beginning is whole, and the rest is not."""
+    if not paths:
+        return ()
+    message, fix = "cannot be decoded, and is left out.", "Mend or remove it."
+    return (DataProblem("unreadable image", message, fix, True, tuple(paths)),)
 
 
 def _concept(found: Scan, index: int) -> ConceptReport:
@@ -217,6 +229,7 @@ def alike(
     threads: int = 2,
     should_stop: Callable[[], bool] = lambda: False,
     step: Callable[[], None] = lambda: None,
+    failed: Callable[[int], None] = lambda _index: None,
 ) -> list[list[int]]:
     """Groups of images that look the same, as indices into `items`: their hashes nearly agree.
 
@@ -225,13 +238,16 @@ def alike(
         threads: how many decode.
         should_stop: asked between images.
         step: called after each image.
+        failed: told which cannot be decoded.
 
     Raises:
         CachingStopped: if told to stop.
     """
-    hashes = []
+    hashes: list[int | None] = []
     for value in ahead(_look, items, threads, 64, should_stop):
-        hashes.append(value)
+        if value == BROKEN:
+            failed(len(hashes))
+        hashes.append(None if value == BROKEN else value)
         step()
     leader = list(range(len(items)))
 
@@ -259,14 +275,14 @@ def alike(
 def _look(item: Item) -> int | None:
     """Difference hash: 64 bits of whether each of 8 x 8 places is brighter than the one before.
 
-    None for a picture without contrast, which would be like every other such, and a broken one.
+    None for a picture without contrast, which would be like every other such.
 
     Source: N. Krawetz, "Kind of Like That", hackerfactor.com, 2013.
     """
     try:
         small = still(item).convert("L")
     except (*DAMAGE, ImportError):
-        return None  # caching names it
+        return BROKEN
     grey = np.asarray(small.resize((9, 8), Image.Resampling.BOX)).astype(int)
     if np.ptp(grey) < 8:
         return None

@@ -20,7 +20,7 @@ from modules.data.ahead import CachingStopped
 from modules.data.images import still
 from modules.data.items import DAMAGE
 from ot_notebook.services.caption_edits import join_tags, tags_of
-from ot_notebook.services.concept_insight import mark_twins
+from ot_notebook.services.concept_insight import BROKEN, mark_twins
 from ot_notebook.services.concept_items import Row
 from ot_notebook.services.concept_store import ConceptStore, Where
 from ot_notebook.services.mask_models import Mask
@@ -211,6 +211,9 @@ def duplicates(
         try:
             found = mark_twins(rows, step, lambda: run.stopping)
             run.result = f"{found:,} images look like another." if found else "All differ."
+            broken = sum(row.item is not None and BROKEN in row.problems for row in rows)
+            if broken:
+                run.result += f" {broken:,} cannot be decoded: see the report."
         except CachingStopped:
             run.result = "The search for duplicates was stopped."
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from modules.data.outlook import BucketOutlook
     from modules.data.sources import Entry
 
+BROKEN = "unreadable image"
+"""The problem of an image that cannot be decoded."""
+
 
 class CacheLook:
     """How a cache has each image; what was found out is kept until caption or mask change.
@@ -117,6 +120,8 @@ def mark_twins(
 ) -> int:
     """Number the groups of images that look the same in `Row.twins`; gives how many images.
 
+    Those that cannot be decoded get a problem.
+
     Args:
         rows: what is compared; each image is decoded.
         step: called after each image.
@@ -126,9 +131,13 @@ def mark_twins(
         CachingStopped: if told to stop; nothing is marked then.
     """
     seen = [row for row in rows if row.item]
-    groups = alike([row.item for row in seen if row.item], 2, should_stop, step)
+    broken: list[int] = []
+    groups = alike([row.item for row in seen if row.item], 2, should_stop, step, broken.append)
     for row in rows:
         row.twins = 0
+    for index in broken:
+        problems = seen[index].problems
+        seen[index].problems = tuple(dict.fromkeys((*problems, BROKEN)))
     for number, group in enumerate(groups, 1):
         for index in group:
             seen[index].twins = number

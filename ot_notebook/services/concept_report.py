@@ -8,15 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from modules.data import scan
-from modules.data.report import DataReport, report
+from modules.data.report import DataReport, report, undecodable
 from ot_notebook.services.caption_tokens import counter
+from ot_notebook.services.concept_insight import BROKEN
 from ot_notebook.services.concept_store import ConceptStore
 
 
 def report_on(store: ConceptStore) -> DataReport:
     """What there is, how it would be cut, how long captions are, and everything that is wrong.
 
-    Images that look the same are in it once somebody has looked for them: `annotate.duplicates`.
+    Images that look the same, and those that break behind their beginning, are in it once somebody
+    has looked at each: `annotate.duplicates`.
 
     Raises:
         ValueError, ConfigError: if a resolution is none.
@@ -32,7 +34,9 @@ def report_on(store: ConceptStore) -> DataReport:
         counts.limit if counts else None,
         duplicates=False,
     )
-    return replace(made, duplicates=_twins(store))
+    rows = store.rows if store.scanned else []
+    broken = [str(row.path) for row in rows if row.item and BROKEN in row.problems]
+    return replace(made, duplicates=_twins(store), problems=made.problems + undecodable(broken))
 
 
 class LatestReport:

@@ -82,6 +82,15 @@ def test_captions_are_counted_each_and_may_have_no_limit(folder):
     assert (told.tokens.longest, told.tokens.over) == (3, ())
 
 
+def test_pictures_that_break_behind_their_beginning_are_named_where_all_are_decoded(folder):
+    path = folder / "torn.jpg"
+    picture(60, 300, 300).save(path)
+    path.write_bytes(path.read_bytes()[:-900])
+    assert "unreadable" not in str(report(scan([concept(folder)]), FRAMING, duplicates=False))
+    (one,) = [p for p in report(scan([concept(folder)]), FRAMING).problems if p.skipped]
+    assert (one.kind, one.paths) == ("unreadable image", (str(path),))
+
+
 def test_blank_pictures_are_not_called_alike(tmp_path):
     for index, colour in enumerate((0, 128, 255)):
         picture(0).point(lambda _, c=colour: c).save(tmp_path / f"{index}.png")

@@ -212,9 +212,14 @@ def test_the_report_is_made_in_the_background_and_its_names_are_text(wire, make,
 
 def test_the_report_of_code_names_captions_that_are_cut_off_and_duplicates(make, config, folder):
     (folder / "2.txt").write_text("fox " * 40)
+    torn = folder / "torn.jpg"
+    Image.radial_gradient("L").save(torn)
+    torn.write_bytes(torn.read_bytes()[:-900])
     editor = make()
     editor.config = config.update(base_model_name="package://ot_notebook/assets/emoji")
     told = editor.report(duplicates=True)
+    assert [one.paths for one in told.problems if one.skipped] == [(str(torn),)]
+    assert "unreadable image" in editor.items("torn")["problems"].item()
     assert [path for path, _ in told.tokens.over] == [str(folder / "2.png")]
     assert (told.tokens.longest, told.tokens.limit) == (80, 22)
     assert len(told.duplicates) == 2
