@@ -129,6 +129,10 @@ class Forward:
         """How many timesteps the model knows."""
         return self._objective.levels
 
+    def share(self, draws: Sequence[Draw]) -> Tensor:
+        """Mean timestep of some draws as a share of all timesteps, a scalar on their device."""
+        return torch.cat([draw.timestep for draw in draws]).float().mean() / self.levels
+
     def draw(
         self, batch: Batch, generator: torch.Generator, timestep: Tensor | None = None
     ) -> Draw:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from modules.training.by_timestep import ByTimestep
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -24,6 +26,8 @@ class Reading:
     grad_norm: float
     learning_rate: dict[str, float]
     steps_per_second: float
+    corrected_loss: float | None
+    """Smoothed, without what the timesteps make of it; None where they are not known."""
     finite: bool
     """Whether loss and gradient were numbers, so that the step changed the weights."""
 
@@ -40,6 +44,8 @@ class Meter:
         self._pending: deque[tuple[int, int, int, dict[str, float], Tensor, object]] = deque()
         self._smooth = 0.0
         self._count = 0
+        self._corrected = 0.0
+        self._by_timestep = ByTimestep()
         self._marks: deque[float] = deque(maxlen=20)
 
     def push(
@@ -50,12 +56,17 @@ class Meter:
         rates: dict[str, float],
         loss: Tensor,
         grad_norm: Tensor,
+        timestep: Tensor | None = None,
     ) -> None:
-        """Note a step; `loss` and `grad_norm` are scalars on the training device."""
-        numbers = torch.stack([loss.detach().float(), grad_norm.detach().float()])
+        """Note a step; all tensors are scalars on the training device.
+
+        `timestep` is the mean of the step's timesteps as a share of all.
+        """
+        found = [loss, grad_norm] if timestep is None else [loss, grad_norm, timestep]
+        numbers = torch.stack([each.detach().float() for each in found])
         arrived: object = None
         if self._device.type == "cuda":
-            host = torch.empty(2, pin_memory=True)
+            host = torch.empty(len(found), pin_memory=True)
             host.copy_(numbers, non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
@@ -75,11 +86,14 @@ class Meter:
                 elif not arrived.query():  # type: ignore[no-untyped-call]
                     return
             self._pending.popleft()
-            loss, grad_norm = numbers.tolist()
+            loss, grad_norm, *rest = numbers.tolist()
             finite = math.isfinite(loss) and math.isfinite(grad_norm)
             smooth = self._smoothed(loss) if finite else self._smooth
-            speed = self._speed()
-            yield Reading(step, epoch, epoch_step, loss, smooth, grad_norm, rates, speed, finite)
+            if finite and rest:
+                self._correct(loss, *rest)
+            corrected, speed = self._corrected if rest else None, self._speed()
+            measured = (loss, smooth, grad_norm, rates, speed, corrected, finite)
+            yield Reading(step, epoch, epoch_step, *measured)
 
     def restart_clock(self) -> None:
         """Forget the speed so far: call it after a pause, or work that is no training."""
@@ -87,11 +101,19 @@ class Meter:
 
     def state_dict(self) -> dict[str, float]:
         """What a resumed run needs to go on smoothing."""
-        return {"smooth": self._smooth, "count": self._count}
+        own = {"smooth": self._smooth, "count": self._count, "corrected": self._corrected}
+        return own | self._by_timestep.state_dict()
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Take up a backup's average."""
         self._smooth, self._count = state["smooth"], int(state["count"])
+        self._corrected = state.get("corrected", self._smooth)
+        self._by_timestep.load_state_dict(state)
+
+    def _correct(self, loss: float, timestep: float) -> None:
+        loss = self._by_timestep.correct(loss, self._smooth, timestep)
+        memory = min(0.99, 1 - 1 / self._count)
+        self._corrected = memory * self._corrected + (1 - memory) * loss
 
     def _smoothed(self, loss: float) -> float:
         self._count += 1

@@ -51,9 +51,10 @@ class Reporter:
         rates: dict[str, float],
         loss: Tensor,
         grad_norm: Tensor,
+        timestep: Tensor | None = None,
     ) -> None:
         """Note a step that was just asked for; see `Meter.push`."""
-        self.meter.push(step, epoch, epoch_step, rates, loss, grad_norm)
+        self.meter.push(step, epoch, epoch_step, rates, loss, grad_norm, timestep)
         self.report()
 
     def report(self, wait: bool = False) -> None:
@@ -81,6 +82,7 @@ class Reporter:
                 done.grad_norm,
                 done.steps_per_second * self._images,
                 torch.cuda.max_memory_allocated(self._device) if cuda else 0,
+                done.corrected_loss,
             )
         )
         left = self._max_step - done.step

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from modules.training.events import ENDED, EVENT_TYPES, Event, LossUpdate, Progress, TrainingState
 from ot_notebook.services.network_drive import LocalCopy, is_network
-from ot_notebook.services.store_file import APPLICATION, SCHEMA, VERSION, check
+from ot_notebook.services.store_file import APPLICATION, SCHEMA, VERSION, check, upgrade
 from ot_notebook.services.store_file import FILE as FILE
 from ot_notebook.services.store_file import StoreError as StoreError
 
@@ -31,25 +31,21 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-METRICS = (
-    "step",
-    "epoch",
-    "time",
+SERIES = (
     "loss",
     "smooth_loss",
+    "corrected_loss",
     "learning_rate",
     "grad_norm",
     "images_per_second",
-    "steps_per_second",
-    "peak_memory",
 )
+"""Curves that `RunStore.curves` gives."""
+
+METRICS = ("step", "epoch", "time", *SERIES, "steps_per_second", "peak_memory")
 """Columns of `RunStore.metrics`, in order."""
 
 NEWS = 5000
 """Steps that `RunStore.since` gives at once."""
-
-SERIES = ("loss", "smooth_loss", "learning_rate", "grad_norm", "images_per_second")
-"""Those that `RunStore.curves` gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +264,8 @@ class RunStore:
             return
         numbers = np.array([row[:-1] for row in rows], float)
         for place, name in enumerate(SERIES, start=1):
-            yield name, numbers[:, 0], numbers[:, place]
+            if not np.isnan(numbers[:, place]).all():
+                yield name, numbers[:, 0], numbers[:, place]
         if rows[0][-1] is not None:
             rates = [json.loads(row[-1]) for row in rows]
             for part in rates[0]:
@@ -288,7 +285,8 @@ class RunStore:
 
     def since(self, run: str, mark: Mark) -> tuple[list[tuple[float, Event]], Mark]:
         """What a run has said since `mark`, steps first and `NEWS` at most; and the next mark."""
-        columns = (*_PROGRESS, "grad_norm", "images_per_second", "peak_memory", "learning_rates")
+        own = ("grad_norm", "images_per_second", "peak_memory", "learning_rates", "corrected_loss")
+        columns = (*_PROGRESS, *own)
         with self._reading() as connection:
             key = self._key(run, connection)
             rows = connection.execute(
@@ -396,6 +394,7 @@ class RunStore:
                     f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
                     f"BEGIN; {SCHEMA} COMMIT;"
                 )
+            upgrade(connection)
             check(connection, self.path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")  # with WAL a crash tears nothing
@@ -428,6 +427,7 @@ _COLUMNS = (
     "images_per_second",
     "peak_memory",
     "learning_rates",
+    "corrected_loss",
 )
 
 # A step's two events may come in different batches: the later one fills in what is missing.
@@ -448,6 +448,7 @@ def _numbers(event: LossUpdate | Progress) -> dict[str, Any]:
         "epoch": event.epoch,
         "loss": event.loss,
         "smooth_loss": event.smooth_loss,
+        "corrected_loss": event.corrected_loss,
         "learning_rate": max(rates.values(), default=None),
         "grad_norm": event.grad_norm,
         "images_per_second": event.images_per_second,
@@ -469,6 +470,7 @@ def _step_events(columns: Sequence[str], row: Sequence[Any]) -> tuple[Event, Eve
         values["grad_norm"] or 0.0,
         values["images_per_second"] or 0.0,
         values["peak_memory"] or 0,
+        values["corrected_loss"],
     )
     return update, Progress(*(values[name] for name in _PROGRESS))
 

@@ -10,7 +10,7 @@ FILE = "run.db"
 APPLICATION = 0x4F544E42
 """SQLite's application_id of our files: "OTNB"."""
 
-VERSION = 1
+VERSION = 2
 
 SCHEMA = """
 CREATE TABLE runs (
@@ -27,7 +27,7 @@ CREATE TABLE metrics (
     epoch INTEGER, max_step INTEGER, max_epoch INTEGER, epoch_step INTEGER, max_epoch_step INTEGER,
     loss REAL, smooth_loss REAL, learning_rate REAL, grad_norm REAL,
     images_per_second REAL, peak_memory INTEGER, steps_per_second REAL, seconds_left REAL,
-    learning_rates TEXT,
+    learning_rates TEXT, corrected_loss REAL,
     PRIMARY KEY (run, step)
 ) WITHOUT ROWID;
 CREATE TABLE curves (
@@ -42,7 +42,10 @@ class StoreError(RuntimeError):
 
 
 def check(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is not ours, before anything in it is touched."""
+    """Refuse a file that is not ours, before anything in it is touched.
+
+    One of an older version is read as if it were of this one; `upgrade` makes it so.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION:
@@ -50,8 +53,23 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} is a database of another program. Move it away, or choose another "
             f"workspace_dir; nothing in it was changed."
         )
-    if version != VERSION:
+    if version == 1:
+        connection.execute(
+            "CREATE TEMP VIEW metrics AS SELECT *, NULL AS corrected_loss FROM main.metrics"
+        )
+    elif version != VERSION:
         raise StoreError(
             f"{path} has format {version}; this version of ot_notebook reads {VERSION}. Use the "
             f"version that wrote it, or choose another workspace_dir."
+        )
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Bring a file of an older version up to this one, before it is checked and written to."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application == APPLICATION and version == 1:
+        connection.executescript(
+            "BEGIN; ALTER TABLE metrics ADD COLUMN corrected_loss REAL; "
+            f"PRAGMA user_version = {VERSION}; COMMIT;"
         )

@@ -130,6 +130,7 @@ def lines(service: TrainerService, choice: ChartChoice, points: int) -> list[Lin
     if choice.series == "loss":
         drawn = [own("loss", "each step", faint=True), own("smooth_loss", "smooth")]
         drawn.append(own("validation_loss", "validation", colour=3, dashed=True))
+        drawn.append(own("corrected_loss", "timesteps evened out", colour=2))
     else:
         parts = [name for name in history.names if name.startswith(f"{choice.series}.")]
         names = parts or [choice.series]

@@ -26,6 +26,7 @@ from ot_notebook.widgets.view_state import number as in_digits
 
 METRICS = {
     "smooth_loss": "Loss, smooth",
+    "corrected_loss": "Loss, timesteps evened out",
     "loss": "Loss",
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",

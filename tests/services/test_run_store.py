@@ -6,12 +6,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from modules.training import events as e
-from ot_notebook.services.run_store import RunStore, StoreError
+from ot_notebook.services.run_store import Mark, RunStore, StoreError
 
 HOSTILE = '<img src=x onerror="alert(1)">\x00\x1b[31m\u202e\ud83d\ude00' + "x" * 10_000
 
@@ -141,8 +142,32 @@ def test_a_store_of_a_later_version_is_refused_with_both_versions(store):
     store.close()
     with sqlite3.connect(store.path) as raw:
         raw.execute("PRAGMA user_version = 99")
-    with pytest.raises(StoreError, match="has format 99; this version of ot_notebook reads 1"):
+    with pytest.raises(StoreError, match="has format 99; this version of ot_notebook reads 2"):
         store.runs()
+
+
+def test_a_store_of_the_first_version_is_read_as_it_is_and_written_to_as_one_of_this(store):
+    store.begin("one", {}, now=0)
+    store.append("one", [(0.0, event) for event in step_events(1)])
+    store.close()
+    with sqlite3.connect(store.path) as raw:
+        raw.execute("ALTER TABLE metrics DROP COLUMN corrected_loss")
+        raw.execute("PRAGMA user_version = 1")
+    before = store.path.read_bytes()
+    old = RunStore(store.path)
+    assert old.metrics("one")["loss"].tolist() == [0.5]
+    assert old.metrics("one")["corrected_loss"].isna().all()
+    assert "corrected_loss" not in {name for name, *_ in old.curves("one")}
+    assert old.last_progress("one")[1].step == 1
+    assert store.path.read_bytes() == before, "a reader changes nothing"
+    update, progress = step_events(2)
+    update = replace(update, corrected_loss=0.125)
+    old.append("one", [(1.0, update), (1.0, progress)])
+    assert old.metrics("one")["corrected_loss"].tolist()[1:] == [0.125]
+    assert old.since("one", Mark(0, 1))[0][0][1] == update
+    old.close()
+    with sqlite3.connect(store.path) as raw:
+        assert raw.execute("PRAGMA user_version").fetchone() == (2,)
 
 
 def test_a_folder_that_refuses_writing_is_named(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 from modules.training import events as e
 from ot_notebook.services.curve import log_ticks
+from ot_notebook.services.replay import replay
 from ot_notebook.services.run_store import RunStore
 from ot_notebook.widgets.chart_view import EPOCH_COLOUR
 from ot_notebook.widgets.dashboard import Dashboard
@@ -67,6 +68,20 @@ def test_validation_is_drawn_beside_the_loss(stage, chart):
     ask(chart, op="series", name="loss")
     assert names(chart)[:3] == ["each step", "smooth", "validation"]
     assert (chart._lines[2].x.tolist(), chart._lines[2].y.tolist()) == ([2.0], [0.25])
+
+
+def test_a_loss_that_the_engine_evens_out_is_drawn_beside_it_and_after_a_replay(stage, chart):
+    stage.go("loading", "training")
+    for step in (1, 2, 3):
+        update = e.LossUpdate(step, 1, 0.5, 0.5, {"unet": 1e-3}, 1.0, 8.0, 0, 0.25 * step)
+        stage.say(update)
+    ask(chart, op="series", name="loss")
+    assert names(chart) == ["each step", "smooth", "timesteps evened out"]
+    assert chart._lines[3].y.tolist() == [0.25, 0.5, 0.75]
+    stage.run.end("finished")
+    stage.service.flush()
+    steps, values = replay(stage.service.run).points("corrected_loss", 100)
+    assert (steps.tolist(), values.tolist()) == ([1, 2, 3], [0.25, 0.5, 0.75])
 
 
 def test_a_logarithmic_chart_leaves_out_what_has_no_logarithm(stage, chart):
