@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from modules.config.case import Case, Rule, refuse, warn
 from modules.config.enums import AttentionMechanism, DataType, TrainingMethod
+from modules.config.optimizer_packages import not_here
 from modules.config.problems import Problem
 
 
@@ -58,6 +59,12 @@ def attention(case: Case) -> Iterator[Problem]:
         yield warn("attention_mechanism", f"{message}has one kernel: same result.", fix)
 
 
+def optimizer_package(case: Case) -> Iterator[Problem]:
+    """An optimizer whose package is not installed."""
+    if problem := not_here(case.config.optimizer.optimizer):
+        yield problem
+
+
 def offloading(case: Case) -> Iterator[Problem]:
     """Layers or activations that shall wait in main memory, where they cannot or gain nothing."""
     config, facts = case.config, case.facts
@@ -100,4 +107,4 @@ def _learning_elsewhere(case: Case, part: str) -> Iterator[Problem]:
         yield warn(share, message, "Turn optimizer.fused_back_pass on: it works on train_device.")
 
 
-RULES: tuple[Rule, ...] = (device, precision, attention, offloading)
+RULES: tuple[Rule, ...] = (device, precision, attention, optimizer_package, offloading)

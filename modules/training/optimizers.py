@@ -13,21 +13,9 @@ import torch
 from torch import nn
 
 from modules.config import ConfigError, Optimizer, Problem, TrainOptimizerConfig
+from modules.config.optimizer_packages import not_here
 from modules.training.muon import MUON, aux_problems, group_settings
 from modules.training.rounding import wide_types, widened
-
-PIP = {
-    "lion_pytorch": "lion-pytorch",
-    "schedulefree": "schedulefree",
-    "dadaptation": "dadaptation",
-    "prodigyopt": "prodigyopt",
-    "prodigyplus": "prodigy-plus-schedule-free",
-    "came_pytorch": "came-pytorch",
-    "adv_optm": "adv_optm",
-    "pytorch_optimizer": "pytorch_optimizer",
-    "bitsandbytes": "bitsandbytes",
-}
-"""What to install for each optional package, by its import name."""
 
 BY_ENGINE = frozenset(("stochastic_rounding", "fused_back_pass"))
 """Settings that `Update` does for every optimizer; libraries that know them too are told no."""
@@ -130,15 +118,9 @@ RECIPES: dict[Optimizer, Recipe] = {
 def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
     """Why this optimizer cannot be built here: unknown to the engine, or not installed."""
     name = settings.optimizer.value
-    recipe = RECIPES.get(settings.optimizer)
-    if recipe is None:
-        message = f"optimizer is {name}, which no package offers."
-        fix = "Use CAME or ADAFACTOR, which keep little, or ADAMW_8BIT."
-        return [Problem("optimizer.optimizer", "error", message, fix)]
-    if importlib.util.find_spec(recipe.package) is None:
-        message = f"{name} is part of the package {recipe.package}, which is not installed."
-        fix = f"Install it (pip install {PIP[recipe.package]}), or use ADAMW."
-        return [Problem("optimizer.optimizer", "error", message, fix)]
+    if problem := not_here(settings.optimizer):
+        return [problem]
+    recipe = RECIPES[settings.optimizer]
     chosen = dict(settings)
     usual = dict(TrainOptimizerConfig(optimizer=settings.optimizer))
     changed = [key for key in chosen if chosen[key] not in (None, usual[key])]

@@ -15,7 +15,8 @@ def check(config: TrainConfig, warn: Callable[[str], None]) -> None:
     Raises:
         ConfigError: says everything that keeps the run from starting.
     """
-    _heed([*validate(config), *optimizer_problems(config.optimizer)], warn)
+    found = [*validate(config), *optimizer_problems(config.optimizer)]
+    _heed(list(dict.fromkeys(found)), warn)
     preview(config, 1)  # a scheduler that is not there is known before the model loads
 
 

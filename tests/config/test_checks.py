@@ -71,6 +71,7 @@ CASES = [
     ({"samples.0.frames": 9}, "error samples.0.frames: samples.0.frames is 9, which this engine cannot do. Use 1."),
     ({"only_cache": True, "latent_caching": False}, "error only_cache: only_cache is true, but latent_caching is false, so nothing would be done. Set latent_caching to true, or only_cache to false."),
     ({"unet.stop_training_after_unit": "ALWAYS", "text_encoder.train": False}, "error unet.train: No part of the model trains. Set unet.train or text_encoder.train to true."),
+    ({"optimizer": {"optimizer": "CAME_8BIT"}}, "error optimizer.optimizer: optimizer is CAME_8BIT, which no package offers. Use CAME or ADAFACTOR, which keep little, or ADAMW_8BIT."),
     ({"cloud.enabled": True}, "error cloud.enabled: cloud.enabled is true, but this engine trains on the machine where it is started. Start it there, and set cloud.enabled to false."),
     # model, method, format
     ({"model_type": "Z_IMAGE", "training_method": "EMBEDDING"}, "error training_method: training_method is EMBEDDING, which Z-Image does not have. Use one of FINE_TUNE, LORA."),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from modules.config import ConfigError, Optimizer, TrainConfig
+from modules.config.optimizer_packages import NOWHERE, PACKAGE_OF, PIP
 from modules.training.muon import split_groups
 from modules.training.optimizers import (
     RECIPES,
@@ -176,3 +177,11 @@ def test_numbers_that_a_library_refuses_are_the_users_to_change():
     bad = settings(Optimizer.SGD, nesterov=True, momentum=0.0)
     with pytest.raises(ConfigError, match=r"SGD refuses its settings.*[Nn]esterov"):
         build_optimizer(bad, parameters(), {"unet": 1e-3, "text_encoder": 1e-3})
+
+
+def test_the_packages_that_the_rules_know_are_those_that_are_imported():
+    assert {*RECIPES, *NOWHERE} == set(Optimizer)
+    optional = {kind: recipe.package for kind, recipe in RECIPES.items()}
+    own = {"torch", "transformers"}
+    assert {kind: name for kind, name in optional.items() if name not in own} == PACKAGE_OF
+    assert set(PACKAGE_OF.values()) == PIP.keys()
