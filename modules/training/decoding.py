@@ -5,7 +5,7 @@ Shapes: B batch, C latent channels, H W latent height and width, h = 8 H and w =
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -63,6 +63,9 @@ class Decoding:
         self._masking = None
         if config.masked_training:
             self._masking = Masking(config.unmasked_weight, config.normalize_masked_area_loss)
+
+    def share(self, draws: Sequence[Draw]) -> None:  # noqa: ARG002 - as `Forward` has it
+        """None: there are no timesteps."""
 
     def draw(
         self, batch: Batch, generator: torch.Generator, timestep: Tensor | None = None

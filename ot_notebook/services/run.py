@@ -260,11 +260,9 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
             }
         )
     columns = "id state started ended step max_step smooth_loss base_model method workspace"
-    frame = pd.DataFrame(rows[::-1], columns=[*columns.split(), "order"])
-    newest_first: pd.DataFrame = frame.sort_values(
-        "order", ascending=False, ignore_index=True, kind="stable"
-    )
-    return newest_first.drop(columns="order")
+    rows = sorted(reversed(rows), key=lambda row: row["order"], reverse=True)
+    newest_first: pd.DataFrame = pd.DataFrame(rows, columns=columns.split())
+    return newest_first
 
 
 def attach(workspace: str | Path | None = None) -> Run:
