@@ -6,9 +6,9 @@ import io
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ipywidgets as W
 
@@ -16,7 +16,7 @@ from modules.training.events import Event
 from ot_notebook.services.inference_axes import read_axis
 from ot_notebook.services.inference_grid import Grid
 from ot_notebook.services.inference_recipe import Recipe, read_recipe
-from ot_notebook.services.inference_request import STRENGTH, refused
+from ot_notebook.services.inference_request import START, STRENGTH, refused
 from ot_notebook.services.inference_result import Preview
 from ot_notebook.services.inference_service import (
     Cancelled,
@@ -34,12 +34,15 @@ from ot_notebook.widgets.inference_pictures import (
     large,
     on_the_way,
     series,
+    sheet,
     small,
     starts,
     story,
 )
 from ot_notebook.widgets.live import PULL_SECONDS, AdaptiveView, Front, Mode
-from ot_notebook.widgets.thumbnails import full, shrink
+from ot_notebook.widgets.thumbnails import full
+
+Answer = TypeVar("Answer")
 
 HISTORY = 60
 """Pictures that a page holds; all of them stay in the gallery."""
@@ -77,6 +80,8 @@ class InferencePanel(AdaptiveView):
         self._beside: int | None = None
         self._series: list[dict[str, Any]] = []
         self._starts: list[dict[str, Any]] = []
+        self._kept: dict[str, tuple[Any, Any]] = {}
+        self._tiles: dict[int, dict[str, Any]] = {}
         self._preview: Preview | None = None
         self._abilities = {"image": False, "mask": False}
         self._notice: dict[str, str] | None = None
@@ -104,7 +109,7 @@ class InferencePanel(AdaptiveView):
         """
         self._adopt()
         changed = {**self._settings, **settings}
-        self.service.check(**changed)
+        self.service.check(**_asked(changed))
         self._settings = changed
         self._show()
 
@@ -207,7 +212,7 @@ class InferencePanel(AdaptiveView):
 
     def _start(self) -> None:
         self._adopt()
-        asked = self._asked()
+        asked = _asked(self._settings)
         self.service.check(**asked)
         self._work(lambda: self.service.generate(**asked, preview=self._see), "ot-inference")
 
@@ -217,17 +222,11 @@ class InferencePanel(AdaptiveView):
         if not read:
             raise refused("x", "No setting is on an axis.", "Choose one, and write its values.")
         chosen = {name for axis in read for name in axis}
-        asked = {name: value for name, value in self._asked().items() if name not in chosen}
+        asked = {
+            name: value for name, value in _asked(self._settings).items() if name not in chosen
+        }
         given: dict[str, Any] = dict(zip("xyz", read, strict=False))
         self._work(lambda: self.service.grid(**given, **asked), "ot-inference-grid")
-
-    def _asked(self) -> dict[str, Any]:
-        """The settings as `generate` takes them: strength goes only with a picture."""
-        asked = dict(self._settings)
-        if not asked.get("image"):
-            for name in ("image", "mask", "strength"):
-                asked.pop(name, None)
-        return asked
 
     def _see(self, preview: Preview) -> None:
         self._preview = preview
@@ -416,20 +415,11 @@ class InferencePanel(AdaptiveView):
             self._core.tools.offer(self._starts)
             return
         front = self._front
-        with front.hold_sync():
-            if front.picture.get("id") != picture.get("id"):
-                front.picture = picture
-            if [one["id"] for one in front.history] != [one["id"] for one in self._history()]:
-                front.history = self._history()
-            if (front.other.get("id"), front.other.get("to")) != (self._beside, self._shown):
-                front.other = self._other()
-            begin = [settings.get(name) or "" for name in ("image", "mask")]
-            if front.start.get("of", ["", ""]) != begin:
-                front.start = {**begun(*begin), "of": begin}
-            if self.grid is not None and front.sheet.get("path") != str(self.grid.path):
-                front.sheet = self._sheet()
-            if front.starts is not self._starts:
-                front.starts = self._starts
+        begin = [settings.get(name) or "" for name in ("image", "mask")]
+        with front.hold_sync():  # a trait that is given what it has sends nothing
+            front.picture, front.history, front.other = picture, self._history(), self._other()
+            front.start = self._once("start", begin, lambda: {**begun(*begin), "of": begin})
+            front.sheet, front.starts = self._sheet(), self._starts
             front.preview = on_the_way(self._preview)
             front.view, front.settings = view, settings
 
@@ -442,26 +432,36 @@ class InferencePanel(AdaptiveView):
             "code": self._code,
         }
 
+    def _once(self, name: str, key: object, make: Callable[[], Answer]) -> Answer:
+        """What `make` gives, made anew for another key: a page is drawn at each few steps."""
+        if name not in self._kept or self._kept[name][0] != key:
+            self._kept[name] = (key, make())
+        kept: Answer = self._kept[name][1]
+        return kept
+
     def _picture(self) -> dict[str, Any]:
-        return {} if self._shown is None else large(self.results[self._shown], self._shown)
+        at = self._shown
+        if at is None:
+            return {}
+        return self._once("large", at, lambda: large(self.results[at], at))
 
     def _other(self) -> dict[str, Any]:
         if self._beside is None or self._shown is None:
             return {}
-        pair = self.results[self._beside], self.results[self._shown]
-        return beside(*pair, self._beside, self._shown)
+        first, second = self._beside, self._shown
+        pair = self.results[first], self.results[second]
+        return self._once("pair", (first, second), lambda: beside(*pair, first, second))
 
     def _sheet(self) -> dict[str, Any]:
-        if self.grid is None:
-            return {}
-        image, mime = shrink(self.grid.image, 2048)
-        whole = "" if self.grid.complete else " It was stopped before it was whole."
-        words = f"{len(self.grid.results)} pictures. Kept as {self.grid.path}, with a table.{whole}"
-        return {"image": image, "mime": mime, "words": words, "path": str(self.grid.path)}
+        grid = self.grid
+        return {} if grid is None else self._once("sheet", grid.path, lambda: sheet(grid))
 
     def _history(self) -> list[dict[str, Any]]:
         numbered = list(enumerate(self.results))[-HISTORY:]
-        return [small(result, number) for number, result in reversed(numbered)]
+        self._tiles = {
+            number: self._tiles.get(number) or small(result, number) for number, result in numbered
+        }
+        return list(reversed(self._tiles.values()))
 
     # saved notebook ----------------------------------------------------------------------------
 
@@ -481,6 +481,12 @@ class InferencePanel(AdaptiveView):
         if unlisten is not None:
             unlisten()
         super().close()
+
+
+def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as `generate` takes them: strength goes only with a picture."""
+    left_out = () if settings.get("image") else START
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def _word(word: object, path: object) -> Any:

@@ -22,6 +22,9 @@ THUMB_PX = 128
 LARGE_PX = 1024
 """Longest edge of the picture in a page's state; the file is fetched on request."""
 
+SHEET_PX = 2048
+"""Longest edge of a grid in a page's state; its file is whole."""
+
 START_PX = 512
 """Longest edge of the picture to begin with, on the page."""
 
@@ -132,6 +135,14 @@ def series(grid: Grid, first: int) -> list[dict[str, Any]]:
         {"id": first + at, "label": ", ".join(_label(name, row[name]) for name in axes)}
         for at, (_, row) in enumerate(grid.table.iterrows())
     ]
+
+
+def sheet(grid: Grid) -> dict[str, Any]:
+    """A grid as one image."""
+    image, mime = shrink(grid.image, SHEET_PX)
+    whole = "" if grid.complete else " It was stopped before it was whole."
+    words = f"{len(grid.results)} pictures. Kept as {grid.path}, with a table.{whole}"
+    return {"image": image, "mime": mime, "words": words, "path": str(grid.path)}
 
 
 def _label(name: str, value: Any) -> str:

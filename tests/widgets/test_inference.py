@@ -57,6 +57,20 @@ def test_a_request_draws_and_shows_the_picture_beside_those_before_it(panel):
     assert "seed 3" in panel._front.picture["words"]
 
 
+def test_drawing_the_page_again_makes_and_sends_no_picture_twice(panel, wire):
+    for seed in (1, 2):
+        draw(panel, prompt="a fox", seed=seed)
+    ask(panel, op="beside", id=0)
+    ask(panel, op="starts")
+    held = [panel._picture(), panel._other(), *panel._history()]
+    wire.clear()
+    for _ in range(3):
+        panel._show()
+    again = [panel._picture(), panel._other(), *panel._history()]
+    assert all(one is other for one, other in zip(held, again, strict=True))
+    assert wire.states(panel._front) == []
+
+
 def test_settings_and_seed_of_a_picture_are_taken_up_again(panel):
     draw(panel, prompt="a fox", seed=3)
     panel.set(prompt="a cat", seed=None)
