@@ -41,6 +41,7 @@ class Settings(NamedTuple):
         base: dict[str, Any] = {"model_type": config.model_type.value}
         base["base"] = config.base_model_name
         image = base | {"vae": _part(config, "vae"), "pictures": pictures}
+        image["tiles"] = config.force_circular_padding
         names = facts.text_encoders
         text = base | {name: _part(config, name) for name in names}
         for name in names:

@@ -28,7 +28,7 @@ def encode():
 
     def encode(config):
         text = config.text_encoder_layer_skip, config.text_encoder.train
-        key = config.vae.model_name, *text
+        key = config.vae.model_name, config.force_circular_padding, *text
         if key not in loaded:
             loaded[key] = networks(config)
         said = []
@@ -70,6 +70,7 @@ def changes(other_vae):
     return {
         "learning rate": ({"learning_rate": 3e-4, "lora_rank": 4, "batch_size": 1}, {}, 0),
         "VAE": ({"vae.model_name": other_vae}, {}, 4),
+        "pictures that tile": ({"force_circular_padding": True}, {}, 4),
         "layer skip": ({"text_encoder_layer_skip": 1}, {}, 4),
         "flip": ({}, concept, 4),
         "resolution": ({"resolution": "32"}, {}, 4),
