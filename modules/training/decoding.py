@@ -64,7 +64,7 @@ class Decoding:
         if config.masked_training:
             self._masking = Masking(config.unmasked_weight, config.normalize_masked_area_loss)
 
-    def share(self, draws: Sequence[Draw]) -> None:  # noqa: ARG002 - as `Forward` has it
+    def share(self, draws: Sequence[Draw]) -> None:
         """None: there are no timesteps."""
 
     def draw(

@@ -256,11 +256,11 @@ def runs(workspace: str | Path | None = None) -> pd.DataFrame:
                 "base_model": run.config.get("base_model_name", ""),
                 "method": run.config.get("training_method", ""),
                 "workspace": str(run.workspace),
-                "order": latest[store.path],
+                "order": (latest[store.path], len(rows)),
             }
         )
     columns = "id state started ended step max_step smooth_loss base_model method workspace"
-    rows = sorted(reversed(rows), key=lambda row: row["order"], reverse=True)
+    rows.sort(key=lambda row: row["order"], reverse=True)
     newest_first: pd.DataFrame = pd.DataFrame(rows, columns=columns.split())
     return newest_first
 
