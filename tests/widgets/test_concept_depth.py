@@ -232,3 +232,13 @@ def test_core_widgets_show_the_report(config, tmp_path, wire):
     editor._core._tab.value = "Report"
     until(lambda: "An epoch shows" in editor._core._other.value)
     editor.close()
+
+
+def test_a_page_that_is_open_sees_what_a_run_has_cached(wire, make, fill, monkeypatch):
+    monkeypatch.setattr("ot_notebook.widgets.concept_reading.CACHE_SECONDS", 0.0)
+    editor = make()
+    front = editor.children[0]
+    assert front.stats["cache"] == {}
+    fill()
+    ask(wire, editor, "beat")
+    until(lambda: front.stats["cache"] == {"fresh": 5})
