@@ -149,6 +149,7 @@ def _held_by_file(path: Path, wanted: str) -> str:
         found = find_model(path).family
     except AdapterError:
         return ""
-    return (
-        "" if found.pipeline == wanted.partition("'")[0] else f" It holds a {found.architecture}."
-    )
+    if found.pipeline == wanted:
+        name = f"{found.denoiser}.model_name"
+        return f" It holds the {found.denoiser} alone: name it as {name}, and a whole model here."
+    return "" if wanted.startswith(f"{found.pipeline}'s") else f" It holds a {found.architecture}."

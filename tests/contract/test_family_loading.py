@@ -311,6 +311,14 @@ def test_a_weight_that_a_single_file_lacks_is_noticed(folders, tmp_path, lead):
     assert "It lacks the" not in problem.message
 
 
+def test_a_transformer_alone_is_no_model(folders, tmp_path):
+    family, file = family_for(FLUX), tmp_path / "transformer.safetensors"
+    save_model(family, family.tiny(), file, ModelFormat.ORIGINAL_TRANSFORMER, torch.float32)
+    shutil.copytree(folders(FLUX), tmp_path / "transformer")
+    message = refusal(FLUX, file).message
+    assert "It holds the transformer alone: name it as transformer.model_name" in message
+
+
 def test_a_file_of_another_transformer_is_named(folders, tmp_path):
     flux, kind = family_for(FLUX), ModelType.Z_IMAGE
     file = tmp_path / "transformer.safetensors"
