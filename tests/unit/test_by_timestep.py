@@ -45,6 +45,11 @@ def test_steps_that_drew_much_noise_no_longer_stand_out_and_the_trend_stays():
     assert ends == pytest.approx(0.5 / (1 - 0.5 / 8), rel=0.1)
 
 
+def test_on_the_whole_a_loss_stays_as_large_as_it_is_also_while_it_falls():
+    last = list(through_a_meter(trained(600)))[-1]
+    assert last.corrected_loss == pytest.approx(last.smooth_loss, rel=0.06)
+
+
 def test_a_meter_smooths_it_and_goes_on_from_a_backup_exactly():
     run = list(trained(400))
     whole = [reading.corrected_loss for reading in through_a_meter(run)]
