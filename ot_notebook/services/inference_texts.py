@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from modules.families import Family, Parts
 
 MOST = 16
@@ -55,4 +55,6 @@ class RememberedTexts:
 
 
 def _copied(value: Any) -> Any:
+    from torch import Tensor  # only here: a panel is shown without it
+
     return value.clone() if isinstance(value, Tensor) else copy.copy(value)

@@ -1,5 +1,8 @@
 """The studio: its tabs, what each makes when it is opened, and what it leaves behind."""
 
+import subprocess
+import sys
+
 import pytest
 import traitlets
 
@@ -32,6 +35,16 @@ def seen(page):
 
 def marked(page):
     return page._bar._front.current if page._bar.mode == "rich" else page._bar._buttons.value
+
+
+def test_what_a_page_shows_at_first_loads_neither_torch_nor_plots():
+    """Each takes a second or a third of one; they come with the first step or picture."""
+    code = (
+        "import sys, ot_notebook as ot; ot.studio(mode='rich'); ot.InferencePanel(mode='rich')\n"
+        "print([n for n in ('torch', 'diffusers', 'pandas', 'bqplot') if n in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def test_it_opens_with_settings_run_and_samples_and_has_made_nothing_else(page):
