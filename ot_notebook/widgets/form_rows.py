@@ -166,6 +166,12 @@ def words(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def model_title(name: object) -> str:
+    """A model type in words for people; of a name that is none, its words."""
+    known = {member.value: facts.title for member, facts in MODELS.items()}
+    return known.get(str(name)) or words(str(name))
+
+
 def _title(member: Enum) -> str:
     """A choice in words for people."""
     return MODELS[member].title if isinstance(member, ModelType) else words(_word(member))

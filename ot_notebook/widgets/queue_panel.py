@@ -18,7 +18,7 @@ from ot_notebook.widgets.described import (
     core_button,
     row_of,
 )
-from ot_notebook.widgets.form_rows import words
+from ot_notebook.widgets.form_rows import model_title, words
 from ot_notebook.widgets.live import Mode, esm
 from ot_notebook.widgets.questions import must_ask
 from ot_notebook.widgets.view_state import Alert, Tone, percent
@@ -158,7 +158,7 @@ def _about(config: Mapping[str, Any]) -> str:
     """What a job trains, in a line."""
     epochs = config.get("epochs", "?")
     return brief(
-        f"{words(str(config.get('model_type', '')))} · {words(str(config.get('training_method')))}"
+        f"{model_title(config.get('model_type'))} · {words(str(config.get('training_method')))}"
         f" · {epochs} epoch{'s' * (epochs != 1)} · {config.get('workspace_dir', '')}",
         240,
     )
