@@ -57,9 +57,18 @@ def test_without_a_compiler_the_run_says_so_and_goes_on(make_config, train, monk
     assert run.losses == train(make_config(epochs=1)).losses
 
 
+WHOLE = {
+    "training_method": "FINE_TUNE",
+    "output_model_format": "DIFFUSERS",
+    "optimizer": {"optimizer": "ADAFACTOR", "fused_back_pass": True},
+    "learning_rate": 1e-4,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"transformer.offload_fraction": 1.0}])
-def test_compiled_layers_learn_the_same(make_config, make_run, train, tmp_path, more):
+@pytest.mark.parametrize("whole", [{}, WHOLE], ids=["adapter", "whole"])
+@pytest.mark.parametrize("more", [{}, {"transformer.offload_fraction": 1.0}], ids=["", "offload"])
+def test_compiled_layers_learn_the_same(make_config, make_run, train, tmp_path, more, whole):
     from modules.config import ModelType
     from modules.families import family_for
 
@@ -71,6 +80,7 @@ def test_compiled_layers_learn_the_same(make_config, make_run, train, tmp_path, 
         layer_filter="attn",
         epochs=1,
         **{"text_encoder.train": False, "transformer.gradient_checkpointing": True},
+        **{"text_encoder_2.train": False, **whole},
     )
     run = make_run(config.update(compile=True, **more)).go()
     assert not any("uncompiled" in warning for warning in run.warnings)
