@@ -5,7 +5,7 @@ const REPORT_MS = 700; // until it is asked again whether the report is ready
 
 /**
  * @param {object} model the widget.
- * @param {(name: string) => void} show lists the images of a name.
+ * @param {(filter: object) => void} show lists the images that a filter finds.
  */
 function createReport(model, show) {
   const node = element("div", "ot-report");
@@ -38,8 +38,9 @@ function createReport(model, show) {
     ask();
   };
   node.onclick = (event) => {
-    const name = event.target.closest("[data-name]")?.dataset.name;
-    if (name) show(name);
+    const { name, problem } = event.target.closest("[data-name], [data-problem]")?.dataset ?? {};
+    if (name) show({ text: name });
+    else if (problem) show({ problem });
   };
   model.on("msg:custom", received);
   return {

@@ -343,9 +343,9 @@ export default () => {
         turn("images");
         model.send({ op: "filter", filter: { ...model.get("head").filter, bucket } });
       });
-      const report = createReport(model, (text) => {
+      const report = createReport(model, (wanted) => {
         turn("images");
-        model.send({ op: "filter", filter: { ...model.get("head").filter, ...EVERYTHING, text } });
+        model.send({ op: "filter", filter: { ...model.get("head").filter, ...EVERYTHING, ...wanted } });
       });
       const tabs = element("div", "ot-segments ot-set-tabs");
       tabs.setAttribute("role", "group");

@@ -27,7 +27,8 @@ def page(told: DataReport, links: bool = True) -> str:
 
     Args:
         told: the report.
-        links: whether names are buttons, with `data-name`, for a page that listens.
+        links: whether names are buttons, for a page that listens: with `data-name`, and with
+            `data-problem` where there are more.
     """
     parts = (
         _problems(told.problems, links),
@@ -49,7 +50,7 @@ def _problems(problems: Sequence[DataProblem], links: bool) -> str:
     rows = "".join(
         f"<li><b>{len(one.paths):,} &times; {escape(one.kind)}</b>{_skipped(one)} "
         f"<span>{escape(_sentence(one))}</span>"
-        f"{_names(one.paths, links and one.kind not in ELSEWHERE)}</li>"
+        f"{_names(one.paths, links and one.kind not in ELSEWHERE, problem=one.kind)}</li>"
         for one in sorted(problems, key=lambda one: (not one.skipped, -len(one.paths)))
     )
     return _section("What to look at", f'<ul class="ot-finding-list">{rows}</ul>')
@@ -120,7 +121,7 @@ def _pictures(told: DataReport) -> str:
     return _section("Sizes of the files", body)
 
 
-def _names(paths: Sequence[str], links: bool, notes: Sequence[str] = ()) -> str:
+def _names(paths: Sequence[str], links: bool, notes: Sequence[str] = (), problem: str = "") -> str:
     shown = []
     for number, path in enumerate(paths[:NAMED]):
         name = escape(printable(PurePath(path).name), quote=True)
@@ -133,7 +134,11 @@ def _names(paths: Sequence[str], links: bool, notes: Sequence[str] = ()) -> str:
         else:
             shown.append(f'<span class="ot-tag" {inside}</span>')
     more = len(paths) - NAMED
-    rest = f'<span class="ot-caption">and {more:,} more</span>' if more > 0 else ""
+    words = f"and {more:,} more" if more > 0 else ""
+    rest = f'<span class="ot-caption">{words}</span>' if words else ""
+    if words and links and problem:
+        kind = escape(problem, quote=True)
+        rest = f'<button type="button" class="ot-link" data-problem="{kind}">{words}</button>'
     return f'<div class="ot-chips">{"".join(shown)}{rest}</div>'
 
 

@@ -136,6 +136,10 @@ def test_ten_thousand_pictures_in_every_look(notebook, page, tmp_path):
             notebook.shot(f"concepts-sizes-{look}", output)
             assert violations(page, ".ot-set") == []
     page.set_viewport_size({"width": 1280, "height": 1000})
+    output.get_by_role("button", name="Report").click()
+    output.get_by_role("button", name="and 1,417 more").click()  # of those without a caption
+    expect(output.get_by_text("1,429 of 10,000 images shown")).to_be_visible(timeout=20_000)
+    output.get_by_label("Show", exact=True).last.select_option(label="Show all")
     output.get_by_role("button", name="Images", exact=True).click()
     output.get_by_role("button", name="Find duplicates").click()
     output.get_by_role("button", name="Stop").click()

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from modules.config import ConceptConfig, TrainConfig
-from modules.data import build, scan
+from modules.data import DataProblem, build, scan
+from modules.data.report import DataReport
 from ot_notebook.widgets.concept_editor import ConceptEditor
+from ot_notebook.widgets.concept_findings import page
 
 
 class Encoder:
@@ -208,6 +210,17 @@ def test_the_report_is_made_in_the_background_and_its_names_are_text(wire, make,
     assert 'data-name="4.png"' in html
     assert "tokens" not in html  # no model, no tokenizer
     assert html.index("left out of training") < html.index("missing caption")
+
+
+def test_what_the_report_does_not_name_it_leads_to():
+    def html(kind, **given):
+        paths = tuple(f"/set/{number}.png" for number in range(30))
+        problem = DataProblem(kind, "is wrong.", "Mend it.", False, paths)
+        return page(DataReport((), (), (), None, (), (), (problem,)), **given)
+
+    assert 'data-problem="missing caption">and 18 more</button>' in html("missing caption")
+    assert "<button" not in html("orphan caption")  # no image has it
+    assert "<button" not in html("missing caption", links=False)
 
 
 def test_the_report_of_code_names_captions_that_are_cut_off_and_duplicates(make, config, folder):
