@@ -208,10 +208,10 @@ class Dashboard(LiveView):
                 style = {"start": "primary", "stop": "danger"}.get(op, "")
                 buttons[op] = W.Button(button_style=style, layout=W.Layout(width="auto"))
                 buttons[op].on_click(lambda _button, op=op: self.do(op))
-        line = {"display": "flex", "flex_flow": "row wrap"}
+        line = {"display": "flex", "flex_flow": "row wrap", "grid_gap": "4px"}
         row = W.Box(list(self._buttons.values()), layout=W.Layout(**line, margin="10px 0 0 0"))
         self._core_question = W.HTML(layout=W.Layout(width="100%"))
-        answers = W.Box(list(self._answers.values()), layout=W.Layout(**line))
+        answers = W.Box(list(self._answers.values()), layout=W.Layout(**line, margin="4px 0 0 0"))
         self._core_choice = ChartChoice()
         series = W.Dropdown(
             options=[(words, name) for name, words in SERIES.items()], description="Curve"

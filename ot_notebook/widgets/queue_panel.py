@@ -381,7 +381,7 @@ class _Card:
     def __init__(self, panel: QueuePanel, job_id: str) -> None:
         self._panel, self._id = panel, job_id
         self._words = W.HTML(layout=W.Layout(flex="1 1 260px", width="auto"))
-        self._buttons = W.Box(layout=W.Layout(display="flex", flex_flow="row wrap"))
+        self._buttons = W.Box(layout=W.Layout(display="flex", flex_flow="row wrap", grid_gap="4px"))
         self._shown: list[JobButton] = []
         self.box = row_of(self._words, self._buttons)
 
