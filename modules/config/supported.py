@@ -275,6 +275,8 @@ HARMLESS: Mapping[str, str] = MappingProxyType(
         "{part}.activation_offloading": "",  # of networks that do not train
         "optimizer_defaults": "",
         "lokr_vec_trick": "",  # how a product is computed, not what it is
+        "lora_decompose_norm_epsilon": "",  # no weight that is adapted has the length zero
+        "sample_audio_format": "",  # films have no sound
         "prevent_overwrites": "",
     }
 )

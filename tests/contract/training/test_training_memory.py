@@ -134,3 +134,24 @@ def test_offloading_saves_memory_of_a_gpu(make_config, make_run, ahead):
         peaks[share], losses[share] = torch.cuda.max_memory_allocated(), run.losses
     assert peaks[1.0] < peaks[0.0]
     assert losses[1.0] == pytest.approx(losses[0.0], rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_whole_model_waits_beside_a_gpu(make_config, make_run, fused):
+    """Weights come and go between the devices, and learn what they would have."""
+    peaks, losses = {}, {}
+    optimizer = {"optimizer": "ADAFACTOR", "fused_back_pass": fused, "stochastic_rounding": False}
+    for share in (0.0, 1.0):
+        run = make_run(
+            make_config(
+                train_device="cuda",
+                epochs=1,
+                **{**FULL, "optimizer": optimizer, "unet.offload_fraction": share},
+            )
+        )
+        torch.cuda.reset_peak_memory_stats()
+        run.go()
+        peaks[share], losses[share] = torch.cuda.max_memory_allocated(), run.losses
+    assert losses[1.0] == pytest.approx(losses[0.0], rel=1e-3)
+    assert peaks[1.0] < peaks[0.0]

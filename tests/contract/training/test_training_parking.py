@@ -169,3 +169,20 @@ def test_a_step_of_each_architecture_asks_only_what_is_there(
     toy = family.tiny()
     assert family.denoiser not in away
     assert {toy.encoder_name, *encoders, *family.guides, *toy.beside} <= away
+
+
+@pytest.mark.gpu
+def test_a_gpu_holds_what_trains_alone(make_config, make_run):
+    seen = []
+
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate | e.TaskProgress) and "_parking" in vars(run.trainer):
+            modules = run.trainer.parts.modules().items()
+            where = {name: next(network.parameters()).device.type for name, network in modules}
+            seen.append((type(event).__name__, where["unet"], where["vae"], where["text_encoder"]))
+
+    run = make_run(make_config(train_device="cuda", epochs=1, **SAMPLED), react)
+    run.go()
+    assert ("LossUpdate", "cuda", "cpu", "cpu") in seen
+    assert ("TaskProgress", "cuda", "cuda", "cuda") in seen
+    assert {row[1:] for row in seen if row[0] == "LossUpdate"} == {("cuda", "cpu", "cpu")}
