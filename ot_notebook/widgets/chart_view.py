@@ -30,6 +30,9 @@ SERIES = {
 }
 """What can be drawn, and its name for people."""
 
+ALONE = {**SERIES, "validation_loss": "Validation loss", "corrected_loss": "Loss, evened out"}
+"""The same where a chart draws one curve at a time."""
+
 RANGES = {"all": 1.0, "half": 0.5, "tenth": 0.1}
 """Share of the newest steps that is drawn."""
 
@@ -135,7 +138,7 @@ def lines(service: TrainerService, choice: ChartChoice, points: int) -> list[Lin
         parts = [name for name in history.names if name.startswith(f"{choice.series}.")]
         names = parts or [choice.series]
         drawn = [
-            own(name, name.partition(".")[2] or SERIES[choice.series], colour=place % len(COLOURS))
+            own(name, name.partition(".")[2] or ALONE[choice.series], colour=place % len(COLOURS))
             for place, name in enumerate(names)
         ]
     wanted = "smooth_loss" if choice.series == "loss" else choice.series

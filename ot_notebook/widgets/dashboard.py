@@ -17,7 +17,7 @@ from ot_notebook.services.refusals import CommandRefused
 from ot_notebook.services.system_monitor import vram_of
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.chart import LossChart
-from ot_notebook.widgets.chart_view import SERIES, ChartChoice, as_overlay
+from ot_notebook.widgets.chart_view import ALONE, ChartChoice, as_overlay
 from ot_notebook.widgets.described import row_of
 from ot_notebook.widgets.live import Front, LiveView, Mode, esm
 from ot_notebook.widgets.machine_strip import MachineStrip
@@ -214,7 +214,7 @@ class Dashboard(LiveView):
         answers = W.Box(list(self._answers.values()), layout=W.Layout(**line, margin="4px 0 0 0"))
         self._core_choice = ChartChoice()
         series = W.Dropdown(
-            options=[(words, name) for name, words in SERIES.items()], description="Curve"
+            options=[(words, name) for name, words in ALONE.items()], description="Curve"
         )
         series.observe(lambda change: self._choose_core(series=change.new), "value")
         log = W.Checkbox(description="Logarithmic", indent=False, layout=W.Layout(width="auto"))

@@ -84,6 +84,19 @@ def test_a_loss_that_the_engine_evens_out_is_drawn_beside_it_and_after_a_replay(
     assert (steps.tolist(), values.tolist()) == ([1, 2, 3], [0.25, 0.5, 0.75])
 
 
+def test_core_widgets_draw_validation_and_evened_out_loss_alone(stage, wire):
+    core = Dashboard(stage.service, mode="core")
+    stage.go("loading", "training")
+    for step in (1, 2, 3):
+        stage.say(e.LossUpdate(step, 1, 0.5, 0.5, {"unet": 1e-3}, 1.0, 8.0, 0, 0.25 * step))
+    stage.say(e.ValidationLoss(2, 0.125, {}), e.ValidationLoss(3, 0.0625, {}))
+    for name, words in (("validation_loss", "Validation loss 0.0625"), ("corrected_loss", "0.75")):
+        core._choose_core(series=name)
+        assert words in core._core_curve.value
+        assert core._core_curve.value.count("<polyline") == 1
+    core.close()
+
+
 def test_a_logarithmic_chart_leaves_out_what_has_no_logarithm(stage, chart):
     stage.go("loading", "training")
     for number, loss in enumerate((0.5, 0.0, 0.05, math.nan, 0.005), start=1):
