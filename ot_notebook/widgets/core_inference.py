@@ -39,7 +39,7 @@ class CoreInference:
             W.Dropdown(
                 description=title,
                 options=[(first, ""), *((name, value) for value, name in known[key])],
-                layout=W.Layout(flex="0 1 260px", width="auto"),
+                layout=W.Layout(width="280px", max_width="100%"),
             )
             for title, first, key in (
                 ("Type", "what it says", "types"),
