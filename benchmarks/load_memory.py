@@ -24,14 +24,16 @@ from modules.families import Parts, family_for
 from modules.families.saving import save_model
 
 GIB = 2**30
+TYPES = (("FLOAT_16", "FLOAT_16"), ("FLOAT_32", "FLOAT_16"), ("FLOAT_16", "NFLOAT_4"))
+"""Of the VAE and the UNet."""
 EXTRA_GIB = 1.0
 """Most that loading may take beside the weights."""
 
 
-def main(source: Path | None = None, vae: str = "FLOAT_16") -> None:
+def main(source: Path | None = None, vae: str = "FLOAT_16", unet: str = "FLOAT_16") -> None:
     """Measure; with a source, in this process."""
     if source:
-        print(measured(source, vae))
+        print(measured(source, vae, unet))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
@@ -40,12 +42,16 @@ def main(source: Path | None = None, vae: str = "FLOAT_16") -> None:
         print(f"weights: {size:.2f} GiB")
         over = False
         for each in (folder, folder.with_suffix(".safetensors")):
-            for part in ("FLOAT_16", "FLOAT_32"):
-                command = [sys.executable, __file__, "--source", str(each), "--vae", part]
+            for part, main_part in TYPES:
+                if each.is_file() and main_part != "FLOAT_16":
+                    continue  # a single file is read whole
+                command = [sys.executable, __file__, "--source", str(each)]
+                command += ["--vae", part, "--unet", main_part]
                 out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 peak, seconds = (float(number) for number in out.split()[-2:])
                 name = "folder" if each.is_dir() else "single file"
-                print(f"{name}, VAE in {part}: peak {peak:.2f} GiB in {seconds:.0f} s")
+                types = f"VAE in {part}, UNet in {main_part}"
+                print(f"{name}, {types}: peak {peak:.2f} GiB in {seconds:.0f} s")
                 over |= peak > size + EXTRA_GIB
     if over:
         raise typer.Exit(1)
@@ -85,7 +91,7 @@ def write(folder: Path) -> None:
     save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float16)
 
 
-def measured(source: Path, vae: str) -> str:
+def measured(source: Path, vae: str, unet: str) -> str:
     """Peak of this process's own memory while it loads, in GiB over that before, and seconds."""
     import diffusers  # noqa: F401 - what libraries take is not what loading takes
     import transformers  # noqa: F401
@@ -94,7 +100,9 @@ def measured(source: Path, vae: str) -> str:
         model_type="STABLE_DIFFUSION_15",
         base_model_name=str(source),
         offline_mode=True,
-        **{"unet.weight_dtype": "FLOAT_16", "text_encoder.weight_dtype": "FLOAT_16"},
+        training_method="LORA",
+        train_dtype="FLOAT_32",  # what small weights unpack to
+        **{"unet.weight_dtype": unet, "text_encoder.weight_dtype": "FLOAT_16"},
         **{"vae.weight_dtype": vae},
     )
     family = family_for(ModelType.STABLE_DIFFUSION_15)

@@ -26,7 +26,7 @@ from modules.families.sources import (
     check_folder,
     check_found,
 )
-from modules.families.storage import KINDS, ROUNDS_INPUTS, shrink
+from modules.families.storage import KINDS, ROUNDS_INPUTS, compute_in, shrink
 from modules.quiet import quiet_libraries
 from modules.tensor_files import open_tensors
 
@@ -69,11 +69,14 @@ def load_parts(family: Family, config: TrainConfig) -> Parts:
     _check_frozen([name for name in small if sections[name].train], config)
     one_file = Path(resolve(config.base_model_name)).is_file()
     for name in wanted:
-        # What shall be small comes first and alone: whole, it may fill the memory.
+        # What shall be small comes first and alone, and as its file has it, which takes no memory
+        # before it is used: whole, in the run's own type, it may fill the memory.
         if sections[name].model_name or (name in small and not one_file):
-            components[name] = load_part(family, name, config, dtypes[name])
+            dtype, as_stored = dtypes[name], name in small
+            components[name] = load_part(family, name, config, dtype, as_stored=as_stored)
             if name in small:
                 _shrink(family, name, components[name], small[name], config)
+                compute_in(components[name], DTYPES[dtype])
     pipeline = load_pipeline(family, config, dtypes, **components)
     for name in small.keys() - components.keys():
         _shrink(family, name, getattr(pipeline, name), small[name], config)
@@ -210,6 +213,7 @@ def load_part(
     dtype: DataType,
     section: str = "",
     base_field: str = "base_model_name",
+    as_stored: bool = False,
 ) -> Any:
     """One network: that at `config.<name>.model_name`, or else the base model's own.
 
@@ -220,6 +224,7 @@ def load_part(
         dtype: its storage type.
         section: of the config, where that has another name.
         base_field: the setting that names the whole pipeline.
+        as_stored: leave weights in the type of their file, where that can be told before.
 
     Raises:
         ConfigError: if nothing is there or it is another architecture.
@@ -238,6 +243,8 @@ def load_part(
         check_folder(Path(base), kind.pipeline, replaced=(name,) if own else ())
         network = _class(*parts_of(load_index(base, **of_base))[name])
         options["torch_dtype"] = torch_dtype(name, dtype)
+        if as_stored and not source.startswith("https://"):
+            options["torch_dtype"] = _type_of(source, name, options) or options["torch_dtype"]
         if source.endswith(".gguf"):
             options["quantization_config"] = diffusers.GGUFQuantizationConfig(
                 compute_dtype=options["torch_dtype"]
@@ -260,6 +267,22 @@ def load_part(
             return _whole(source, network, options)  # a hub id of this network alone
     except FAILURES as error:
         raise cannot_load(field, chosen, f"{kind.pipeline}'s {name}", error) from error
+
+
+def _type_of(source: str, part: str, options: Mapping[str, Any]) -> torch.dtype | None:
+    """The type of a part's weights in its files; None where it has no safetensors."""
+    path = Path(source)
+    if not path.exists():
+        from huggingface_hub import snapshot_download
+
+        hub = {name: held for name, held in options.items() if name != "torch_dtype"}
+        wanted = [f"{part}/*.json", f"{part}/*.safetensors"]
+        other = ["*.fp16.*", "*.non_ema.*"]  # further copies of the same
+        path = Path(snapshot_download(source, allow_patterns=wanted, ignore_patterns=other, **hub))
+    if path.is_dir():
+        folder = path / part if (path / part).is_dir() else path
+        path = next(iter(sorted(folder.glob("*.safetensors"))), folder)
+    return _stored(path) if path.suffix == ".safetensors" else None
 
 
 def _settings(base: str, part: str, hub: Mapping[str, Any]) -> str:

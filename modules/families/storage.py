@@ -69,6 +69,10 @@ class SmallLinear(nn.Linear):
         """The weight [N, M], unpacked anew at each use."""
         return self.unpacked(self._dtype)
 
+    def computes_in(self, dtype: torch.dtype) -> None:
+        """Change the type that the weight says it has."""
+        self._dtype = dtype
+
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The weight [N, M] in a type to compute with."""
         shape = (self.out_features, self.in_features)
@@ -133,6 +137,33 @@ def shrink(
                 setattr(module, name, SmallLinear(layer, kind, rounds_inputs).train(layer.training))
                 small += 1
     return small
+
+
+def compute_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Let a network with small weights compute in a type: others get it, small ones unpack to it.
+
+    What the libraries keep in float32, they keep here: diffusers always, transformers in float16.
+    """
+    import diffusers
+
+    keep = set(getattr(network, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype is torch.float16 or isinstance(network, diffusers.ModelMixin):
+        keep |= set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for path, module in network.named_modules():
+        steps = set(path.split("."))
+        if isinstance(module, SmallLinear):
+            module.computes_in(torch.float32 if steps & keep else dtype)
+        own = [*module.named_parameters(recurse=False)]
+        own += [each for each in module.named_buffers(recurse=False) if _stored_in(module, each[0])]
+        for name, weight in own:
+            if weight.is_floating_point():
+                weight.data = weight.data.to(torch.float32 if (steps | {name}) & keep else dtype)
+
+
+def _stored_in(module: nn.Module, buffer: str) -> bool:
+    """Whether files hold a buffer; the scales of small weights have a type of their own."""
+    derived = buffer in module._non_persistent_buffers_set
+    return not derived and not isinstance(module, SmallLinear)
 
 
 @contextmanager

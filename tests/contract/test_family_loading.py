@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from modules.config import ConfigError, DataType, ModelFormat, ModelType, TrainConfig
 from modules.families import family_for
 from modules.families.saving import save_model
-from modules.families.storage import SmallLinear
+from modules.families.storage import SmallLinear, pack
 
 SD, SDXL, SD3, FLUX = (
     ModelType.STABLE_DIFFUSION_15,
@@ -99,6 +99,37 @@ def test_small_weights_predict_and_encode_nearly_alike(folders, dtype, tmp_path)
         assert_near(family.predict(parts, noisy, t, condition), expected)
     save_model(family, parts, tmp_path / "saved", ModelFormat.DIFFUSERS, torch.float32)
     assert same(load(FLUX, tmp_path / "saved").vae, plain.vae.state_dict())
+
+
+@pytest.mark.parametrize("source", ["folder", "file"])
+def test_small_weights_are_made_of_what_the_file_holds(folders, tmp_path, source):
+    """In the file's own type, which takes no memory, and not by way of the run's."""
+    family, parts = family_for(FLUX), family_for(FLUX).tiny()
+    for weight in parts.denoiser.parameters():
+        torch.nn.init.normal_(weight, std=0.1)
+    save_model(family, parts, tmp_path / "model", ModelFormat.DIFFUSERS, torch.float32)
+    (file,) = (tmp_path / "model" / "transformer").glob("*.safetensors")
+    changes = {f"{part}.weight_dtype": "INT_8" for part in ("transformer", "text_encoder_2")}
+    if source == "file":
+        changes["transformer.model_name"] = str(file)
+    loaded = load(FLUX, tmp_path / "model", **changes, train_dtype="FLOAT_16")
+    held = load_file(file)
+    layers = dict(loaded.denoiser.named_modules())
+    small = {name: layer for name, layer in layers.items() if isinstance(layer, SmallLinear)}
+    assert len(small) > 10
+    for name, layer in small.items():
+        codes, scales = pack(held[f"{name}.weight"], "int8")
+        assert torch.equal(layer.codes, codes)
+        assert torch.equal(layer.scales, scales)
+        assert layer.weight.dtype == torch.float16
+    assert {weight.dtype for weight in loaded.denoiser.parameters()} == {torch.float16}
+    t5 = {
+        name: layer.weight.dtype
+        for name, layer in loaded.module("text_encoder_2").named_modules()
+        if isinstance(layer, SmallLinear)
+    }
+    wide = {name for name, dtype in t5.items() if dtype == torch.float32}
+    assert wide == {name for name in t5 if name.endswith(".wo")}  # overflows in float16
 
 
 def assert_near(found, expected):
