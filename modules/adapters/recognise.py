@@ -145,6 +145,8 @@ def _repeated(network: nn.Module) -> Iterator[tuple[str, int]]:
         and all(any(True for _ in each.children()) for each in module)
         and not any(isinstance(each, nn.ModuleList) for each in module)  # levels, of blocks
     }
+    # what a block itself repeats, such as experts, is as many in every model
+    lists = {path for path in lists if not any(path.startswith(f"{each}.") for each in lists)}
     paths = list(layer_paths(network))
     if hasattr(network, "down_blocks") and hasattr(network, "mid_block"):
         lists = set()
