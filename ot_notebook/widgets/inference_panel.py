@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -264,7 +265,7 @@ class InferencePanel(AdaptiveView):
         self._thread.start()
 
     def _take(self, result: Result) -> None:
-        self.results.append(result)
+        self.results.append(replace(result, frames=()))  # its file has them: films are large
         self._shown = len(self.results) - 1
         if result.notes:
             self._notice = {"tone": "hold", "title": "Note", "text": "\n".join(result.notes)}
@@ -273,7 +274,7 @@ class InferencePanel(AdaptiveView):
         """Keep the sheet, and its pictures as a series."""
         self.grid = grid
         first = len(self.results)
-        self.results += grid.results
+        self.results += [replace(result, frames=()) for result in grid.results]
         self._shown = first
         self._series = series(grid, first)
 
@@ -295,6 +296,7 @@ class InferencePanel(AdaptiveView):
         """The settings of a recipe, as far as the model has them."""
         self._adopt()
         given = recipe.settings()
+        given["frames"] = recipe.frames
         if given.get("strength") is None:
             given["strength"] = self._settings.get("strength", STRENGTH)
         self._settings |= {name: given[name] for name in given if name in self._settings}

@@ -243,6 +243,9 @@ def test_a_film_is_shown_with_its_frames(tmp_path, wire):
             assert panel._front.picture["film"] == result.film.read_bytes()
             assert "5 frames" in panel._front.picture["words"]
             assert "scheduler" not in panel._front.settings
+            panel.set(frames=1)
+            ask(panel, op="reuse", id=0, seed=False)
+            assert panel.settings["frames"] == 5
         else:
             assert "<video" in panel._core._image.value
             assert "a &lt;fox&gt;" in panel._core._image.value
