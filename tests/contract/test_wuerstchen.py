@@ -20,6 +20,10 @@ from modules.config import (
     validate,
 )
 from modules.families import family_for, wuerstchen_stages
+from modules.families.efficient_net import EfficientNetEncoder
+from modules.families.folders import parts_of, read_index
+from modules.families.saving import save_model
+from modules.families.storage import SmallLinear
 from modules.sampling.preview import denoised
 from modules.sampling.sampler import sample_batch
 from modules.training.forward import Draw, Forward
@@ -103,9 +107,30 @@ def test_each_network_can_come_from_elsewhere_and_in_its_own_type(kind, sources,
     assert parts.dtype == torch.float32
 
 
-def test_the_encoder_of_a_cascade_is_a_file_without_settings(sources, tmp_path, monkeypatch):
-    from modules.families.efficient_net import EfficientNetEncoder
+def test_a_prior_can_be_a_stage_c_file(sources, tmp_path):
+    family = family_for(CASCADE)
+    toy = family.tiny()
+    changed(toy.denoiser)
+    file = tmp_path / "stage_c.safetensors"
+    save_model(family, toy, file, ModelFormat.LEGACY_SAFETENSORS, torch.float32)
+    parts = load(CASCADE, {**sources[CASCADE], "prior.model_name": str(file)})
+    assert same(parts.denoiser, toy.denoiser)
 
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_prior_of_few_bits_is_loaded_alone_and_predicts_nearly_alike(kind, sources):
+    family = family_for(kind)
+    plain = load(kind, sources[kind])
+    small = load(kind, {**sources[kind], "prior.weight_dtype": "INT_8"})
+    assert any(isinstance(module, SmallLinear) for module in small.denoiser.modules())
+    noisy, time = torch.randn(1, 4, 3, 3), torch.tensor([0.5])
+    condition = family.encode_text(plain, ["a card"])
+    answers = [family.predict(parts, noisy, time, condition) for parts in (plain, small)]
+    assert 0 < (answers[0] - answers[1]).square().mean() < 0.01 * answers[0].square().mean()
+
+
+def test_the_encoder_of_a_cascade_is_a_file_without_settings(sources, tmp_path, monkeypatch):
     weights = EfficientNetEncoder(affine_batch_norm=False).state_dict()
     file = tmp_path / "effnet_encoder.safetensors"
     save_file(weights, file)
@@ -264,8 +289,6 @@ def test_sizes_that_would_come_out_otherwise_are_refused():
 
 def test_diffusers_finds_the_classes_of_published_folders(tmp_path):
     """Their index says `wuerstchen`, which diffusers has moved."""
-    from modules.families.folders import parts_of, read_index
-
     wuerstchen_stages.know_old_names()
     toy = family_for(WUERSTCHEN).tiny()
     toy.pipeline.save_pretrained(tmp_path / "prior")
