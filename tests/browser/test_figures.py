@@ -72,6 +72,7 @@ FIRST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST)
 def test_the_first_paint_takes_less_than_a_second(notebook, page, name):
     """In a kernel that has only imported the package: everything else is loaded for this view."""
