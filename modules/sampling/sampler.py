@@ -114,9 +114,10 @@ def sample_batch(
                         drawn: list[Image] = pipeline(**arguments, output_type="pil").images
                     return drawn
                 pipeline(**arguments, output_type="latent")
+            with run.stopping(parts.finisher):
+                return _finished(family, parts, run.latents, definition, generators)
         except _Stopped:
             return None
-        return _finished(family, parts, run.latents, definition, generators)
 
 
 def taken(steps: int, start: Start | None) -> int:
@@ -213,6 +214,26 @@ class _Steps:
             yield
         finally:
             del scheduler.step
+
+    @contextmanager
+    def stopping(self, finisher: Any) -> Iterator[None]:
+        """Let the steps of a further stage be stopped inside the block."""
+        if finisher is None:
+            yield
+            return
+        step = finisher.scheduler.step
+
+        @functools.wraps(step)
+        def stepping(*args: Any, **kwargs: Any) -> Any:
+            if self.should_stop():
+                raise _Stopped
+            return step(*args, **kwargs)
+
+        finisher.scheduler.step = stepping
+        try:
+            yield
+        finally:
+            del finisher.scheduler.step
 
     def _after(self, latents: Tensor, clean: Tensor) -> None:
         self.done, self.latents = self.done + 1, latents

@@ -226,6 +226,18 @@ def test_previews_are_drawn(sources):
     assert [image.size for image in seen] == [(3, 6)] * 2
 
 
+def test_a_sample_can_be_stopped_in_its_second_stage(sources):
+    parts, asked = load(CASCADE, sources[CASCADE]), []
+
+    def enough():
+        asked.append(1)
+        return len(asked) > 3
+
+    assert sample_batch(family_for(CASCADE), parts, DEFINITION, [1], should_stop=enough) is None
+    assert len(asked) == 4  # for two steps of the prior, and two of the decoder's twelve
+    assert sample_batch(family_for(CASCADE), parts, DEFINITION, [1]) is not None
+
+
 def test_skipped_layers_are_left_out_of_the_prompt_and_what_it_is_drawn_with(sources):
     for kind in (WUERSTCHEN, CASCADE):
         family = family_for(kind)
