@@ -1,6 +1,7 @@
 """One pass of a VAE that learns to decode: from pictures and their latents to each one's error.
 
-Shapes: B batch, C latent channels, H W latent height and width, h = 8 H and w = 8 W pixels.
+Shapes: B batch, C latent channels, H W latent height and width, h = f H and w = f W pixels, where
+f is how many pixels a latent stands for along each edge: 8 in published models.
 """
 
 from __future__ import annotations
@@ -19,9 +20,6 @@ from modules.families.loading import DTYPES
 from modules.training.forward import FULL, Draw, Forward
 from modules.training.losses import Distance, Masking
 from modules.training.schedules import batch_scale
-
-SCALE = 8
-"""Pixels that a latent stands for along each edge, in the models whose VAE can train."""
 
 
 class Decoding:
@@ -91,7 +89,7 @@ class Decoding:
 
     def loss(self, draw: Draw) -> Tensor:
         """Weighted error of each picture, [B], float32, with its graph."""
-        latents, pixels = apart(draw.latents)
+        latents, pixels = apart(draw.latents, self._parts.pipeline.vae_scale_factor)
         with torch.autocast(
             self._device.type,
             self._compute or torch.bfloat16,
@@ -107,13 +105,15 @@ class Decoding:
 
 
 def together(latents: Tensor, pixels: Tensor) -> Tensor:
-    """Latents [B, C, H, W], pictures [B, 3, h, w] -> what the cache holds, [B, C + 192, H, W]."""
-    return torch.cat([latents, F.pixel_unshuffle(pixels.to(latents), SCALE)], 1)
+    """Latents [B, C, H, W], pictures [B, 3, h, w] -> what the cache holds, [B, C + 3ff, H, W]."""
+    edge = pixels.shape[-1] // latents.shape[-1]
+    return torch.cat([latents, F.pixel_unshuffle(pixels.to(latents), edge)], 1)
 
 
-def apart(held: Tensor) -> tuple[Tensor, Tensor]:
-    """The way back of `together`."""
-    return held[:, : -3 * SCALE**2], F.pixel_shuffle(held[:, -3 * SCALE**2 :], SCALE)
+def apart(held: Tensor, edge: int) -> tuple[Tensor, Tensor]:
+    """The way back of `together`, given f."""
+    channels = held.shape[1] - 3 * edge**2
+    return held[:, :channels], F.pixel_shuffle(held[:, channels:], edge)
 
 
 def forward_for(

@@ -1,5 +1,7 @@
 """Fine-tuning of the VAE: the decoder learns, all else stays, and the whole model is written."""
 
+from types import SimpleNamespace
+
 import diffusers
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
+from modules.config import TrainConfig
+from modules.families import family_for
 from modules.training import events as e
+from ot_notebook import preset_files
 
 VAE = {
     "training_method": "FINE_TUNE_VAE",
@@ -43,6 +48,21 @@ def errors_of(pipeline, folder):
             again = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
         found[path.stem] = F.mse_loss(again, pixels).item()
     return found
+
+
+def test_a_vae_of_another_factor_trains(config_of, train, pictures):
+    """The embedded model's latents stand for 4 pixels along each edge, not 8."""
+    embedded, _ = TrainConfig.load(preset_files.find("emoji LoRA"))
+    config = config_of(base_model_name=embedded.base_model_name, epochs=8, learning_rate=1e-4)
+    pipeline = family_for(config.model_type).load(config).pipeline
+    errors = errors_of(pipeline, pictures)
+    run = train(config)
+    assert min(errors.values()) <= run.losses[1] <= max(errors.values())
+    trained = diffusers.AutoencoderKL.from_pretrained(
+        run.of(e.ModelSaved)[-1].path, subfolder="vae"
+    )
+    after = errors_of(SimpleNamespace(vae=trained), pictures)
+    assert sum(after.values()) < sum(errors.values())
 
 
 def test_the_decoder_learns_from_the_pictures(config_of, train, model_folder, pictures):
