@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import math
 import secrets
@@ -10,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +60,10 @@ class Grid:
 
     image: Image = field(repr=False)
     """All pictures with their labels."""
-    table: pd.DataFrame = field(repr=False)
+    rows: Sequence[Mapping[str, Any]] = field(repr=False)
     """A row for each picture: the axes' values, the picture's settings, its file and seconds.
 
-    It stands beside the image, as a CSV file.
+    They stand beside the image, as a CSV file.
     """
     results: tuple[Result, ...] = field(repr=False)
     """The pictures, sheet after sheet, row after row."""
@@ -70,6 +73,14 @@ class Grid:
     """Whether every picture was drawn; it is not after a cancel."""
     axes: tuple[str, ...] = ()
     """Names of the settings that differ."""
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """The rows as a table."""
+        import pandas as pd
+
+        table: pd.DataFrame = pd.DataFrame(self.rows)
+        return table
 
     def _repr_png_(self) -> bytes | None:
         return self.image._repr_png_()
@@ -177,30 +188,26 @@ def _refuse_twice(model: InferenceModel, cells: Sequence[Cell]) -> None:
 def sheet(
     drawn: Sequence[tuple[Cell, Result]], axes: Sequence[Axis], folder: Path, planned: int
 ) -> Grid:
-    """The labelled image and the table of what was drawn."""
-    import pandas as pd
-
+    """The labelled image and the rows of what was drawn."""
     image = _sheets(drawn, axes)
-    rows = [
-        {
-            **result.metadata,
-            **{name: _plain(value) for name, value in cell.axes.items() if _of_loras(name)},
-            "path": result.path,
-            "seconds": result.seconds,
-        }
-        for cell, result in drawn
-    ]
-    table = pd.DataFrame(rows)
-    first = [name for axis in axes for name in axis]
-    table = table[[*first, *(name for name in table.columns if name not in first)]]
+    names = tuple(name for axis in axes for name in axis)
+    rows = []
+    for cell, result in drawn:
+        chosen = {name: _plain(value) for name, value in cell.axes.items() if _of_loras(name)}
+        told = {**result.metadata, **chosen, "path": result.path, "seconds": result.seconds}
+        rows.append({**{name: told[name] for name in names}, **told})
     path = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-grid-{secrets.token_hex(2)}.png"
     # as its pictures: whole after a crash of the process, without a wait for the disk
     with atomic_file(path, flush=False) as temporary:
         image.save(temporary, "PNG", compress_level=FAST)
+    listed = io.StringIO(newline="")
+    writer = csv.DictWriter(listed, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
     with atomic_file(path.with_suffix(".csv"), flush=False) as temporary:
-        table.to_csv(temporary, index=False)
+        temporary.write_bytes(listed.getvalue().encode())
     results = tuple(result for _, result in drawn)
-    return Grid(image, table, results, path, len(drawn) == planned, tuple(first))
+    return Grid(image, rows, results, path, len(drawn) == planned, names)
 
 
 def _axis(which: str, axis: Axis, loras: Stack) -> tuple[str, list[Any]]:

@@ -129,11 +129,9 @@ def beside(result: Result, shown: Result, number: int, to: int) -> dict[str, Any
 
 def series(grid: Grid, first: int) -> list[dict[str, Any]]:
     """The pictures of a grid, the first numbered `first`, each with what sets it apart."""
-    columns = list(grid.table.columns)
-    axes = [name for name in grid.axes if name in columns]
     return [
-        {"id": first + at, "label": ", ".join(_label(name, row[name]) for name in axes)}
-        for at, (_, row) in enumerate(grid.table.iterrows())
+        {"id": first + at, "label": ", ".join(_label(name, row[name]) for name in grid.axes)}
+        for at, row in enumerate(grid.rows)
     ]
 
 
