@@ -23,8 +23,13 @@ def stream(
     found: queue.SimpleQueue[Preview | Result | BaseException] = queue.SimpleQueue()
     shown: Preview | Result | BaseException | None = None
 
+    started, left = threading.Event(), threading.Event()
+
     def seen(preview: Preview) -> None:
-        if preview.step % every == 0:
+        started.set()
+        if left.is_set():
+            service.cancel()
+        elif preview.step % every == 0:
             found.put(preview)
 
     def draw() -> None:
@@ -42,6 +47,6 @@ def stream(
             raise shown
         yield shown
     finally:
-        if worker.is_alive() and not isinstance(shown, Result):
-            service.cancel()
-        worker.join()
+        left.set()  # not a cancel: while this picture waits in line, that would end another's
+        if started.is_set():
+            worker.join()

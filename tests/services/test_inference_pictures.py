@@ -1,6 +1,8 @@
 """Pictures from pictures, several at once, weights in prompts, and what is seen on the way."""
 
 import importlib.util
+import signal
+import threading
 
 import compel
 import numpy as np
@@ -203,6 +205,31 @@ def test_leaving_a_stream_cancels_within_a_step(service):
     for settings, words in [({"steps": 0}, "steps is 0"), ({"every": 0}, "every is 0")]:
         with pytest.raises(ConfigError, match=words):
             list(service.stream("a fox", **settings))
+
+
+def test_an_interrupt_while_a_stream_waits_in_line_ends_no_other_picture(service):
+    other, begun = [], threading.Event()
+    drawing = threading.Thread(
+        target=lambda: other.append(
+            service.generate("a fox", preview=lambda _: begun.set(), **{**SETTINGS, "steps": 60})
+        )
+    )
+    drawing.start()
+    assert begun.wait(60)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            next(service.stream("an owl", **{**SETTINGS, "steps": 500}))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    drawing.join(60)
+    assert len(other) == 1
+    assert service.generate("a fox", **SETTINGS).recipe.steps == 6, "the owl ended by itself"
 
 
 def test_cancelling_a_picture_from_a_picture_ends_it_within_a_step(service, apple):
