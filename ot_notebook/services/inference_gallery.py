@@ -53,7 +53,7 @@ class InferenceGallery:
         name = f"{moment}-{recipe.seed}-{secrets.token_hex(2)}.png"
         path = self.folder / name
         # whole after a crash of the process; to wait for the disk would cost more than a step
-        with atomic_file(path, flush=False) as temporary:
+        with atomic_file(path) as temporary:
             image.save(temporary, "PNG", compress_level=FAST, pnginfo=recipe.png_info())
         line = json.dumps({"file": name, **recipe.to_dict()})
         with self._lock, (self.folder / INDEX).open("a", encoding="utf-8") as index:

@@ -198,13 +198,13 @@ def sheet(
         rows.append({**{name: told[name] for name in names}, **told})
     path = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-grid-{secrets.token_hex(2)}.png"
     # as its pictures: whole after a crash of the process, without a wait for the disk
-    with atomic_file(path, flush=False) as temporary:
+    with atomic_file(path) as temporary:
         image.save(temporary, "PNG", compress_level=FAST)
     listed = io.StringIO(newline="")
     writer = csv.DictWriter(listed, rows[0].keys())
     writer.writeheader()
     writer.writerows(rows)
-    with atomic_file(path.with_suffix(".csv"), flush=False) as temporary:
+    with atomic_file(path.with_suffix(".csv")) as temporary:
         temporary.write_bytes(listed.getvalue().encode())
     results = tuple(result for _, result in drawn)
     return Grid(image, rows, results, path, len(drawn) == planned, names)

@@ -28,12 +28,20 @@ class CoreInference:
     def __init__(self, request: Request) -> None:
         self._request = request
         self._loading = False
-        wide = W.Layout(width="100%")
-        self._model = W.Text(
-            placeholder='A folder, a file, a hub id, or "live"',
-            description="Model",
-            layout=W.Layout(flex="1 1 260px", width="auto"),
-        )
+        self.tools = CoreTools(request, self._send)
+        """Starts, grids and comparisons."""
+        heading = f'{markup.style()}<div class="ot ot-title"><h3>Inference</h3></div>'
+        self.children = [
+            W.HTML(heading),
+            *self._model_rows(),
+            *self._setting_rows(),
+            *self._stack_rows(),
+            *self.tools.form,
+            *self._picture_rows(),
+        ]
+
+    def _model_rows(self) -> list[W.Widget]:
+        self._model = _path("Model", 'A folder, a file, a hub id, or "live"')
         known = choices()
         self._type, self._dtype = (
             W.Dropdown(
@@ -48,63 +56,58 @@ class CoreInference:
         )
         self._offload = W.Checkbox(description="Keep layers in main memory", indent=False)
         load = _button("Load", self._load)
-        unload = _button("Unload", lambda: request({"op": "unload"}))
-        self._status, self._notice = W.HTML(layout=wide), W.HTML(layout=wide)
-        self._prompt = W.Textarea(description="Prompt", rows=2, layout=wide)
-        self._negative = W.Textarea(description="Negative", rows=1, layout=wide)
+        unload = _button("Unload", lambda: self._request({"op": "unload"}))
+        self._status, self._notice = W.HTML(layout=_wide()), W.HTML(layout=_wide())
+        return [
+            _row(self._model, load, unload),
+            _row(self._type, self._dtype, self._offload),
+            self._status,
+            self._notice,
+        ]
+
+    def _setting_rows(self) -> list[W.Widget]:
+        self._prompt = W.Textarea(description="Prompt", rows=2, layout=_wide())
+        self._negative = W.Textarea(description="Negative", rows=1, layout=_wide())
         self._numbers = {
             name: W.Text(description=name.capitalize().replace("_", " ")) for name in NUMBERS
         }
         self._numbers["seed"].placeholder = "another each time"
         self._guidance = W.Text(description="Guidance")
         self._scheduler = W.Dropdown(description="Scheduler", options=[])
-        for control in (*self._numbers.values(), self._guidance, self._scheduler):
+        rest = (*self._numbers.values(), self._guidance, self._scheduler)
+        for control in rest:
             control.layout = W.Layout(width="auto", flex="0 1 220px")
-        self._draw_button = _button("Draw", self._ask, "primary")
-        self._stop_button = _button("Stop", lambda: request({"op": "stop"}), "danger")
-        self._lora = W.Text(
-            placeholder="Path of a LoRA",
-            description="LoRA",
-            layout=W.Layout(flex="1 1 260px", width="auto"),
-        )
+        return [self._prompt, self._negative, _row(*rest)]
+
+    def _stack_rows(self) -> list[W.Widget]:
+        """LoRAs and words, each with what adds one."""
+        self._lora = _path("LoRA", "Path of a LoRA")
         self._added: list[list[Any]] = []
-        add = _button("Add", self._add)
-        self._loras = W.VBox(layout=wide)
-        self._file = W.Text(
-            placeholder="Path of an embedding file",
-            description="Embedding",
-            layout=W.Layout(flex="1 1 260px", width="auto"),
-        )
+        self._loras = W.VBox(layout=_wide())
+        self._file = _path("Embedding", "Path of an embedding file")
         self._word = W.Text(placeholder="Its word", layout=W.Layout(flex="0 1 120px", width="auto"))
         self._taught: list[list[str]] = []
-        teach = _button("Add word", self._teach)
-        self._words_held = W.VBox(layout=wide)
+        self._words_held = W.VBox(layout=_wide())
+        return [
+            _row(self._lora, _button("Add", self._add)),
+            self._loras,
+            _row(self._file, self._word, _button("Add word", self._teach)),
+            self._words_held,
+        ]
+
+    def _picture_rows(self) -> list[W.Widget]:
+        self._draw_button = _button("Draw", self._ask, "primary")
+        self._stop_button = _button("Stop", lambda: self._request({"op": "stop"}), "danger")
         self._image = W.HTML(layout=W.Layout(width="100%", display="none"))
-        self._words = W.HTML(layout=wide)
-        self._choice = W.Dropdown(description="Show", options=[], layout=wide)
+        self._words = W.HTML(layout=_wide())
+        self._choice = W.Dropdown(description="Show", options=[], layout=_wide())
         self._choice.observe(self._pick, "value")
         self._again = _button("Use its settings", lambda: self._of_shown("reuse", seed=False))
         self._seed = _button("Use its seed", lambda: self._of_shown("reuse", seed=True))
-        self.tools = CoreTools(request, self._send)
-        """Starts, grids and comparisons."""
         self._code = W.Textarea(rows=8, layout=W.Layout(width="100%", display="none"))
         self._code.disabled = True
         self._shown: int | None = None
-        heading = f'{markup.style()}<div class="ot ot-title"><h3>Inference</h3></div>'
-        self.children = [
-            W.HTML(heading),
-            _row(self._model, load, unload),
-            _row(self._type, self._dtype, self._offload),
-            self._status,
-            self._notice,
-            self._prompt,
-            self._negative,
-            _row(*self._numbers.values(), self._guidance, self._scheduler),
-            _row(self._lora, add),
-            self._loras,
-            _row(self._file, self._word, teach),
-            self._words_held,
-            *self.tools.form,
+        return [
             _row(self._draw_button, self._stop_button),
             self._image,
             self._words,
@@ -266,6 +269,15 @@ def _button(label: str, action: Callable[[], None], style: str = "") -> W.Button
     button = W.Button(description=label, button_style=style, layout=W.Layout(width="auto"))
     button.on_click(lambda _pressed: action())
     return button
+
+
+def _path(title: str, hint: str) -> W.Text:
+    layout = W.Layout(flex="1 1 260px", width="auto")
+    return W.Text(placeholder=hint, description=title, layout=layout)
+
+
+def _wide() -> W.Layout:
+    return W.Layout(width="100%")
 
 
 def _row(*widgets: W.Widget) -> W.Box:

@@ -107,7 +107,9 @@ def test_a_converted_a_merged_and_a_resized_lora_draw_as_the_lora(tools, service
 
 
 def test_what_cannot_be_done_is_said_and_the_tools_stay_usable(tools, lora, folder):
-    assert "Source is empty. Write the path of a .safetensors" in press(tools, "convert", source="", target="x")
+    assert "Source is empty. Write the path of a .safetensors" in press(
+        tools, "convert", source="", target="x"
+    )
     assert "Rank is 'four', but must be" in press(
         tools, "resize", source=lora, rank="four", target=folder / "x.safetensors"
     )
