@@ -65,11 +65,9 @@ class PlayedRun:
 
     def _step(self, step, loss, smooth):
         rate, speed, left = 1e-3, 1 / self._pause, (self._steps - step) * self._pause
-        epochs = -(-self._steps // 10)
-        self._emit(
-            e.LossUpdate(step, step // 10 + 1, loss, smooth, {"unet": rate}, 1.0, 8 * speed, 0)
-        )
-        place = (step, self._steps, min(epochs, step // 10 + 1), epochs, step % 10, 10)
+        epochs, (epoch, done) = -(-self._steps // 10), divmod(step - 1, 10)
+        self._emit(e.LossUpdate(step, epoch + 1, loss, smooth, {"unet": rate}, 1.0, 8 * speed, 0))
+        place = (step, self._steps, epoch + 1, epochs, done + 1, 10)
         self._emit(e.Progress(*place, loss, smooth, rate, speed, left))
 
     def _sample(self, step):
