@@ -57,12 +57,15 @@ def detect(
 def give_back(_run: object = None) -> None:
     """End this session and give its machine back, where a place is known to allow that.
 
-    Everything that lies on the machine alone is lost. Meant for `start(config, auto_stop=True)`.
+    Everything that lies on the machine alone is lost; a mounted Google Drive is given first what
+    waits to be uploaded. Meant for `start(config, auto_stop=True)`.
 
     Raises:
         RuntimeError: where nothing is known to end it; or it could not be ended.
+        ValueError: if Google Drive does not take what waits; the machine stays then.
     """
     if "COLAB_RELEASE_TAG" in os.environ:
+        importlib.import_module("google.colab.drive").flush_and_unmount()
         importlib.import_module("google.colab.runtime").unassign()
     elif pod := os.environ.get("RUNPOD_POD_ID"):
         program = shutil.which("runpodctl")

@@ -63,7 +63,9 @@ def test_the_settings_of_a_run_follow_what_is_set(stage):
 
 def test_a_machine_is_given_back_where_that_can_be_done(monkeypatch, tmp_path):
     ended = []
-    google = {name: ModuleType(name) for name in ("google", "google.colab", "google.colab.runtime")}
+    names = ("google", "google.colab", "google.colab.drive", "google.colab.runtime")
+    google = {name: ModuleType(name) for name in names}
+    google["google.colab.drive"].flush_and_unmount = lambda: ended.append("drive")
     google["google.colab.runtime"].unassign = lambda: ended.append("colab")
     with monkeypatch.context() as patch:
         patch.setenv("COLAB_RELEASE_TAG", "release")
@@ -83,7 +85,7 @@ def test_a_machine_is_given_back_where_that_can_be_done(monkeypatch, tmp_path):
         patch.setenv("PATH", str(tmp_path / "nothing"))
         with pytest.raises(RuntimeError, match="runpodctl is not installed"):
             give_back()
-    assert ended == ["colab"]
+    assert ended == ["drive", "colab"], "what waits for the drive would be lost"
     assert (tmp_path / "told").read_text().strip() == "stop pod pod-7"
 
 
