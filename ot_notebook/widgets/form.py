@@ -73,9 +73,9 @@ class Form:
         """Take what a control of the page holds for the setting at `path`, valid or not."""
         with self.lock:
             try:
-                value = self._value(path, shown)
-                changes = {path: value, **self._following(path, value)}
-                config = self._now.config.update(**changes)
+                config = self._now.config.update(**{path: self._value(path, shown)})
+                if following := self._following(path, config):
+                    config = config.update(**following)
             except ConfigError as error:
                 self._drafts[path] = Draft(shown, _first(error, path))
                 return
@@ -239,7 +239,7 @@ class Form:
                     raise ConfigError([_no_json(path, value, error)]) from None
         return value
 
-    def _following(self, path: str, value: Any) -> dict[str, Any]:
+    def _following(self, path: str, edited: TrainConfig) -> dict[str, Any]:
         """Settings beside an edited one that a section works out of it, and that nobody has set."""
         place, _, name = path.rpartition(".")
         inside = self._now.config.get(place) if place else None
@@ -249,8 +249,11 @@ class Form:
         worked_out = {n for n, f in fields if n != name and f.default_factory_takes_validated_data}
         if not worked_out:
             return {}
-        given = {n: plain(getattr(inside, n)) for n, _ in fields if n not in worked_out}
-        before, after = type(inside)(**given), type(inside).model_validate({**given, name: value})
+        given = [n for n, _ in fields if n not in worked_out]
+        before, after = (
+            type(inside)(**{n: plain(getattr(one, n)) for n in given})
+            for one in (inside, edited.get(place))
+        )
         free = [n for n in worked_out if getattr(inside, n) == getattr(before, n)]
         return {f"{place}.{n}": getattr(after, n) for n in free}
 

@@ -217,6 +217,10 @@ def test_what_a_section_works_out_follows_its_words_until_somebody_sets_it(form)
     form.edit("embedding.placeholder", "<dog>")
     embedding = form.now.config.embedding
     assert embedding.uuid == TrainEmbeddingConfig(placeholder="<dog>").uuid
+    form.edit("embedding.token_count", "many")
+    (problem,) = form.problems()
+    assert problem.field == "embedding.token_count"
+    assert form.now.config.embedding == embedding
 
 
 def test_what_counts_follows_family_and_method(form):
