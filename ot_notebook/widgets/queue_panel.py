@@ -279,14 +279,24 @@ class QueuePanel(DescribedView):
             case {"op": "stop", "id": job_id}:
                 self._stop(job_id)
             case {"op": "edit", "id": job_id}:
-                (config,) = (job.config for job in queue.jobs if job.id == job_id)
-                self.job.load(config)
-                self._busy = replace(self._busy, edits=job_id)
+                self._edit(job_id)
             case {"op": "take", "id": job_id} if (config := self._settings()) is not None:
                 queue.replace(job_id, config)
                 self._busy = replace(self._busy, edits="")
-            case {"op": "keep"}:
-                self._busy = Busy()
+            case {"op": "keep", "id": job_id}:
+                edits, stops = (
+                    "" if one == job_id else one for one in (self._busy.edits, self._busy.stops)
+                )
+                self._busy = replace(self._busy, edits=edits, stops=stops)
+
+    def _edit(self, job_id: str) -> None:
+        """Put the settings of a job into the form, unless it began or went meanwhile."""
+        waiting = (job for job in self.queue.jobs if job.state == "waiting")
+        job = next((one for one in waiting if one.id == job_id), None)
+        if job is None:
+            raise ValueError("That job does not wait any more.")
+        self.job.load(job.config)
+        self._busy = replace(self._busy, edits=job_id)
 
     def _stop(self, job_id: str) -> None:
         """End the run of a job, unless another run took its place since the button was drawn.

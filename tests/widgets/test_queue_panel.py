@@ -205,6 +205,26 @@ def test_a_job_that_waits_is_edited_in_the_form(queue, configs, wire):
     form.close()
 
 
+def test_an_answer_about_one_job_leaves_the_edit_of_another(stage, queue, configs, wire):
+    form = JobConfig(configs[2])
+    panel = QueuePanel(queue, form)
+    running, waits = queue.add(configs[0], "a"), queue.add(configs[1], "b")
+    press(panel, "start")
+    until(lambda: row(panel, "a")["label"] == "Running")
+    stage.say(e.TrainingState("training"))
+    press(panel, "edit", waits)
+    press(panel, "stop", running)
+    press(panel, "keep", running)
+    assert list(ops(panel, "a")) == ["stop"]
+    assert "take" in ops(panel, "b")
+    edited = form.config
+    alert = press(panel, "edit", running)["alert"]  # a click on a button that was drawn before
+    assert alert["text"] == "That job does not wait any more."
+    assert form.config == edited
+    panel.close()
+    form.close()
+
+
 def test_a_panel_without_a_form_edits_nothing(panel, queue, configs):
     queue.add(configs[0], "a")
     assert "edit" not in ops(panel, "a")
