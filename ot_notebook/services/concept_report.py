@@ -51,15 +51,15 @@ class LatestReport:
         self._store, self._done = store, done
         self._lock = threading.Lock()
         self._made: tuple[object, DataReport | None, str] | None = None
-        self._making: object = None
+        self._making = False
 
     def get(self, version: object) -> tuple[DataReport | None, str] | None:
         """The report on the set of that version and what went wrong; None while it is made."""
         with self._lock:
             if self._made is not None and self._made[0] == version:
                 return self._made[1:]
-            if self._making != version:
-                self._making = version
+            if not self._making:  # one at a time: a set that changes all along is asked for again
+                self._making = True
                 threading.Thread(
                     target=self._make, args=(version,), name="ot-concept-report", daemon=True
                 ).start()
@@ -72,7 +72,7 @@ class LatestReport:
         except Exception as error:  # noqa: BLE001 - shown on the page: nobody else hears it
             why = str(error)
         with self._lock:
-            self._made = version, made, why
+            self._made, self._making = (version, made, why), False
         self._done()
 
 

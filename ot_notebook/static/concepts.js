@@ -1,7 +1,7 @@
 // The concept editor. Python holds the set and does every change; this file shows it and asks.
 
 const SEARCH_MS = 180;
-const EVERYTHING = { text: "", tag: "", problem: "", captioned: null, masked: null, smallest: 0, largest: 0, bucket: "", cache: "", twins: false };
+const EVERYTHING = { concept: null, text: "", tag: "", problem: "", captioned: null, masked: null, smallest: 0, largest: 0, bucket: "", cache: "", twins: false };
 const MARKS = {
   undo: "M5.2 1 1.5 4.5 5.2 8V5.5h3.3a2.5 2.5 0 0 1 0 5H4V12h4.5a4 4 0 0 0 0-8H5.2z",
   redo: "M8.8 1v3H5.5a4 4 0 0 0 0 8H10v-1.5H5.5a2.5 2.5 0 0 1 0-5h3.3V8l3.7-3.5z",
@@ -345,7 +345,7 @@ export default () => {
       });
       const report = createReport(model, (wanted) => {
         turn("images");
-        model.send({ op: "filter", filter: { ...model.get("head").filter, ...EVERYTHING, ...wanted } });
+        model.send({ op: "filter", filter: { ...EVERYTHING, ...wanted } });
       });
       const tabs = element("div", "ot-segments ot-set-tabs");
       tabs.setAttribute("role", "group");

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 
-from modules.config import ConfigError
 from ot_notebook.services.concept_store import ConceptStore
 from ot_notebook.widgets import concept_page as page
 
@@ -37,6 +36,7 @@ class Reading:
         self._read, self._looked, self._failed = read, looked, failed
         self._scanner: threading.Thread | None = None
         self._looking: threading.Thread | None = None
+        self._looks = False  # one at a time: a run that caches changes its cache all along
         self._times = 0  # that the folders were read
         self._known: tuple[object, ...] = ()  # what the cache was looked into for
         self._asked = 0.0
@@ -90,17 +90,19 @@ class Reading:
         self._scanner.start()
 
     def _look(self) -> None:
-        if not self._store.scanned or not self._to_look():
+        if self._looks or not self._store.scanned or not self._to_look():
             return
 
         def look() -> None:
             try:
                 self._store.look_into_cache()
-            except (ConfigError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - shown on the page: nobody else hears it
                 self._failed(f"The cache could not be looked into: {error}")
             with self._lock:
-                self._looked()
+                self._looks = False
+                self._looked()  # which draws, and so looks again if more has changed
 
+        self._looks = True
         self._looking = threading.Thread(target=look, name="ot-cache-look", daemon=True)
         self._looking.start()
 

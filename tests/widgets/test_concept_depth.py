@@ -1,5 +1,6 @@
 """The editor's cache states, sizes and duplicates: what the page is told, and the same in code."""
 
+import threading
 import time
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from modules.config import ConceptConfig, TrainConfig
 from modules.data import DataProblem, build, scan
 from modules.data.report import DataReport
+from ot_notebook.services.concept_report import LatestReport
 from ot_notebook.widgets.concept_editor import ConceptEditor
 from ot_notebook.widgets.concept_findings import page
 
@@ -210,6 +212,27 @@ def test_the_report_is_made_in_the_background_and_its_names_are_text(wire, make,
     assert 'data-name="4.png"' in html
     assert "tokens" not in html  # no model, no tokenizer
     assert html.index("left out of training") < html.index("missing caption")
+
+
+def test_a_set_that_changes_while_it_is_read_is_read_again_one_reading_at_a_time(monkeypatch):
+    begun, go, done = [], threading.Semaphore(0), threading.Semaphore(0)
+
+    def slow(_store):
+        begun.append(len(begun))
+        assert go.acquire(timeout=20)
+        return begun[-1]
+
+    monkeypatch.setattr("ot_notebook.services.concept_report.report_on", slow)
+    latest = LatestReport(None, done.release)
+    assert [latest.get(version) for version in (1, 2, 3)] == [None] * 3
+    until(lambda: begun)
+    assert begun == [0]
+    go.release()
+    assert done.acquire(timeout=20)
+    assert latest.get(3) is None  # asks anew: what was read was the set before
+    go.release()
+    assert done.acquire(timeout=20)
+    assert latest.get(3) == (1, "")
 
 
 def test_what_the_report_does_not_name_it_leads_to():
