@@ -52,7 +52,6 @@ class InferenceGallery:
         moment = f"{now:%Y-%m-%d_%H-%M-%S}.{now.microsecond // 1000:03}"
         name = f"{moment}-{recipe.seed}-{secrets.token_hex(2)}.png"
         path = self.folder / name
-        # whole after a crash of the process; to wait for the disk would cost more than a step
         with atomic_file(path) as temporary:
             image.save(temporary, "PNG", compress_level=FAST, pnginfo=recipe.png_info())
         line = json.dumps({"file": name, **recipe.to_dict()})

@@ -197,7 +197,6 @@ def sheet(
         told = {**result.metadata, **chosen, "path": result.path, "seconds": result.seconds}
         rows.append({**{name: told[name] for name in names}, **told})
     path = folder / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-grid-{secrets.token_hex(2)}.png"
-    # as its pictures: whole after a crash of the process, without a wait for the disk
     with atomic_file(path) as temporary:
         image.save(temporary, "PNG", compress_level=FAST)
     listed = io.StringIO(newline="")

@@ -102,9 +102,10 @@ class SystemMonitor(t.HasTraits):
             quota: bytes that may lie there, where the drive itself does not tell: many network
                 drives show the size of all of their machines.
         """
-        if quota is None and self._watched is not None and self._watched[0] == Path(folder):
+        place = Path(folder).expanduser().absolute()
+        if quota is None and self._watched is not None and self._watched[0] == place:
             return  # a quota that was given stays
-        self._watched = (Path(folder), quota)
+        self._watched = (place, quota)
 
     def start(self) -> None:
         """Read from now on; nothing happens if it does already."""

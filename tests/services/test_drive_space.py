@@ -47,11 +47,12 @@ def test_what_kaggle_keeps_is_less_than_its_disk(tmp_path):
     assert size_of(working) == 5234
 
 
-def test_the_monitor_tells_of_a_workspace_with_a_quota_and_the_strip_warns(tmp_path):
+def test_the_monitor_tells_of_a_workspace_with_a_quota_and_the_strip_warns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     fill(folder, 950)
     monitor = ot.SystemMonitor(tmp_path, seconds=0.02)
-    monitor.watch(folder, quota=1000)
+    monitor.watch("run", quota=1000)
     monitor.watch(folder)  # as the dashboard does
     monitor.start()
     until = time.monotonic() + 5
