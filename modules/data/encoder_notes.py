@@ -40,7 +40,8 @@ class Settings(NamedTuple):
         pictures = method is TrainingMethod.FINE_TUNE_VAE
         base: dict[str, Any] = {"model_type": config.model_type.value}
         base["base"] = config.base_model_name
-        image = base | {"vae": _part(config, "vae"), "pictures": pictures}
+        encoder = "effnet_encoder" if "effnet_encoder" in facts.parts else "vae"
+        image = base | {encoder: _part(config, encoder), "pictures": pictures}
         image["tiles"] = config.force_circular_padding
         names = facts.text_encoders
         text = base | {name: _part(config, name) for name in names}

@@ -138,7 +138,8 @@ def load_pipeline(
                 options["config"] = str(settings)
             # One type for the whole file; the parts follow.
             whole = set(types.values())
-            options[_dtype_argument()] = whole.pop() if len(whole) == 1 else _stored(Path(source))
+            alike = whole.pop() if len(whole) == 1 else _stored(Path(source))
+            options[_dtype_argument()] = alike or torch.float32
             pipeline = pipeline_class.from_single_file(source, **options)
             check_filled(source, pipeline.components)
             for name, dtype in types.items():
@@ -186,16 +187,19 @@ def _whole(source: str, network: Any, options: Mapping[str, Any]) -> Any:
     return loaded
 
 
-def _stored(path: Path) -> torch.dtype:
-    """The type of most of a file's numbers, in which it takes no more memory than on the disk."""
+def _stored(path: Path) -> torch.dtype | None:
+    """The type of most of a file's numbers, in which it takes no more memory than on the disk.
+
+    None where nothing computes in that, as in 8 bits, or where the file does not tell.
+    """
     if path.suffix != ".safetensors":
-        return torch.float32
+        return None
     with open_tensors(path) as opened:
         sizes: Counter[torch.dtype] = Counter()
         for shape in opened.shapes.values():
             sizes[shape.dtype] += shape.nbytes
     dtype = sizes.most_common(1)[0][0]
-    return dtype if dtype in DTYPES.values() else torch.float32
+    return dtype if dtype in DTYPES.values() else None
 
 
 def _dtype_argument() -> str:
@@ -270,7 +274,7 @@ def load_part(
 
 
 def _type_of(source: str, part: str, options: Mapping[str, Any]) -> torch.dtype | None:
-    """The type of a part's weights in its files; None where it has no safetensors."""
+    """The type of a part's weights in its files; None as `_stored` says it."""
     path = Path(source)
     if not path.exists():
         from huggingface_hub import snapshot_download
@@ -282,7 +286,7 @@ def _type_of(source: str, part: str, options: Mapping[str, Any]) -> torch.dtype 
     if path.is_dir():
         folder = path / part if (path / part).is_dir() else path
         path = next(iter(sorted(folder.glob("*.safetensors"))), folder)
-    return _stored(path) if path.suffix == ".safetensors" else None
+    return _stored(path)
 
 
 def _settings(base: str, part: str, hub: Mapping[str, Any]) -> str:

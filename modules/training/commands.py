@@ -13,6 +13,9 @@ from modules.config import SampleConfig
 if TYPE_CHECKING:
     from modules.families.base import Family, Parts
 
+    Use = Callable[[Family, Parts], None]
+    """What is done with the live networks."""
+
 
 @dataclass(frozen=True, slots=True)
 class SampleDefault:
@@ -45,11 +48,17 @@ class ChangeSetting:
     value: Any
 
 
+def nothing() -> None:
+    """What is done where nobody asks to be told."""
+
+
 @dataclass(frozen=True, slots=True)
 class UseModel:
     """Do something with the live networks that leaves them as they are."""
 
-    use: Callable[[Family, Parts], None]
+    use: Use
+    failed: Callable[[], None] = nothing
+    """Called where it could not be done; the run has said why."""
 
 
 Command = SampleDefault | SampleCustom | Backup | Save | ChangeSetting | UseModel
@@ -97,9 +106,13 @@ class TrainCommands:
         """
         self._add(ChangeSetting(setting, value))
 
-    def use_model(self, use: Callable[[Family, Parts], None]) -> None:
-        """Ask for a call of `use` with the live networks, on the thread that trains."""
-        self._add(UseModel(use))
+    def use_model(self, use: Use, failed: Callable[[], None] = nothing) -> None:
+        """Ask for a call of `use` with the live networks, on the thread that trains.
+
+        Where they cannot be brought to the device, or `use` raises, the run warns, calls `failed`
+        and goes on.
+        """
+        self._add(UseModel(use, failed))
 
     def pause(self) -> None:
         """Hold the run at the next step boundary; other requests are still served."""

@@ -69,8 +69,9 @@ def idle(family: Family, parts: Parts, method: Method, dataset: Dataset) -> list
     if "vae" in method.networks:  # learns from pictures and latents alone
         return sorted(names)
     names -= {family.denoiser}
+    drawing = {*family.guides, *parts.beside} - {parts.encoder_name}  # samples alone ask them
     if isinstance(dataset.images, Live):
-        names &= set(family.guides)
+        names &= drawing
     elif dataset.texts is None:
-        names &= {"vae", *family.guides}
+        names &= drawing | {parts.encoder_name}
     return sorted(names)

@@ -17,7 +17,7 @@ from modules.config import ConceptType, ConfigError, DataType, EMAMode, SampleCo
 from modules.config.checks import sample_problems
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.data import Batches, CachingStopped, Dataset
-from modules.families import Parts, family_for
+from modules.families import Family, Parts, family_for
 from modules.training.advice import advice_for
 from modules.training.attempts import attempt, patiently
 from modules.training.backups import Backups
@@ -366,9 +366,9 @@ class GenericTrainer:
                     self._attempt(self._save, "save the model")
                 case ChangeSetting(setting, value):
                     self._attempt(partial(self._change, setting, value), f"change {setting}")
-                case UseModel(use):
-                    with self._parking.fetched(), self._update.shown():
-                        self._attempt(partial(use, self._family, self.parts), "lend the model")
+                case UseModel(use, failed):
+                    if not self._attempt(partial(self._lend, use), "lend the model"):
+                        failed()
                 case None:
                     if not self._commands.pause_requested:
                         break
@@ -388,6 +388,10 @@ class GenericTrainer:
         done = attempt(action, f"{words} at step {self.step}", self._emit)
         self._reporter.meter.restart_clock()
         return done
+
+    def _lend(self, use: Callable[[Family, Parts], None]) -> None:
+        with self._parking.fetched(), self._update.shown():
+            use(self._family, self.parts)
 
     def _change(self, setting: str, value: Any) -> None:
         """Change one setting of the running config; `change` says what may be."""

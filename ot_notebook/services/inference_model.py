@@ -410,7 +410,12 @@ def _between_steps(
             except Exception as error:  # noqa: BLE001 - raised where it was asked for
                 answer.set_exception(error)
 
-    ended = service.use_model(use)
+    def failed() -> None:
+        if not answer.done() and answer.set_running_or_notify_cancel():
+            message = "The run could not lend its model: its messages say why, and it goes on."
+            answer.set_exception(CommandRefused(message))
+
+    ended = service.use_model(use, failed)
     while True:
         over = ended.is_set()
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from modules.config import ConfigError, Problem, SampleConfig, TrainConfig, validate
 from modules.training import events as e
-from modules.training.commands import TrainCommands
+from modules.training.commands import TrainCommands, nothing
 from ot_notebook.platform import give_back
 from ot_notebook.services.budget import training_seconds
 from ot_notebook.services.event_hub import EventHub
@@ -30,7 +30,7 @@ from ot_notebook.services.run_traits import RunTraits
 from ot_notebook.services.said import Said, by_run
 
 if TYPE_CHECKING:
-    from modules.families.base import Family, Parts
+    from modules.training.commands import Use
     from modules.training.trainer import GenericTrainer
 
 
@@ -234,10 +234,11 @@ class TrainerService(RunTraits):
             live.now.update(**{setting: value})  # only to find out now what would be refused
             live.commands.set(setting, value)
 
-    def use_model(self, use: Callable[[Family, Parts], None]) -> threading.Event:
+    def use_model(self, use: Use, failed: Callable[[], None] = nothing) -> threading.Event:
         """Call `use` with the live networks at the next step boundary, on the training thread.
 
-        It must leave them as they are. If the run ends first it is not called.
+        It must leave them as they are. If the run ends first it is not called; if they cannot be
+        brought to the device, `failed` is.
 
         Returns:
             What is set when the run is over.
@@ -247,7 +248,7 @@ class TrainerService(RunTraits):
         """
         with self._lock:
             live = self._live("use_model", STEPPING)
-            live.commands.use_model(use)
+            live.commands.use_model(use, failed)
             return live.ended
 
     @contextmanager

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modules.config import ConfigError, DataType, ModelFormat, ModelType, TrainConfig
-from modules.families import family_for
+from modules.families import family_for, storage
 from modules.families.saving import save_model
 from modules.families.storage import SmallLinear, pack
 
@@ -130,6 +130,26 @@ def test_small_weights_are_made_of_what_the_file_holds(folders, tmp_path, source
     }
     wide = {name for name, dtype in t5.items() if dtype == torch.float32}
     assert wide == {name for name in t5 if name.endswith(".wo")}  # overflows in float16
+
+
+def test_a_file_of_8_bits_is_read_in_the_runs_own_type(folders, tmp_path, monkeypatch):
+    """In float32 it would take four times its size before its weights are small again."""
+    (file,) = (folders(FLUX) / "transformer").glob("*.safetensors")
+    held = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in load_file(file).items()}
+    save_file(held, tmp_path / "small.safetensors")
+    read = set()
+
+    def watched(weight, kind):
+        read.add(weight.dtype)
+        return pack(weight, kind)
+
+    monkeypatch.setattr(storage, "pack", watched)
+    small = {
+        "transformer.model_name": str(tmp_path / "small.safetensors"),
+        "transformer.weight_dtype": "FLOAT_8",
+    }
+    load(FLUX, folders(FLUX), **small, train_dtype="BFLOAT_16")
+    assert read == {torch.bfloat16}
 
 
 def assert_near(found, expected):

@@ -3,7 +3,9 @@
 import pytest
 from pictures import PoolingEncoder, concept, picture, prepare
 
+from modules.config import TrainConfig
 from modules.data import scan
+from modules.data.encoder_notes import Settings
 from modules.data.freshness import Freshness
 from modules.data.plan import Framing
 
@@ -83,3 +85,13 @@ def test_what_a_run_would_make_anew_is_stale(
     made = (encoder.images, len(encoder.texts), encoder.hints) != before
     assert made == (stale > 0 and not (hint in ("none", "depth") and "mask" in edit.__name__))
     assert look() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoder"), [("FLUX_DEV_1", "vae"), ("STABLE_CASCADE_1", "effnet_encoder")]
+)
+def test_another_image_encoder_is_another_cache(kind, encoder):
+    config = TrainConfig().update(model_type=kind)
+    other = config.update(**{f"{encoder}.model_name": "somebody/encoder"})
+    assert Settings.of(config).image != Settings.of(other).image
+    assert Settings.of(config).text == Settings.of(other).text

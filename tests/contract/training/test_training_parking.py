@@ -6,8 +6,8 @@ import pytest
 import torch
 from toys import save_toy
 
-from modules.config import MODELS
-from modules.families import all_families
+from modules.config import MODELS, ModelType
+from modules.families import all_families, family_for
 from modules.training import events as e
 from modules.training.placement import LayerOffload
 
@@ -131,6 +131,54 @@ def test_who_borrows_or_pauses_finds_everything(make_config, make_run, watch):
 
     make_run(make_config(epochs=1), react).go()
     assert seen == {"lent": set(), "paused": set()}
+
+
+def test_no_run_ends_because_its_model_cannot_be_lent(make_config, make_run):
+    told = []
+
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 1:
+            vae = run.trainer._parking.networks["vae"]
+
+            def no_room(_device):
+                del vae.move
+                raise torch.OutOfMemoryError("no room")
+
+            vae.move = no_room
+            commands.use_model(lambda *_: told.append("lent"), lambda: told.append("failed"))
+
+    run = make_run(make_config(epochs=1), react)
+    run.go()
+    assert told == ["failed"]
+    assert any("no room" in warning.message for warning in run.of(e.Warned))
+    assert list(run.losses) == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [ModelType.WUERSTCHEN_2, ModelType.STABLE_CASCADE_1])
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"text_encoder.train": True}, {"prior", "text_encoder"}),
+        ({"latent_caching": False}, {"prior", "text_encoder", "effnet_encoder"}),
+    ],
+)
+def test_stages_that_only_draw_are_away(
+    make_config, make_run, watch, tmp_path, kind, changes, asked
+):
+    family = family_for(kind)
+    config = make_config(
+        model_type=kind.value,
+        **save_toy(family, tmp_path / "model"),
+        cache_dir=str(tmp_path / "cache"),
+        resolution="128",
+        layer_filter="",
+        epochs=1,
+        **{"prior.gradient_checkpointing": False},
+    )
+    run, away = followed(make_run, config.update(**changes), watch)
+    assert away == family.tiny().modules().keys() - asked
+    assert list(run.losses) == [1, 2, 3]
 
 
 def test_layers_that_wait_stay_at_home_when_their_network_comes(make_config, make_run):
