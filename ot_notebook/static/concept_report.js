@@ -39,7 +39,7 @@ function createReport(model, show) {
   };
   node.onclick = (event) => {
     const { name, problem } = event.target.closest("[data-name], [data-problem]")?.dataset ?? {};
-    if (name) show({ text: name });
+    if (name) show({ text: name.replace(/(^|\s)-+(?=\S)/g, "$1") }); // a search leaves out what - stands before
     else if (problem) show({ problem });
   };
   model.on("msg:custom", received);
