@@ -31,8 +31,6 @@ _STORED = (
 
 _FROZEN = ("vae", "effnet_encoder", "decoder", "decoder_text_encoder", "decoder_vqgan")
 
-_TRAINED = (e.DataType.FLOAT_32, e.DataType.FLOAT_16, e.DataType.BFLOAT_16)
-
 HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         # what is trained
@@ -232,14 +230,14 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "layer_filter_regex": ANY,
         "lora_rank": ANY,
         "lora_alpha": ANY,
-        "lora_weight_dtype": _TRAINED,
+        "lora_weight_dtype": _WHOLE,
         "dropout_probability": ANY,
         # embeddings
         **{f"embedding.{name}": ANY for name in TrainEmbeddingConfig.model_fields},
         "additional_embeddings": ANY,
         "bundle_additional_embeddings": ANY,
         "embedding_learning_rate": ANY,
-        "embedding_weight_dtype": _TRAINED,
+        "embedding_weight_dtype": _WHOLE,
         "preserve_embedding_norm": ANY,
         "{encoder}.train_embedding": ANY,
         # samples, backups, saves

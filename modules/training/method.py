@@ -99,8 +99,7 @@ def method_for(config: TrainConfig, family: Family, parts: Parts) -> Method:
             recompute(network)
         if section.activation_offloading:
             offload_activations(network, pinned=config.async_offloading)
-    if config.force_circular_padding:
-        wrap_around(parts)
+    wrap_around(parts, config)
     return method
 
 

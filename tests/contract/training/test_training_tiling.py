@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from modules.config import ConfigError
+from modules.config import ConfigError, TrainConfig
+from modules.families import family_for
 from modules.training import events as e
+from modules.training.tiling import wrap_around
 
 WRAPS = {
     "force_circular_padding": True, "epochs": 1, "learning_rate": 2e-2,
@@ -57,3 +59,15 @@ def test_its_latents_are_of_their_own(make_config, train, tmp_path):
 def test_an_adapter_that_pads_with_zeros_is_refused(make_config, train):
     with pytest.raises(ConfigError, match=r"the adapter on .*conv.* cannot wrap around"):
         train(make_config(**WRAPS, peft_type="LOHA", output_model_format="KOHYA_LORA"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "padding"), [("STABLE_DIFFUSION_15", "circular"), ("FLUX_DEV_1", "zeros")]
+)
+def test_only_models_that_can_tile_wrap_around(kind, padding):
+    """In others the VAE alone has edges, and would give other latents for nothing."""
+    config = TrainConfig().update(model_type=kind, force_circular_padding=True)
+    parts = family_for(config.model_type).tiny()
+    wrap_around(parts, config)
+    layers = (layer for layer in parts.vae.modules() if isinstance(layer, torch.nn.Conv2d))
+    assert {layer.padding_mode for layer in layers if any(layer.padding)} == {padding}
