@@ -19,6 +19,7 @@ from modules.config import ModelFormat, ModelType, SampleConfig, TrainConfig
 from modules.config.paths import resolve
 from modules.families import latents as space
 from modules.families.base import Condition, Family, Parts, TextOptions
+from modules.families.sources import cannot_load, check_found
 from modules.tensor_files import open_tensors
 
 TOKENS = 512
@@ -87,7 +88,11 @@ class Anima(Family):
         parts = super().load(config)
         file = Path(resolve(config.transformer.model_name))
         if file.suffix == ".safetensors" and file.is_file():
-            _take_conditioner(file, parts.module("text_conditioner"))
+            try:
+                _take_conditioner(file, parts.module("text_conditioner"))
+            except (OSError, RuntimeError) as failure:
+                wanted = f"{self.pipeline}'s text_conditioner"
+                raise cannot_load("transformer.model_name", str(file), wanted, failure) from failure
         return parts
 
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
@@ -184,10 +189,16 @@ class Anima(Family):
 
 
 def _take_conditioner(file: Path, network: Any) -> None:
-    """Copy a conditioner out of a file of the original layout, if it holds one."""
+    """Copy a conditioner out of a file of the original layout, if it holds one.
+
+    Raises:
+        OSError: if it lacks some of its weights.
+        RuntimeError: if they are of other sizes.
+    """
     with open_tensors(file) as opened:
         found = {key.partition(CONDITIONER)[2]: key for key in opened.shapes if CONDITIONER in key}
         if found:
+            check_found(str(file), "", network.state_dict().keys() - found.keys())
             weights = {name: opened.read(key) for name, key in found.items()}
             network.load_state_dict(weights)
 

@@ -23,6 +23,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from modules.families.folders import load_index, parts_of
+from modules.families.sources import check_found
 from modules.quiet import quiet_libraries
 
 TOKENS = 512
@@ -75,6 +76,9 @@ class AnimaPipeline(diffusers.DiffusionPipeline, AnimaLoraLoaderMixin):  # type:
         Args:
             source: a folder or hub id.
             options: parts; `dtype`, the types of networks by name; and how the hub is asked.
+
+        Raises:
+            OSError: if a folder is not there, or lacks weights.
         """
         import transformers
 
@@ -90,8 +94,12 @@ class AnimaPipeline(diffusers.DiffusionPipeline, AnimaLoraLoaderMixin):  # type:
                 parts[name] = options[name]
                 continue
             made: Any = getattr(diffusers if library == "diffusers" else transformers, kind)
-            network = {"torch_dtype": types.get(name, torch.float32)} if name in NETWORKS else {}
-            parts[name] = made.from_pretrained(source, subfolder=name, **network, **hub)
+            if name not in NETWORKS:
+                parts[name] = made.from_pretrained(source, subfolder=name, **hub)
+                continue
+            network = {"torch_dtype": types.get(name, torch.float32), "output_loading_info": True}
+            parts[name], notes = made.from_pretrained(source, subfolder=name, **network, **hub)
+            check_found(source, name, notes["missing_keys"])
         return cls(**parts)
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> None:

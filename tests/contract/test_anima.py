@@ -1,6 +1,7 @@
 """What is peculiar to Anima: diffusers has it as blocks, and its files hold two networks."""
 
 import json
+import shutil
 
 import diffusers
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modules.adapters.converting import convert
-from modules.config import ModelFormat, ModelType, SampleConfig, TrainConfig
+from modules.config import ConfigError, ModelFormat, ModelType, SampleConfig, TrainConfig
 from modules.families import family_for
 from modules.families.saving import save_model
 from modules.sampling.sampler import sample
@@ -118,6 +119,21 @@ def test_a_file_of_the_transformer_brings_its_conditioner(family, folder, tmp_pa
 
 
 @torch.no_grad()
+def test_a_conditioner_that_lacks_a_weight_is_refused(family, parts, folder, tmp_path):
+    """In the folder, whose libraries would not say so, and in a file of the transformer."""
+    copy, file = tmp_path / "model", tmp_path / "transformer.safetensors"
+    shutil.copytree(folder, copy)
+    save_model(family, parts, file, ModelFormat.ORIGINAL_TRANSFORMER, torch.float32)
+    (own,) = (copy / "text_conditioner").glob("*.safetensors")
+    for path, lead in ((own, ""), (file, "net.llm_adapter.")):
+        held = load_file(path)
+        del held[f"{lead}blocks.0.cross_attn.k_norm.weight"]
+        save_file(held, path)
+    for source, changes in ((copy, {}), (folder, {"transformer.model_name": str(file)})):
+        with pytest.raises(ConfigError, match=r"lacks blocks\.0\.cross_attn\.k_norm\.weight"):
+            load(family, source, **changes)
+
+
 def test_longer_captions_are_all_of_one_length(family, parts):
     encoded = family.encode_text(parts, ["a", "a card " * 30])
     assert encoded["text"].shape == (2, 64, 16)
