@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from modules.config.case import Case, Rule, refuse, warn
-from modules.config.enums import ModelFormat, TrainingMethod
+from modules.config.enums import ModelFormat, TimeUnit, TrainingMethod
 from modules.config.problems import Problem
 
 
@@ -36,8 +36,13 @@ def something_learned(case: Case) -> Iterator[Problem]:
     config = case.config
     if config.training_method is not TrainingMethod.EMBEDDING or not config.embeddings_in_use:
         return
-    if not any(each.train for each in config.embeddings_in_use.values()):
+    trained = [each for each in config.embeddings_in_use.values() if each.train]
+    if not trained:
         yield refuse("embedding.train", "No embedding trains.", "Set embedding.train to true.")
+    elif all(each.stop_training_after_unit is TimeUnit.ALWAYS for each in trained):
+        field = "embedding.stop_training_after_unit"
+        message = f"{field} is ALWAYS, before the first step, so no embedding trains."
+        yield refuse(field, message, "Set it to NEVER.")
     fields = [f"{part}.train_embedding" for part in case.facts.text_encoders]
     if not any(config.get(field) for field in fields):
         message = "No text encoder's embeddings train."

@@ -138,6 +138,7 @@ CASES = [
     ({**EMBEDDING, "embedding.uuid": "a", "additional_embeddings": [{"placeholder": "b", "uuid": "a"}]}, "error additional_embeddings.0.uuid: additional_embeddings.0.uuid is a, but so is embedding.uuid: backups name files by it. Change one letter of it."),
     ({"additional_embeddings": [{"placeholder": " "}]}, "error additional_embeddings.0.placeholder: additional_embeddings.0.placeholder is empty. Give it a word of its own."),
     ({**EMBEDDING, "embedding.train": False}, "error embedding.train: No embedding trains. Set embedding.train to true."),
+    ({**EMBEDDING, "embedding.stop_training_after_unit": "ALWAYS"}, "error embedding.stop_training_after_unit: embedding.stop_training_after_unit is ALWAYS, before the first step, so no embedding trains. Set it to NEVER."),
     ({**EMBEDDING, "text_encoder.train_embedding": False}, "error text_encoder.train_embedding: No text encoder's embeddings train. Set text_encoder.train_embedding to true."),
     ({**EMBEDDING, "embedding.is_output_embedding": True, "text_encoder_layer_skip": 1}, "error embedding.is_output_embedding: embedding.is_output_embedding is true, but with text_encoder_layer_skip the model norms what is behind the encoder. Set it to false, or text_encoder_layer_skip to 0."),
     ({"output_model_format": "ORIGINAL_LORA", "additional_embeddings": [{}]}, "error bundle_additional_embeddings: bundle_additional_embeddings is true, but ORIGINAL_LORA has no place for them. Set it to false, or use another output_model_format."),
