@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from modules.training.ema import Ema
 from modules.training.optimizers import load_optimizer_state, step_alone
 from modules.training.rounding import wide_types, widened
-from modules.training.waiting import Waiting, beside, waiting
+from modules.training.waiting import beside, waiting
 
 
 class Update:
@@ -64,14 +65,15 @@ class Update:
         self._fused, self._last_pass = fused, False
         self._norms: list[Tensor] = []
         self._guests = [guest for p in self._parameters if (guest := waiting(p))]
+        # Python's garbage collector does not look into these hooks: one that held what holds its
+        # parameter would keep both, and all other weights, for as long as the process lives.
         if fused:
             for number, index, parameter in self._places():
-                apply = partial(self._apply_one, number, index)
+                apply = partial(_apply_one_of, ref(self), number, index)
                 parameter.register_post_accumulate_grad_hook(apply)  # type: ignore[no-untyped-call]
         else:
             for guest in self._guests:
-                home = partial(_go_home, guest)
-                guest.parameter.register_post_accumulate_grad_hook(home)  # type: ignore[no-untyped-call]
+                guest.parameter.register_post_accumulate_grad_hook(_go_home)  # type: ignore[no-untyped-call]
 
     def set_rates(self, rates: Mapping[str, float]) -> None:
         """Set the learning rate of each part."""
@@ -263,5 +265,11 @@ class Update:
                 getattr(self.optimizer, mode)()
 
 
-def _go_home(guest: Waiting, _parameter: nn.Parameter) -> None:
-    guest.sleep()
+def _apply_one_of(update: ref[Update], group: int, index: int, parameter: nn.Parameter) -> None:
+    if live := update():
+        live._apply_one(group, index, parameter)
+
+
+def _go_home(parameter: nn.Parameter) -> None:
+    if guest := waiting(parameter):
+        guest.sleep()

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import psutil
@@ -124,3 +125,27 @@ def test_twenty_starts_and_stops_leave_nothing_behind(make_config, train):
     assert files <= before[2]
     assert objects < before[3] + 2000  # a run itself makes 50 times as many
     assert process.memory_info().rss < memory + 30e6
+
+
+WHOLE = {
+    "training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS", "epochs": 1,
+    "layer_filter": "attn2", "unet.gradient_checkpointing": True,
+}  # fmt: skip
+FUSED = {"optimizer": "ADAFACTOR", "fused_back_pass": True}
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": FUSED}, {"unet.offload_fraction": 0.5}])
+def test_weights_go_with_the_run_that_changed_them_in_its_backward_passes(
+    make_config, make_run, changes
+):
+    held = []
+
+    def react(event, _commands):
+        if isinstance(event, e.LossUpdate):
+            held.extend(weakref.ref(p) for p in run.trainer.model.unet.parameters())
+
+    run = make_run(make_config(**WHOLE, **changes), react)
+    run.go()
+    gc.collect()
+    assert held
+    assert not [weight for weight in held if weight() is not None]
