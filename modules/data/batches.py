@@ -20,7 +20,9 @@ from modules.data.live import Encoded, Live
 from modules.data.schedule import BucketPlan, Indices, Schedule
 
 READY = 2
-"""Batches that are made before they are asked for."""
+"""Batches that are made, or being made, before they are asked for."""
+TOGETHER = 4
+"""Batches that are made in one go: to wake the thread that does costs more than a cached batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ class Batch:
     """[B, 1, H, W] in 0 ... 1, all 1 for an image without; None where none of the set has one."""
     hints: dict[str, Tensor] | None = None
     """What the denoiser reads of the pictures themselves, each [B, ...]; None for nothing."""
+
+
+_Made = tuple[Callable[[], Batch | None], int, int]
+"""What gives a batch, and epoch and position after it."""
 
 
 class Batches(Iterator[Batch]):
@@ -86,14 +92,18 @@ class Batches(Iterator[Batch]):
         self._prior = np.array([c.type is ConceptType.PRIOR_PREDICTION for c in concepts])
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._next = (0, 0)
-        self._ready: deque[Future[tuple[Callable[[], Batch | None], int, int]]] = deque()
+        self._together = 1 if isinstance(dataset.images, Live) else TOGETHER
+        self._ready: deque[_Made] = deque()
+        self._coming: deque[Future[list[_Made]]] = deque()
 
     def __next__(self) -> Batch:
         left_out = 0
         while True:
-            while len(self._ready) <= READY:
-                self._ready.append(self._pool.submit(self._make))
-            finish, self.epoch, self.position = self._ready.popleft().result()
+            while len(self._ready) + len(self._coming) * self._together <= READY:
+                self._coming.append(self._pool.submit(self._make_some))
+            if not self._ready:
+                self._ready.extend(self._coming.popleft().result())
+            finish, self.epoch, self.position = self._ready.popleft()
             if (batch := finish()) is not None:
                 return batch
             left_out += 1
@@ -120,8 +130,9 @@ class Batches(Iterator[Batch]):
             What could not be taken up: if images, batch size or seed have changed since, the epoch
             begins anew. Empty if all was.
         """
-        while self._ready:
-            self._ready.pop().cancel()
+        self._ready.clear()
+        while self._coming:
+            self._coming.pop().cancel()
         self._pool.submit(lambda: None).result()  # none is being made any more
         self.epoch, self.position = int(state["epoch"]), int(state["position"])
         note = ""
@@ -134,7 +145,10 @@ class Batches(Iterator[Batch]):
         self._next = (self.epoch, self.position)
         return note
 
-    def _make(self) -> tuple[Callable[[], Batch | None], int, int]:
+    def _make_some(self) -> list[_Made]:
+        return [self._make() for _ in range(self._together)]
+
+    def _make(self) -> _Made:
         """What gives the next batch, and the position after it; runs on the pool's one thread.
 
         What takes time is done already, but for encodings that no cache holds: the networks belong
