@@ -114,8 +114,8 @@ def test_a_process_that_dies_is_noticed_and_its_run_can_be_resumed(
 ):
     run = attach(config)
     elsewhere.send_signal(signal.SIGKILL)
-    assert eventually(lambda: kernel.elsewhere is None)
-    assert (kernel.state, run.state) == ("stopped", "cut off")
+    assert eventually(lambda: (kernel.elsewhere, kernel.state) == (None, "stopped"))
+    assert run.state == "cut off"
     assert "Cut off while training" in kernel.status
     assert run.resume().state == "loading"
     assert stage.run.config.continue_last_backup
