@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,7 +23,13 @@ from ot_notebook.widgets.described import row_of
 from ot_notebook.widgets.live import Front, LiveView, Mode, esm
 from ot_notebook.widgets.machine_strip import MachineStrip
 from ot_notebook.widgets.overlay import overlay_svg
-from ot_notebook.widgets.questions import edits, edits_question, must_ask, stop_question
+from ot_notebook.widgets.questions import (
+    edits,
+    edits_question,
+    must_ask,
+    stop_question,
+    too_soon,
+)
 from ot_notebook.widgets.view_state import (
     LEVELS,
     Alert,
@@ -38,6 +45,7 @@ from ot_notebook.widgets.view_state import (
 
 if TYPE_CHECKING:
     from modules.config import TrainConfig
+    from modules.config.describe import Setting
     from ot_notebook.services.history import History
     from ot_notebook.services.trainer_service import TrainerService
 
@@ -97,6 +105,7 @@ class Dashboard(LiveView):
         self._config: TrainConfig | None = None
         self._alert: Alert | None = None
         self._asks = False
+        self._asked_at = 0.0
         self._edited = False
         self._history: History | None = None
         self._strip = MachineStrip(held=lambda: vram_of(self.service.trainer), kept=self._workspace)
@@ -114,11 +123,15 @@ class Dashboard(LiveView):
     def do(self, command: str) -> None:
         """What the button `command` does: ask the service, and show the reason if it refuses.
 
-        The first "stop" of a run that takes steps asks, in the panel; a second one stops it.
+        The first "stop" of a run that takes steps asks, in the panel; a second one stops it,
+        unless it follows as fast as in a double click.
         """
         service = self.service
+        if command == "stop" and self._asks and too_soon(self._asked_at):
+            return
         self._asks = command == "stop" and not self._asks and must_ask(service)
         if self._asks:
+            self._asked_at = time.monotonic()
             self._redraw()
             return
         actions: dict[str, Callable[[], Any]] = {
@@ -156,8 +169,13 @@ class Dashboard(LiveView):
 
     def _apply(self) -> None:
         """Give the run what was changed in the form since."""
-        for setting, value in edits(self.service, self._settings()):
+        for setting, value in self._edits():
             self.service.set(setting.path, value)
+
+    def _edits(self) -> list[tuple[Setting, object]]:
+        """What the run could take up from the form, unless that holds a job of the queue."""
+        borrowed = getattr(self.job, "edits", "")
+        return [] if borrowed else edits(self.service, self._settings())
 
     def _question(self) -> Question | None:
         """What is asked now."""
@@ -165,7 +183,7 @@ class Dashboard(LiveView):
         self._asks = self._asks and must_ask(service)
         if self._asks:
             return stop_question(service)
-        found = edits(service, self._settings())
+        found = self._edits()
         return edits_question(found, live) if found and live is not None else None
 
     def _on_job(self, _change: t.Bunch) -> None:

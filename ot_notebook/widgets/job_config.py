@@ -65,6 +65,9 @@ class JobConfig(AdaptiveView):
 
     config = t.Instance(TrainConfig, help="The current settings: frozen, always valid.")
 
+    edits = ""
+    """Id of the job of the queue that is being edited here; empty for none."""
+
     def __init__(
         self,
         source: str | Path | Mapping[str, Any] | TrainConfig = DEFAULT_PRESET,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from modules.config import settings
@@ -18,10 +19,25 @@ if TYPE_CHECKING:
 NAMED = 3
 """Settings that are named in full; of more there is a number."""
 
+DOUBLE_CLICK_SECONDS = 0.4
+"""Within this time of a question a second click is no answer: nobody has read it."""
+
+NAMES_A_RUN = ("workspace_dir", "output_model_destination", "model_type")
+"""Where a form agrees with a run in these, it is the run's form; jobs of a queue differ."""
+
 
 def must_ask(service: TrainerService) -> bool:
     """Whether a stop would end something that took time: a run that takes steps, or another's."""
     return service.elsewhere is not None or service.state in STEPPING
+
+
+def too_soon(asked: float) -> bool:
+    """Whether a click is the second half of a double click.
+
+    Args:
+        asked: when its question was put, by `time.monotonic`.
+    """
+    return time.monotonic() - asked < DOUBLE_CLICK_SECONDS
 
 
 def stop_question(service: TrainerService) -> Question:
@@ -46,10 +62,13 @@ def edits(service: TrainerService, form: TrainConfig | None) -> list[tuple[Setti
 
     Args:
         service: whose run it is.
-        form: the settings of the form; None if the view has none.
+        form: the settings of the form; None if the view has none. Those of another run, such as
+            the next one of a queue, have nothing to say to this one.
     """
     live = service.config
     if live is None or form is None or service.state not in STEPPING:
+        return []
+    if any(form.get(name) != live.get(name) for name in NAMES_A_RUN):
         return []
     able = [one for one in settings(type(form)) if one.applies == "now" and one.applies_to(live)]
     return [(one, form.get(one.path)) for one in able if form.get(one.path) != live.get(one.path)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
@@ -20,7 +21,7 @@ from ot_notebook.widgets.described import (
 )
 from ot_notebook.widgets.form_rows import model_title, words
 from ot_notebook.widgets.live import Mode, esm
-from ot_notebook.widgets.questions import must_ask
+from ot_notebook.widgets.questions import must_ask, too_soon
 from ot_notebook.widgets.view_state import Alert, Tone, percent
 
 if TYPE_CHECKING:
@@ -234,7 +235,7 @@ class QueuePanel(DescribedView):
             queue = this_kernels()
         self.queue, self.job = queue, job
         self._cards: dict[str, _Card] = {}
-        self._busy = Busy()
+        self._busy, self._asked_at = Busy(), 0.0
         super().__init__(mode)
         self._use(self.mode)
         self._heard = lambda _change: self.refresh()
@@ -243,12 +244,19 @@ class QueuePanel(DescribedView):
     def _describe(self) -> QueueView:
         states = {job.id: job.state for job in self.queue.jobs}
         was = self._busy
-        self._busy = Busy(
-            edits=was.edits if states.get(was.edits) == "waiting" else "",
+        self._busy = replace(
+            was,
             stops=was.stops if states.get(was.stops) == "running" else "",
             form=hasattr(self.job, "load"),
         )
+        self._edits(was.edits if states.get(was.edits) == "waiting" else "")
         return queue_view(self.queue, self._settings() is not None, self._alert, self._busy)
+
+    def _edits(self, job_id: str) -> None:
+        """Note which job is in the form, for all that show the form."""
+        if job_id != self._busy.edits:
+            self._busy = replace(self._busy, edits=job_id)
+            self.job.edits = job_id
 
     def _settings(self) -> TrainConfig | None:
         return None if self.job is None else self.job.config
@@ -281,13 +289,15 @@ class QueuePanel(DescribedView):
             case {"op": "edit", "id": job_id}:
                 self._edit(job_id)
             case {"op": "take", "id": job_id} if (config := self._settings()) is not None:
+                if job_id != self._busy.edits:
+                    raise ValueError("That job is not the one in the form. Press its Edit first.")
                 queue.replace(job_id, config)
-                self._busy = replace(self._busy, edits="")
+                self._edits("")
             case {"op": "keep", "id": job_id}:
-                edits, stops = (
-                    "" if one == job_id else one for one in (self._busy.edits, self._busy.stops)
-                )
-                self._busy = replace(self._busy, edits=edits, stops=stops)
+                if job_id == self._busy.edits:
+                    self._edits("")
+                if job_id == self._busy.stops:
+                    self._busy = replace(self._busy, stops="")
 
     def _edit(self, job_id: str) -> None:
         """Put the settings of a job into the form, unless it began or went meanwhile."""
@@ -296,19 +306,22 @@ class QueuePanel(DescribedView):
         if job is None:
             raise ValueError("That job does not wait any more.")
         self.job.load(job.config)
-        self._busy = replace(self._busy, edits=job_id)
+        self._edits(job_id)
 
     def _stop(self, job_id: str) -> None:
         """End the run of a job, unless another run took its place since the button was drawn.
 
-        A run that takes steps is asked about first; a second press confirms.
+        A run that takes steps is asked about first; a second press confirms, but for one that
+        follows as fast as in a double click.
         """
         service = self.queue.service
         running = [job.run for job in self.queue.jobs if job.id == job_id]
         if service.run is None or service.run.id not in running:
             raise ValueError("That job is not running any more.")
         if must_ask(service) and self._busy.stops != job_id:
-            self._busy = replace(self._busy, stops=job_id)
+            self._busy, self._asked_at = replace(self._busy, stops=job_id), time.monotonic()
+            return
+        if self._busy.stops == job_id and too_soon(self._asked_at):
             return
         self._busy = replace(self._busy, stops="")
         service.stop()
@@ -382,6 +395,7 @@ class QueuePanel(DescribedView):
         if self._heard is not None:
             self.queue.unobserve(self._heard, ["jobs", "active"])
             self._heard = None
+            self._edits("")
         super().close()
 
 

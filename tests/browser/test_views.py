@@ -48,6 +48,7 @@ def stop(output):
     """Stop a run that takes steps: the dashboard asks in place, and a second click confirms."""
     press(output, "Stop")
     expect(output.get_by_text("Stop after step")).to_be_visible()
+    output.page.wait_for_timeout(500)  # a double click is no answer
     press(output, "Stop")
 
 

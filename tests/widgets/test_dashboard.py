@@ -262,7 +262,8 @@ def test_a_closed_dashboard_hears_nothing_more(stage, wire):
     assert not dashboard.children or dashboard.comm is None
 
 
-def test_core_widgets_show_the_same(stage, core):
+def test_core_widgets_show_the_same(stage, core, monkeypatch):
+    monkeypatch.setattr("ot_notebook.widgets.questions.DOUBLE_CLICK_SECONDS", 0.0)
     stage.go("loading", "training")
     stage.step(*range(1, 26), loss=0.25)
     html = core._core_panel.value

@@ -1,5 +1,7 @@
 """What the dashboard asks in place: before a stop, and whether a run takes up edits of the form."""
 
+import time
+
 import pytest
 
 from modules.training import commands as c
@@ -7,6 +9,12 @@ from modules.training import events as e
 from ot_notebook.services.heartbeat import Beat
 from ot_notebook.widgets.dashboard import Dashboard
 from ot_notebook.widgets.job_config import JobConfig
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Clicks of these tests count as those of one who has read what is asked."""
+    monkeypatch.setattr("ot_notebook.widgets.questions.DOUBLE_CLICK_SECONDS", 0.0)
 
 
 @pytest.fixture(params=["rich", "core"])
@@ -49,6 +57,18 @@ def test_a_stop_asks_first_and_a_second_one_confirms(stage, view, state):
     press(view, "stop")
     assert stage.run.commands.stop_requested
     assert asked(view) is None
+
+
+def test_a_double_click_asks_and_answers_nothing(stage, view, monkeypatch):
+    monkeypatch.setattr("ot_notebook.widgets.questions.DOUBLE_CLICK_SECONDS", 0.1)
+    stage.go("loading", "training")
+    press(view, "stop")
+    press(view, "stop")
+    assert not stage.run.commands.stop_requested
+    assert "Stop after" in asked(view)[0]
+    time.sleep(0.11)
+    press(view, "stop")
+    assert stage.run.commands.stop_requested
 
 
 @pytest.mark.parametrize("state", ["loading", "caching"])
@@ -133,6 +153,27 @@ def test_settings_that_do_not_count_for_the_run_are_not_offered(stage, view):
     view.job["transformer.learning_rate"] = 5e-4  # the model has none
     view._pull()
     assert asked(view) is None
+
+
+@pytest.mark.parametrize("name", ["workspace_dir", "output_model_destination"])
+def test_a_form_of_another_run_offers_this_one_nothing(stage, view, name, tmp_path):
+    stage.go("loading", "training")
+    view.job.update(learning_rate=5e-4, **{name: str(tmp_path / "other.safetensors")})
+    view._pull()
+    assert asked(view) is None
+    view.do("apply")  # a click on what was offered before
+    assert stage.run.commands.take() is None
+
+
+def test_a_job_of_the_queue_that_is_edited_in_the_form_is_not_offered(stage, view):
+    stage.go("loading", "training")
+    view.job.edits = "a job"
+    view.job.update(learning_rate=5e-4)
+    view._pull()
+    assert asked(view) is None
+    view.job.edits = ""
+    view._redraw()
+    assert asked(view)[1] == ["apply"]
 
 
 def test_no_edits_are_offered_where_no_run_could_take_them(stage, view):

@@ -164,7 +164,9 @@ def test_stop_ends_the_run_of_that_job_and_of_no_other(stage, panel, queue, conf
     assert stage.run.commands.stop_requested
 
 
-def test_a_run_that_takes_steps_is_asked_about_before_it_stops(stage, panel, queue, configs):
+def test_a_run_that_takes_steps_is_asked_about_before_it_stops(
+    stage, panel, queue, configs, monkeypatch
+):
     job = queue.add(configs[0], "a")
     press(panel, "start")
     until(lambda: row(panel, "a")["label"] == "Running")
@@ -175,6 +177,9 @@ def test_a_run_that_takes_steps_is_asked_about_before_it_stops(stage, panel, que
     press(panel, "keep", job)
     assert [b["label"] for b in row(panel, "a")["buttons"]] == ["Stop"]
     press(panel, "stop", job)
+    press(panel, "stop", job)
+    assert not stage.run.commands.stop_requested, "a double click answers nothing"
+    monkeypatch.setattr("ot_notebook.widgets.questions.DOUBLE_CLICK_SECONDS", 0.0)
     press(panel, "stop", job)
     assert stage.run.commands.stop_requested
 
@@ -188,10 +193,15 @@ def test_a_job_that_waits_is_edited_in_the_form(queue, configs, wire):
     assert "being edited" in row(panel, "a")["about"]
     assert set(ops(panel, "a")) >= {"take", "keep"}
     assert "take" not in ops(panel, "b")
+    assert form.edits == job.id
+    alert = press(panel, "take", other)["alert"]  # a click on a button that was drawn before
+    assert alert["text"] == "That job is not the one in the form. Press its Edit first."
+    assert queue.jobs[1].config == other.config
     form.update(epochs=9)
     assert press(panel, "take", job)["alert"] is None
     assert queue.jobs[0].config["epochs"] == 9
     assert [one.name for one in queue.jobs] == ["a", "b"]
+    assert form.edits == ""
     press(panel, "edit", job)
     form.update(output_model_destination=configs[1].output_model_destination)
     assert "'b' will write its model" in press(panel, "take", job)["alert"]["text"]
@@ -200,8 +210,10 @@ def test_a_job_that_waits_is_edited_in_the_form(queue, configs, wire):
     assert "edit" in ops(panel, "a")
     press(panel, "edit", other)
     queue.remove(other.id)
-    assert panel._busy.edits == ""
+    assert panel._busy.edits == form.edits == ""
+    press(panel, "edit", job)
     panel.close()
+    assert form.edits == ""
     form.close()
 
 
