@@ -148,6 +148,7 @@ def draw(
 
     Raises:
         Cancelled: if it came before the first was done.
+        OSError: if a picture cannot be written; none is drawn after that is known.
     """
     turns = list(dict.fromkeys(cell.save for cell in cells))
     requests: dict[tuple[int, int, int], Request] = {}
@@ -167,6 +168,7 @@ def draw(
                 requests = requests or {cell.place: ask(model, cell.settings) for cell in cells}
                 stacks = [model.fit(cell.loras) for cell in some]
                 for cell, stack in zip(some, stacks, strict=True):
+                    _refuse_lost(found.values())
                     words = f"Picture {len(found) + 1} of {len(cells)}"
                     found[cell.place] = begin(model, requests[cell.place], stack, words)
                 del model  # its networks go before others come
@@ -174,6 +176,13 @@ def draw(
             if not found:
                 raise
     return [(cell, found[cell.place].result()) for cell in cells if cell.place in found]
+
+
+def _refuse_lost(begun: Iterable[Future[Result]]) -> None:
+    """Raise what kept a picture from being written, as soon as it is known."""
+    for one in begun:
+        if one.done():
+            one.result()
 
 
 def _refuse_twice(model: InferenceModel, cells: Sequence[Cell]) -> None:

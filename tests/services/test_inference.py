@@ -445,6 +445,23 @@ def test_a_cancelled_grid_keeps_what_was_drawn(service):
     assert list(shown.table["seed"]) == [1]
 
 
+def test_a_grid_ends_at_the_first_picture_that_cannot_be_kept(service, monkeypatch):
+    def full(*_given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(service.gallery, "keep", full)
+    seen = set()
+    stop = service.subscribe(lambda: seen.add(service.status.words))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            service.grid("a fox", x={"seed": list(range(8))}, steps=2)
+    finally:
+        stop()
+    assert "Picture 1 of 8" in seen
+    assert "Picture 5 of 8" not in seen
+    assert service.status.state == "ready"
+
+
 def test_a_single_file_draws_as_its_folder_does(tmp_path):
     from modules.families.saving import save_model
 
