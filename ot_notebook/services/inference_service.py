@@ -132,6 +132,24 @@ class InferenceService:
             self._held.need().teach(embeddings)
             self._rest()
 
+    def lay_over(self, loras: Loras, embeddings: tuple[tuple[str, str], ...]) -> None:
+        """Use these adapters and these words from the next picture on: all of them, or none.
+
+        Args:
+            loras: as for `load`.
+            embeddings: words and their files; those that are in use are not read again.
+
+        Raises:
+            NoModelError, ConfigError, AdapterError: as for both alone; all stays as it is.
+        """
+        with self._line.turn():
+            model = self._held.need()
+            stack = model.fit(loras)
+            if embeddings != tuple((word, str(path)) for word, path in model.embeddings):
+                model.teach(embeddings)
+            self._held.loras = stack
+            self._rest()
+
     @property
     def loras(self) -> Stack:
         """Adapter files and strengths in use."""

@@ -1,7 +1,26 @@
 // What lies on the model: LoRAs, words, and how it is loaded. Joined in front of inference.js.
 
+/** Inputs that stay as they are until what they name is in the list: Python may refuse it. */
+function createDraft(inputs, held) {
+  let sent = null;
+  let before = 0;
+  return {
+    sent() {
+      sent = inputs.map(({ value }) => value);
+      before = held().length;
+    },
+    settle() {
+      if (!sent || held().length <= before) return;
+      inputs.forEach((input, at) => {
+        if (input.value === sent[at]) input.value = "";
+      });
+      sent = null;
+    },
+  };
+}
+
 /** A list of what is in use, each with a button to take it out, and a line to add one. */
-function createStack(title, line, make, shownIn) {
+function createStack(title, line, make, shownIn, draft) {
   const root = element("section", "ot-loras");
   const list = element("div");
   list.style.display = "contents";
@@ -15,6 +34,7 @@ function createStack(title, line, make, shownIn) {
       if (now === shown) return;
       shown = now;
       list.replaceChildren(...held.map(make));
+      draft.settle();
     },
   };
 }
@@ -42,10 +62,11 @@ function createLoras(model) {
   const send = (loras) => model.send({ op: "loras", loras });
   const add = () => {
     if (!path.value.trim()) return;
+    draft.sent();
     send([...current(), [path.value.trim(), 1.0]]);
-    path.value = "";
   };
   const path = pathInput("Path of a LoRA file", add);
+  const draft = createDraft([path], held);
   const make = ({ path, name, strength }, place) => {
     const label = element("span", "", name);
     label.title = path;
@@ -62,7 +83,7 @@ function createLoras(model) {
     const remove = iconButton("remove", `Remove ${name}`, () => send(current().filter((_, at) => at !== place)));
     return stackLine(label, input, remove);
   };
-  return createStack("LoRAs", stackLine(path, button("ot-button ot-small", "Add", add)), make, held);
+  return createStack("LoRAs", stackLine(path, button("ot-button ot-small", "Add", add)), make, held, draft);
 }
 
 /** Embeddings: each a word that prompts may hold, and its file. */
@@ -72,12 +93,13 @@ function createWords(model) {
   const send = (words) => model.send({ op: "words", words });
   const add = () => {
     if (!path.value.trim()) return;
+    draft.sent();
     send([...current(), [word.value.trim(), path.value.trim()]]);
-    path.value = word.value = "";
   };
   const path = pathInput("Path of an embedding file", add);
   const word = pathInput("Its word", add);
   word.classList.add("ot-word");
+  const draft = createDraft([path, word], held);
   const make = ({ word, path }, place) => {
     const label = element("span", "", word);
     label.title = path;
@@ -87,7 +109,7 @@ function createWords(model) {
     return stackLine(label, file, remove);
   };
   const line = stackLine(path, word, button("ot-button ot-small", "Add", add));
-  return createStack("Embeddings", line, make, held);
+  return createStack("Embeddings", line, make, held, draft);
 }
 
 /** Which model, and how it is loaded. */

@@ -293,16 +293,14 @@ class InferencePanel(AdaptiveView):
             self._take_up(recipe)
 
     def _take_up(self, recipe: Recipe) -> None:
-        """The settings of a recipe, as far as the model has them."""
+        """The settings of a recipe, as far as the model has them; none if a file is missing."""
         self._adopt()
+        self.service.lay_over(recipe.loras, recipe.embeddings)
         given = recipe.settings()
         given["frames"] = recipe.frames
         if given.get("strength") is None:
             given["strength"] = self._settings.get("strength", STRENGTH)
         self._settings |= {name: given[name] for name in given if name in self._settings}
-        self.service.set_loras(recipe.loras)
-        if recipe.embeddings != tuple((word, str(at)) for word, at in self.service.embeddings):
-            self.service.set_embeddings(recipe.embeddings)
 
     def _take_settings(self, recipe: Recipe) -> None:
         self._take_up(recipe)

@@ -119,6 +119,7 @@ def test_a_film_plays_and_words_are_added(notebook, page):
     panel.get_by_label("Path of an embedding file").fill("gone.safetensors")
     page.keyboard.press("Enter")
     expect(panel.get_by_role("alert")).to_contain_text("gone.safetensors does not exist")
+    expect(panel.get_by_label("Path of an embedding file")).to_have_value("gone.safetensors")
     panel.get_by_text("How it is loaded").click()
     panel.get_by_label("Type").select_option("WAN_2")
     assert violations(page, ".ot-draw") == []

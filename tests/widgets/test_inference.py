@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,23 @@ def test_a_png_from_the_page_gives_its_settings_back(panel):
     assert panel.settings["prompt"] == "a fox"
     assert (panel.settings["seed"], panel.settings["clip_skip"]) == (11, 1)
     assert "holds no settings" in given(panel, "png", Image.new("RGB", (8, 8)))["text"]
+
+
+@pytest.mark.parametrize("missing", ["loras", "embeddings"])
+def test_a_png_that_names_a_missing_file_changes_nothing(panel, service, tmp_path, missing):
+    gone = str(tmp_path / "gone.safetensors")
+    width = service._held.model._owner[1].pipeline.text_encoder.config.hidden_size
+    word = tmp_path / "ohwx.safetensors"
+    save_file({"emp_params": torch.randn(2, width)}, word)
+    files = {"loras": (), "embeddings": (("ohwx", str(word)),)}
+    files[missing] = ((gone, 1.0),) if missing == "loras" else (("x", gone),)
+    recipe = replace(draw(panel, prompt="a fox", seed=11).recipe, **files)
+    panel.set(prompt="something else", seed=None)
+    notice = given(panel, "png", Image.new("RGB", (8, 8)), pnginfo=recipe.png_info())
+    assert notice["title"] == "Not done"
+    assert "gone.safetensors does not exist" in notice["text"]
+    assert (panel.settings["prompt"], panel.settings["seed"]) == ("something else", None)
+    assert (service.loras, service.embeddings) == ((), ())
 
 
 def test_a_grid_becomes_a_sheet_a_table_and_a_series(panel):
