@@ -340,11 +340,11 @@ export default () => {
       const alike = button("ot-button", "Find duplicates", () => model.send({ op: "duplicates" }));
       alike.title = "Look for images that look the same";
       const buckets = createBuckets(model, (bucket) => {
-        turn("images");
+        showImages();
         model.send({ op: "filter", filter: { ...model.get("head").filter, bucket } });
       });
       const report = createReport(model, (wanted) => {
-        turn("images");
+        showImages();
         model.send({ op: "filter", filter: { ...EVERYTHING, ...wanted } });
       });
       const tabs = element("div", "ot-segments ot-set-tabs");
@@ -362,6 +362,11 @@ export default () => {
         buckets.show(key === "buckets");
         report.show(key === "report");
         drawEmpty();
+      };
+      /** From a link of another tab, which is hidden now and must not take the focus with it. */
+      const showImages = () => {
+        turn("images");
+        tabs.firstElementChild.focus();
       };
       const head = createHead(model);
       const list = createList(model, (id) => (id === null ? "" : grid.url(id)));

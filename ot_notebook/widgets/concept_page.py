@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -103,9 +104,17 @@ def task(run: Annotation | None) -> dict[str, Any] | None:
 
 
 def cache_stamp(cache_dir: Path | None) -> tuple[int, ...]:
-    """Differs wherever something was encoded into a cache since; empty where there is none."""
-    folders = sorted(cache_dir.glob("*/")) if cache_dir else []
-    return tuple(folder.stat().st_mtime_ns for folder in folders if folder.name != "files")
+    """Differs wherever something was encoded into a cache since; empty where there is none.
+
+    Raises:
+        OSError: if its drive does not answer.
+    """
+    times = []
+    with suppress(FileNotFoundError):  # all of it is being removed
+        for folder in sorted(cache_dir.glob("*/")) if cache_dir else ():
+            with suppress(FileNotFoundError):  # this one is
+                times += [folder.stat().st_mtime_ns] if folder.name != "files" else []
+    return tuple(times)
 
 
 def buckets(store: ConceptStore) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Reading:
         self._times = 0  # that the folders were read
         self._known: tuple[object, ...] = ()  # what the cache was looked into for
         self._asked = 0.0
+        self._deaf = False  # whether the cache's drive did not answer: it is told once
 
     @property
     def scanning(self) -> bool:
@@ -55,7 +56,11 @@ class Reading:
     def ask_again(self) -> None:
         """The same of the cache alone, at most every few seconds: disks may be far away."""
         if time.monotonic() - self._asked > CACHE_SECONDS:
+            was = self._deaf
             self._look()
+            if self._deaf and not was:
+                with self._lock:
+                    self._looked()  # which draws what is said of it
 
     def look_now(self) -> None:
         """Return when it is known how the cache has each image."""
@@ -110,7 +115,14 @@ class Reading:
         """Whether what decides on the cache's keys has changed since it was last asked."""
         self._asked = time.monotonic()
         store = self._store
-        changed = page.cache_stamp(store.run.cache_dir)
+        try:
+            changed = page.cache_stamp(store.run.cache_dir)
+        except OSError as error:
+            if not self._deaf:
+                self._failed(f"The cache could not be looked into: {error}")
+            self._deaf = True
+            return False
+        self._deaf = False
         now = self._times, store.concepts, store.run, changed
         before, self._known = self._known, now
         return bool(changed) and now != before

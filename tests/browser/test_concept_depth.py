@@ -75,6 +75,7 @@ def test_sizes_and_the_report_lead_to_their_images(notebook, page, editor):
     assert violations(page, ".ot-set") == []
     editor.locator("[data-name='again.png']").press("Enter")  # a name leads to its image
     expect(editor.get_by_role("option", name="again.png")).to_be_visible()
+    expect(editor.get_by_role("button", name="Images", exact=True)).to_be_focused()
     expect(editor.get_by_text("1 of 97 images shown")).to_be_visible()
     editor.get_by_label("Search captions and names").fill("")
     editor.get_by_role("button", name="Sizes").press("Enter")

@@ -14,6 +14,7 @@ from modules.data.report import DataReport
 from ot_notebook.services.concept_report import LatestReport
 from ot_notebook.widgets.concept_editor import ConceptEditor
 from ot_notebook.widgets.concept_findings import page
+from ot_notebook.widgets.concept_page import cache_stamp
 
 
 class Encoder:
@@ -278,3 +279,37 @@ def test_a_page_that_is_open_sees_what_a_run_has_cached(wire, make, fill, monkey
     fill()
     ask(wire, editor, "beat")
     until(lambda: front.stats["cache"] == {"fresh": 5})
+
+
+def test_a_cache_that_goes_while_it_is_looked_at_is_passed_over(tmp_path, monkeypatch):
+    for name in ("kept", "gone"):
+        (tmp_path / name).mkdir()
+    listed = sorted(tmp_path.glob("*/"))
+    monkeypatch.setattr(type(tmp_path), "glob", lambda *_: iter(listed))
+    both = cache_stamp(tmp_path)
+    (tmp_path / "gone").rmdir()
+    assert cache_stamp(tmp_path) == both[1:]
+
+
+def test_a_drive_of_the_cache_that_does_not_answer_is_told_once(wire, make, fill, monkeypatch):
+    monkeypatch.setattr("ot_notebook.widgets.concept_reading.CACHE_SECONDS", 0.0)
+    asked = "ot_notebook.widgets.concept_page.cache_stamp"
+
+    def silent(folder):
+        raise OSError(107, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(asked, silent)
+    fill()
+    editor = make()
+    ask(wire, editor, "beat")
+    front = editor.children[0]
+    notice = front.head["notice"]
+    assert "could not be looked into: [Errno 107] Transport endpoint" in notice["text"]
+    ask(wire, editor, "beat")
+    assert front.head["notice"] == notice
+    monkeypatch.setattr(asked, cache_stamp)
+    ask(wire, editor, "beat")
+    until(lambda: front.stats["cache"] == {"fresh": 5})
+    monkeypatch.setattr(asked, silent)
+    ask(wire, editor, "beat")
+    assert front.head["notice"]["number"] == notice["number"] + 1, "drawn without another cause"
