@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modules.config import NoiseScheduler
 from modules.config.enums import ModelType
 from modules.config.paths import resolve
-from ot_notebook.services.inference_recipe import Recipe
+from ot_notebook.services.inference_recipe import Recipe, is_name
 from ot_notebook.services.inference_source import trained_parts
 from ot_notebook.services.inference_weights import READERS, as_compel, readable, written
 
@@ -38,7 +38,8 @@ def diffusers_code(recipe: Recipe) -> str:
     """A script; its last line saves the picture.
 
     Raises:
-        ValueError: for a recipe whose model is not known, such as one from another program.
+        ValueError: for a recipe whose model is not known, such as one from another program, or a
+            backup that does not say what its networks are.
     """
     from modules.families import family_for
     from modules.sampling.start import picture_pipeline
@@ -109,11 +110,25 @@ def _backup(folder: Path) -> tuple[str, list[tuple[str, tuple[str, str]]]]:
     config, _warnings = TrainConfig.load(folder / "onetrainer_config" / "args.json")
     networks = []
     for part in trained_parts(config, folder):
-        told = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
-        kind = f"diffusers.{told['_class_name']}" if "_class_name" in told else ""
-        kind = kind or f"transformers.{told['architectures'][0]}"
-        networks.append((part, (kind, str(folder / part))))
+        networks.append((part, (_class_of(folder / part), str(folder / part))))
     return resolve(config.base_model_name), networks
+
+
+def _class_of(network: Path) -> str:
+    """The class of a network that was saved by diffusers or transformers."""
+    path = network / "config.json"
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told = told if isinstance(told, dict) else {}
+    library, name = "diffusers", told.get("_class_name")
+    if name is None:
+        library, listed = "transformers", told.get("architectures")
+        name = listed[0] if isinstance(listed, list) and listed else None
+    if not is_name(name):
+        raise ValueError(
+            f"{path} does not name the class of its network: _class_name, or the first of "
+            f"architectures, is {name!r}. Copy the settings as a sample definition."
+        )
+    return f"{library}.{name}"
 
 
 def _fewer_layers(recipe: Recipe, family: Family) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import keyword
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -246,15 +248,21 @@ class Recipe:
 def plain_options(arguments: Mapping[str, Any]) -> Options:
     """Those of a pipeline's arguments that are numbers or words, but for what a recipe has itself.
 
-    Names are those of arguments, whatever a stranger's picture holds.
+    Names are those of arguments and numbers are finite, whatever a stranger's picture holds.
     """
     own = {"prompt", "negative_prompt", "width", "height", "num_frames", "strength"}
     plain = (bool, int, float, str, type(None))
     return tuple(
         (name, value)
         for name, value in sorted(arguments.items())
-        if str(name).isidentifier() and name not in own and isinstance(value, plain)
+        if is_name(name) and name not in own and isinstance(value, plain)
+        if not isinstance(value, float) or math.isfinite(value)
     )
+
+
+def is_name(text: object) -> bool:
+    """Whether this can stand in code as the name of something."""
+    return isinstance(text, str) and text.isidentifier() and not keyword.iskeyword(text)
 
 
 def read_recipe(path: Path | str | BinaryIO, name: str = "") -> Recipe:

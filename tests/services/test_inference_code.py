@@ -3,6 +3,8 @@
 import copy
 import importlib.util
 import itertools
+import json
+import math
 import sys
 
 import numpy as np
@@ -14,11 +16,12 @@ from safetensors.torch import save_file
 import ot_notebook as ot
 from modules.adapters.files import save_tensors, to_format
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
-from modules.config import ConfigError, ModelFormat, ModelType
+from modules.config import ConfigError, ModelFormat, ModelType, TrainConfig
 from modules.families import all_families, family_for
+from ot_notebook.preset_files import find
 from ot_notebook.services.inference_code import STAGES, diffusers_code
 from ot_notebook.services.inference_gallery import InferenceGallery
-from ot_notebook.services.inference_recipe import read_recipe
+from ot_notebook.services.inference_recipe import Recipe, plain_options, read_recipe
 from ot_notebook.services.inference_service import InferenceService
 
 torch.set_num_threads(1)
@@ -211,3 +214,37 @@ def test_without_an_encoder_a_film_is_a_folder_of_frames(tmp_path, monkeypatch):
 def test_a_model_of_pictures_draws_no_film(service):
     with pytest.raises(ConfigError, match=r"frames is 5, but .* draws single pictures"):
         service.generate("a fox", frames=5)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ('{"_class_name": "UNet2DConditionModel"}', "diffusers.UNet2DConditionModel"),
+        ('{"architectures": ["CLIPTextModel"]}', "transformers.CLIPTextModel"),
+        ('{"_class_name": "X(); import os; os.remove"}', None),
+        ('{"architectures": ["class"]}', None),
+        ('{"architectures": []}', None),
+        ('{"architectures": "CLIPTextModel"}', None),
+        ('{"hidden_size": 4}', None),
+        ("[1]", None),
+    ],
+)
+def test_a_backup_names_classes_and_nothing_else(tmp_path, told, kind):
+    config = TrainConfig.load(find("emoji LoRA"))[0].update(training_method="FINE_TUNE")
+    for name in ("onetrainer_config", "unet"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "onetrainer_config" / "args.json").write_text(json.dumps(config.to_dict()))
+    (tmp_path / "unet" / "config.json").write_text(told)
+    asked = {"seed": 7, "width": 64, "height": 64, "steps": 3, "cfg_scale": 3.0}
+    given = {"prompt": "a fox", "model": str(tmp_path), "model_type": "STABLE_DIFFUSION_15"}
+    recipe = Recipe.from_dict({**given, **asked})
+    if kind is None:
+        with pytest.raises(ValueError, match="does not name the class of its network"):
+            diffusers_code(recipe)
+        return
+    assert f"unet={kind}.from_pretrained({str(tmp_path / 'unet')!r})" in diffusers_code(recipe)
+
+
+def test_options_of_a_strangers_picture_are_names_and_numbers_that_code_can_hold():
+    told = {"guidance_scale": 3.0, "class": 1, "a b": 2, "eta": math.nan, "cfg": math.inf, 3: 4}
+    assert plain_options({str(k): v for k, v in told.items()}) == (("guidance_scale", 3.0),)
