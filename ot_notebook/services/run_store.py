@@ -392,7 +392,7 @@ class RunStore:
             if connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,):
                 connection.executescript(
                     f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION};"
-                    f"BEGIN; {SCHEMA} COMMIT;"
+                    f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;"  # another may do so at once
                 )
             upgrade(connection)
             check(connection, self.path)

@@ -13,16 +13,16 @@ APPLICATION = 0x4F544E42
 VERSION = 2
 
 SCHEMA = """
-CREATE TABLE runs (
+CREATE TABLE IF NOT EXISTS runs (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, started REAL NOT NULL, ended REAL,
     state TEXT NOT NULL, config TEXT NOT NULL, parent TEXT
 );
-CREATE TABLE events (
+CREATE TABLE IF NOT EXISTS events (
     number INTEGER PRIMARY KEY, run INTEGER NOT NULL, time REAL NOT NULL, name TEXT NOT NULL,
     body TEXT NOT NULL
 );
-CREATE INDEX events_of_run ON events (run, name);
-CREATE TABLE metrics (
+CREATE INDEX IF NOT EXISTS events_of_run ON events (run, name);
+CREATE TABLE IF NOT EXISTS metrics (
     run INTEGER NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
     epoch INTEGER, max_step INTEGER, max_epoch INTEGER, epoch_step INTEGER, max_epoch_step INTEGER,
     loss REAL, smooth_loss REAL, learning_rate REAL, grad_norm REAL,
@@ -30,7 +30,7 @@ CREATE TABLE metrics (
     learning_rates TEXT, corrected_loss REAL,
     PRIMARY KEY (run, step)
 ) WITHOUT ROWID;
-CREATE TABLE curves (
+CREATE TABLE IF NOT EXISTS curves (
     run INTEGER NOT NULL, name TEXT NOT NULL, last_step INTEGER NOT NULL,
     steps BLOB NOT NULL, "values" BLOB NOT NULL, PRIMARY KEY (run, name)
 );
@@ -65,11 +65,20 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Bring a file of an older version up to this one, before it is checked and written to."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    """Bring a file of an older version up to this one, before it is checked and written to.
+
+    Of several processes that do so at once, one does and the others wait for it.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
-    if application == APPLICATION and version == 1:
-        connection.executescript(
-            "BEGIN; ALTER TABLE metrics ADD COLUMN corrected_loss REAL; "
-            f"PRAGMA user_version = {VERSION}; COMMIT;"
-        )
+    if application != APPLICATION or _version(connection) != 1:
+        return
+    with connection:  # commits, or takes all of it back
+        connection.execute("BEGIN IMMEDIATE")
+        if _version(connection) == 1:  # still, now that nobody else writes
+            connection.execute("ALTER TABLE metrics ADD COLUMN corrected_loss REAL")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)

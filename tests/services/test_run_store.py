@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from modules.training import events as e
 from ot_notebook.services.run_store import Mark, RunStore, StoreError
+from ot_notebook.services.store_file import APPLICATION, SCHEMA, VERSION
 
 HOSTILE = '<img src=x onerror="alert(1)">\x00\x1b[31m\u202e\ud83d\ude00' + "x" * 10_000
 
@@ -168,6 +170,40 @@ def test_a_store_of_the_first_version_is_read_as_it_is_and_written_to_as_one_of_
     old.close()
     with sqlite3.connect(store.path) as raw:
         assert raw.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_file_that_two_kernels_open_at_once_is_made_or_upgraded_once(tmp_path, version):
+    path = tmp_path / "run.db"
+    with closing(sqlite3.connect(path)) as other:
+        if version:
+            other.executescript(
+                f"PRAGMA application_id = {APPLICATION}; PRAGMA user_version = 1; {SCHEMA}"
+                "ALTER TABLE metrics DROP COLUMN corrected_loss;"
+            )
+        other.execute("BEGIN IMMEDIATE")  # the other is in the midst of it
+        failed = []
+
+        def enter():
+            try:
+                RunStore(path).begin("one", {}, now=0)
+            except StoreError as error:
+                failed.append(error)
+
+        kernel = threading.Thread(target=enter)
+        kernel.start()
+        time.sleep(0.2)
+        if version:
+            other.execute("ALTER TABLE metrics ADD COLUMN corrected_loss REAL")
+        else:
+            other.execute(f"PRAGMA application_id = {APPLICATION}")
+            for line in filter(str.strip, SCHEMA.split(";")):
+                other.execute(line)
+        other.execute(f"PRAGMA user_version = {VERSION}")
+        other.commit()
+        kernel.join(20)
+    assert failed == []
+    assert [one.id for one in RunStore(path).runs()] == ["one"]
 
 
 def test_a_folder_that_refuses_writing_is_named(tmp_path):
