@@ -92,7 +92,8 @@ class SystemMonitor(t.HasTraits):
         self._folder, self._seconds = Path(folder), seconds
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._watched: tuple[Path, int | None] | None = None
+        self._watched: Path | None = None
+        self._quotas: dict[Path, int] = {}
 
     def watch(self, folder: str | Path, quota: int | None = None) -> None:
         """Tell from now on also of the drive that a run is kept on, if it is another one.
@@ -100,12 +101,17 @@ class SystemMonitor(t.HasTraits):
         Args:
             folder: the run's workspace.
             quota: bytes that may lie there, where the drive itself does not tell: many network
-                drives show the size of all of their machines.
+                drives show the size of all of their machines. It stays known for that folder.
         """
         place = Path(folder).expanduser().absolute()
-        if quota is None and self._watched is not None and self._watched[0] == place:
-            return  # a quota that was given stays
-        self._watched = (place, quota)
+        if quota is not None:
+            self._quotas[place] = quota
+        self._watched = place
+
+    def _kept(self) -> tuple[Path, int | None] | None:
+        """The folder of the run that was shown last, and its quota."""
+        place = self._watched
+        return None if place is None else (place, self._quotas.get(place))
 
     def start(self) -> None:
         """Read from now on; nothing happens if it does already."""
@@ -122,7 +128,7 @@ class SystemMonitor(t.HasTraits):
             self._thread.join()
 
     def _run(self) -> None:
-        machine = _Machine(self._folder, lambda: self._watched)
+        machine = _Machine(self._folder, self._kept)
         self.set_trait("note", machine.note)
         try:
             while not self._stopped.wait(self._seconds if self.history else 0):
@@ -139,7 +145,7 @@ class _Machine:
     def __init__(self, folder: Path, watched: Callable[[], tuple[Path, int | None] | None]) -> None:
         notes = []
         self._folder, self._watched = folder, watched
-        self._space: tuple[object, DriveSpace] | None = None
+        self._spaces: dict[tuple[Path, int | None], DriveSpace] = {}  # each counts its files
         self._psutil: Any = None
         try:
             import psutil
@@ -172,10 +178,10 @@ class _Machine:
         if watched is None:
             return None
         with suppress(OSError):  # a drive that does not answer now
-            if self._space is None or self._space[0] != watched:
+            if watched not in self._spaces:
                 folder, quota = watched
-                self._space = (watched, DriveSpace(folder, self._folder, quota))
-            return self._space[1].look()
+                self._spaces[watched] = DriveSpace(folder, self._folder, quota)
+            return self._spaces[watched].look()
         return None
 
     def close(self) -> None:

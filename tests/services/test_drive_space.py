@@ -53,7 +53,8 @@ def test_the_monitor_tells_of_a_workspace_with_a_quota_and_the_strip_warns(tmp_p
     fill(folder, 950)
     monitor = ot.SystemMonitor(tmp_path, seconds=0.02)
     monitor.watch("run", quota=1000)
-    monitor.watch(folder)  # as the dashboard does
+    for shown in (tmp_path / "another", folder):  # as two dashboards do
+        monitor.watch(shown)
     monitor.start()
     until = time.monotonic() + 5
     while monitor.reading is None and time.monotonic() < until:
