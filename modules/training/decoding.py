@@ -117,8 +117,12 @@ def apart(held: Tensor, edge: int) -> tuple[Tensor, Tensor]:
 
 
 def forward_for(
-    config: TrainConfig, family: Family, parts: Parts, device: torch.device
+    config: TrainConfig, family: Family, parts: Parts, device: torch.device, cached: bool
 ) -> Forward | Decoding:
-    """What a run does with a batch, by what it trains."""
-    vae = config.training_method is TrainingMethod.FINE_TUNE_VAE
-    return (Decoding if vae else Forward)(config, family, parts, device)
+    """What a run does with a batch, by what it trains; `cached` is whether captions are."""
+    if config.training_method is TrainingMethod.FINE_TUNE_VAE:
+        return Decoding(config, family, parts, device)
+    forward = Forward(config, family, parts, device)
+    if cached and config.text_encoder.dropout_probability:
+        forward.keep_empty()
+    return forward

@@ -124,6 +124,13 @@ class Forward:
         self._caption_dropout = config.text_encoder.dropout_probability
         self._cache_casts = config.enable_autocast_cache
 
+    @torch.no_grad()
+    def keep_empty(self) -> Condition:
+        """Encode the empty caption, for those left out, while its encoders are on the device."""
+        encoded = self._encode([""])
+        self._empty = {name: t.to(self._device, self._dtype) for name, t in encoded.items()}
+        return self._empty
+
     @property
     def levels(self) -> int:
         """How many timesteps the model knows."""
@@ -266,11 +273,8 @@ class Forward:
             pairs = zip(captions, dropped.tolist(), strict=True)
             return ["" if gone else text for text, gone in pairs], None
         if self._empty is None:
-            with torch.no_grad(), self.borrow():
-                self._empty = {
-                    name: tensor.to(self._device, self._dtype)
-                    for name, tensor in self._encode([""]).items()
-                }
+            with self.borrow():
+                self._empty = self.keep_empty()
         kept = {
             name: torch.where(dropped.view(-1, *[1] * (tensor.ndim - 1)), self._empty[name], tensor)
             for name, tensor in condition.items()

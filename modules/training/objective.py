@@ -193,7 +193,7 @@ def build_objective(
 
 
 def cosine_times(reach: float) -> Tensor:
-    """The times of a continuous schedule's levels, [N], 0.001 to 1: level i is (i + 1) / N.
+    """The times of a continuous schedule's levels, [N], 0.001 to 1: 0.001 + (i + 1) / N.
 
     With a reach above 1 the last of them are all 1, so that pure noise is drawn more often.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from modules.training.events import Event, LossUpdate, SampleImage, ValidationLoss
+from modules.training.events import Event, LossUpdate, SampleImage, TrainingState, ValidationLoss
 
 
 def tensorboard_installed() -> bool:
@@ -45,11 +45,10 @@ class TensorBoardLog:
 
     def write(self, event: Event) -> None:
         """Log what an event says, if it is one that TensorBoard shows."""
-        if not isinstance(event, LossUpdate | ValidationLoss | SampleImage):
-            return
-        self._waiting.append((time.time(), event))
+        if isinstance(event, LossUpdate | ValidationLoss | SampleImage):
+            self._waiting.append((time.time(), event))
         waited = time.monotonic() - self._handed_over
-        if waited >= HAND_OVER_SECONDS or isinstance(event, SampleImage):
+        if waited >= HAND_OVER_SECONDS or isinstance(event, SampleImage | TrainingState):
             self._hand_over()
 
     def close(self) -> None:

@@ -199,7 +199,6 @@ class GenericTrainer:
         names = idle(self._family, self.parts, self._method, self._dataset)
         networks = {name: self._offloads[name] for name in names}
         self._parking = Parking(networks, self._device, torch.device(config.temp_device))
-        self._parking.park()
         self._batches = Batches(
             self._dataset,
             config.batch_size,
@@ -209,7 +208,9 @@ class GenericTrainer:
         )
         forwards = sum(self._batches.batches_in(epoch) for epoch in range(config.epochs))
         self.max_step = max(1, forwards // config.gradient_accumulation_steps)
-        self._forward = forward_for(config, self._family, self.parts, self._device)
+        cached = self._dataset.texts is not None
+        self._forward = forward_for(config, self._family, self.parts, self._device, cached)
+        self._parking.park()
         self._forward.borrow = self._parking.fetched
         if self._measured is not None:
             self._validation = Validation(self._measured, self._forward, self.parts, self._device)

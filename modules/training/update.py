@@ -151,6 +151,7 @@ class Update:
         parameter.grad = None
         if guest is not None:
             guest.learn()
+            beside(self.optimizer.state[parameter], parameter)
 
     def _apply_rest(self) -> Tensor:
         """Change what had its gradient in an earlier pass than the last; the norm of all."""

@@ -110,8 +110,12 @@ def test_what_no_step_needs_is_away(make_config, make_run, watch, case):
     assert list(run.losses) == [1, 2, 3]
 
 
-def test_samples_bring_all_back_and_send_it_home_again(make_config, make_run, watch):
-    _run, away = followed(make_run, make_config(epochs=1, **SAMPLED), watch)
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_samples_alone_bring_all_back_and_send_it_home_again(make_config, make_run, watch, dropped):
+    """What stands for captions left out is encoded before the run begins."""
+    config = make_config(epochs=1, **SAMPLED)
+    config = config.update(**{"text_encoder.dropout_probability": dropped})
+    _run, away = followed(make_run, config, watch)
     assert away == {"vae", "text_encoder"}
     turns = [move for name, move in watch.moves if name == "AutoencoderKL"]
     assert turns == ["home", *["device", "home"] * 2]
