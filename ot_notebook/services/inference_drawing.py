@@ -56,53 +56,48 @@ class Drawing:
     def draw(
         self,
         model: InferenceModel,
-        request: Request,
+        requests: Sequence[Request],
         stack: Stack,
         words: str = "",
-        count: int = 1,
         preview: Callable[[Preview], None] | None = None,
     ) -> list[Result]:
-        """Pictures side by side, of one seed after the other.
+        """Pictures side by side.
 
         Args:
             model: draws them.
-            request: the first of them.
+            requests: alike but for their seeds.
             stack: adapters to lay over the networks.
             words: what the steps are counted of, for people.
-            count: how many.
             preview: called with what there is of the first after each step.
 
         Raises:
             Cancelled: if it was to stop before they were done.
         """
-        drawn = self._drawn(model, request, stack, words, count, preview)
+        drawn = self._drawn(model, requests, stack, words, preview)
         return [self._kept(one) for one in drawn]
 
     @contextmanager
-    def keeping(self) -> Iterator[Callable[..., Future[Result]]]:
-        """Inside the block one picture is written while the next is drawn.
+    def keeping(self) -> Iterator[Callable[..., list[Future[Result]]]]:
+        """Inside the block pictures are written while the next are drawn.
 
-        Gives a function that takes what `draw` takes, for one picture. The block ends when all are
-        written.
+        Gives a function that takes what `draw` takes. The block ends when all are written.
         """
         with ThreadPoolExecutor(1, "ot-inference-keep") as writer:
 
-            def draw(*given: Any) -> Future[Result]:
-                (drawn,) = self._drawn(*given)
-                return writer.submit(self._kept, drawn)
+            def draw(*given: Any) -> list[Future[Result]]:
+                return [writer.submit(self._kept, one) for one in self._drawn(*given)]
 
             yield draw
 
     def _drawn(
         self,
         model: InferenceModel,
-        request: Request,
+        requests: Sequence[Request],
         stack: Stack,
         words: str = "",
-        count: int = 1,
         preview: Callable[[Preview], None] | None = None,
     ) -> list[_Drawn]:
-        begun, steps = 0.0, request.steps
+        begun, steps = 0.0, requests[0].steps
 
         def show(image: Image, step: int) -> None:
             if preview is not None:
@@ -114,9 +109,8 @@ class Drawing:
             found = model.draw(
                 family,
                 parts,
-                request,
+                requests,
                 stack,
-                count,
                 report=lambda done, total: self._say(done=done, total=total),
                 should_stop=stop,
                 preview=show if preview is not None else None,
@@ -132,11 +126,10 @@ class Drawing:
             raise Cancelled("The picture was cancelled before it was done.")
         pictures, rate = answer[0], answer[1]
         seconds = (time.monotonic() - begun) / len(pictures)
-        notes = tuple(model.notes(request, stack))
-        first = request.definition.seed
+        notes = tuple(model.notes(requests[0], stack))
         return [
-            _Drawn(frames, model.recipe(request.with_seed(first + at), stack), seconds, notes, rate)
-            for at, frames in enumerate(pictures)
+            _Drawn(frames, model.recipe(request, stack), seconds, notes, rate)
+            for request, frames in zip(requests, pictures, strict=True)
         ]
 
     def _kept(self, drawn: _Drawn) -> Result:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,12 +31,15 @@ class MemoryLadder:
 
     def __init__(self, owned: bool) -> None:
         self._owned = owned
-        self._offloaded = self._tiled = False
+        self._apart = self._offloaded = self._tiled = False
+        self._several = False
+        """Whether what is being done is pictures side by side."""
 
     @property
     def taken(self) -> tuple[str, ...]:
         """What was done so far, in words."""
         steps = [
+            (self._apart, "pictures are drawn one at a time"),
             (self._offloaded, "layers wait in main memory until they are used"),
             (self._tiled, "the VAE works on tiles"),
         ]
@@ -62,6 +65,11 @@ class MemoryLadder:
                     tried = " and ".join(self.taken) or "nothing else could be tried"
                     raise MemoryError(OUT.format(tried=tried)) from error
 
+    def shares(self, seeds: Sequence[int]) -> list[Sequence[int]]:
+        """Which of the pictures are drawn side by side, one share after the other."""
+        self._several = len(seeds) > 1
+        return [[seed] for seed in seeds] if self._apart else [seeds]
+
     def offload(self, parts: Parts) -> None:
         """Keep layers in main memory, and bring each to the device only while it works."""
         import torch
@@ -76,6 +84,9 @@ class MemoryLadder:
         self._offloaded = True
 
     def _climb(self, parts: Parts) -> bool:
+        if self._several and not self._apart:
+            self._apart = True
+            return True
         if self._owned and not self._offloaded:
             self.offload(parts)
             return True

@@ -121,27 +121,25 @@ class InferenceModel:
         self,
         family: Family,
         parts: Parts,
-        request: Request,
+        requests: Sequence[Request],
         stack: Stack,
-        count: int,
         **watch: Any,
     ) -> list[list[Image]] | None:
-        """Pictures of one seed after the other, side by side; None if they were stopped.
+        """Pictures side by side; None if they were stopped.
 
         Each is a list: of one, or of all frames of a film.
 
         Args:
             family: as `use` gives it.
             parts: the same.
-            request: the first of them.
+            requests: alike but for their seeds.
             stack: adapters to lay over the networks.
-            count: how many.
             watch: report, should_stop and preview, as for `sample_batch`.
         """
         from modules.adapters.stack import applied
         from modules.sampling.sampler import sample_batch
 
-        seeds = [request.definition.seed + number for number in range(count)]
+        request = requests[0]
         adapters = [(self.adapter(path, family, parts), at) for path, at in stack]
         with (
             applied(family, parts, adapters),
@@ -149,12 +147,14 @@ class InferenceModel:
             self._reading(family, parts, adapters),
         ):
             reading, encoded = self._read(family, parts, request, adapters)
-            start = request.start()
-            images = sample_batch(
-                reading, parts, request.definition, seeds, start=start, encoded=encoded, **watch
-            )
-        if images is None:
-            return None
+            start, images = request.start(), []
+            for some in self.memory.shares([one.definition.seed for one in requests]):
+                drawn = sample_batch(
+                    reading, parts, request.definition, some, start=start, encoded=encoded, **watch
+                )
+                if drawn is None:
+                    return None
+                images += drawn
         return [images] if request.definition.frames > 1 else [[image] for image in images]
 
     def _read(
@@ -186,13 +186,13 @@ class InferenceModel:
         encoded = self._texts.once(key, lambda: weights.encoded(family, parts, definition))
         return reading, encoded
 
-    def draws_together(self, request: Request) -> bool:
-        """Whether several of such pictures are drawn side by side.
+    def together(self, request: Request, most: int) -> int:
+        """How many of such pictures are drawn side by side, at most so many.
 
         Where pictures are read as well, pipelines draw their noise from one generator for all.
         """
         one = request.definition.frames == 1
-        return one and request.image is None and self.hint == "none"
+        return most if one and request.image is None and self.hint == "none" else 1
 
     @contextmanager
     def _skipping(self, family: Family, parts: Parts, request: Request) -> Iterator[None]:

@@ -274,13 +274,14 @@ class InferenceService:
             model = self._held.need()
             request = self._request(model, prompt, settings)
             stack = self._held.loras if loras is None else model.fit(loras)
-            together = n if model.draws_together(request) else 1
+            together = model.together(request, n)
             results: list[Result] = []
             try:
                 for first in range(0, n, together):
                     words = f"Picture {first + 1} of {n}" if 1 == together < n else ""
-                    drawn = request.with_seed(request.definition.seed + first)
-                    results += self._drawing.draw(model, drawn, stack, words, together, preview)
+                    seeds = range(first, first + together)
+                    some = [request.with_seed(request.definition.seed + at) for at in seeds]
+                    results += self._drawing.draw(model, some, stack, words, preview)
             except Cancelled:
                 if not results:
                     raise
@@ -316,6 +317,9 @@ class InferenceService:
         **settings: Any,
     ) -> Grid:
         """Draw every combination of the values of up to three settings, all else alike.
+
+        Pictures that differ in nothing but their seed are drawn side by side, a few at a time: each
+        is what `generate` draws, but for what a wider matrix rounds otherwise.
 
         Args:
             prompt: what to draw, where it is on no axis.

@@ -63,3 +63,12 @@ def test_layers_can_wait_in_main_memory_from_the_start(service, tmp_path):
     offloading = InferenceService(tmp_path / "other").load(ot.assets.model(), offload=True)
     assert np.array_equal(pixels(offloading.generate("a fox", **SETTINGS)), expected)
     offloading.generate("a fox", image=offloading.generate("a fox", **SETTINGS), **SETTINGS)
+
+
+def test_pictures_that_do_not_fit_side_by_side_are_drawn_one_at_a_time(service):
+    alone = [pixels(service.generate("a fox", **{**SETTINGS, "seed": seed})) for seed in (7, 8)]
+    Full(service._held.model._owner[1].denoiser, 1)
+    several = service.batch("a fox", 2, **SETTINGS)
+    assert all(np.array_equal(a, pixels(b)) for a, b in zip(alone, several, strict=True))
+    words = "For want of memory pictures are drawn one at a time: this is slower."
+    assert [one.notes for one in several] == [(words,)] * 2

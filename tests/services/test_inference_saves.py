@@ -155,7 +155,7 @@ def test_whole_models_are_drawn_one_at_a_time_and_the_loaded_one_comes_back(
         exec(compile(service.as_python(recipe), "code", "exec"), {})
         assert abs(pixels(result) - np.asarray(Image.open("picture.png"), dtype=int)).max() <= 2
     service.load(saves[0].path)
-    assert np.array_equal(pixels(service.generate("a fox", **SETTINGS)), pictures[0])
+    assert abs(pixels(service.generate("a fox", **SETTINGS)) - pictures[0]).max() <= 1
 
 
 def test_saves_of_a_whole_run_need_no_model_to_be_loaded(whole, tmp_path):
