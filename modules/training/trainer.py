@@ -8,14 +8,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from modules.config import ConceptType, ConfigError, DataType, EMAMode, SampleConfig, TrainConfig
+from modules.config import ConceptType, ConfigError, SampleConfig, TrainConfig
 from modules.config.checks import sample_problems
-from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.data import Batches, CachingStopped, Dataset
 from modules.families import Family, Parts, family_for
 from modules.training.advice import advice_for
@@ -35,34 +34,30 @@ from modules.training.commands import (
 )
 from modules.training.decoding import forward_for
 from modules.training.due import Schedule, anything_learns, freeze_finished
-from modules.training.ema import Ema
 from modules.training.encoder import fill_cache
 from modules.training.events import (
     BackupCreated,
     ModelSaved,
     RunFailed,
-    SampleImage,
     SettingChanged,
     StatusLine,
-    TaskProgress,
 )
 from modules.training.forward import Draw
 from modules.training.memory import MemoryLadder
 from modules.training.method import method_for
 from modules.training.muon import group_rates, split_groups
 from modules.training.noise import adapt_scheduler
-from modules.training.optimizers import build_optimizer
 from modules.training.parking import Parking, idle
 from modules.training.placement import arrange
 from modules.training.places import Place, Workspace, config_metadata
 from modules.training.preflight import check, check_data
 from modules.training.randomness import Randomness
 from modules.training.reporter import Reporter
-from modules.training.samples import take_sample
+from modules.training.samples import Samples
 from modules.training.schedules import LearningRates, base_rates
 from modules.training.speed import compile_layers, kernels
 from modules.training.tensorboard import tensorboard_installed
-from modules.training.update import Update
+from modules.training.update import build_update
 from modules.training.validation import Validation
 from modules.training.voice import Voice
 
@@ -171,6 +166,7 @@ class GenericTrainer:
         if self.config.only_cache:
             return
         self._prepare()
+        self._accompany()
         images = sum(plan.images for plan in self._batches.buckets())
         check_data(self.config, images, self._voice.warn)
         if self.config.continue_last_backup:
@@ -182,6 +178,8 @@ class GenericTrainer:
         adapt_scheduler(self.parts.pipeline, self.config)
         self._offloads = arrange(self.parts, self.config)
         self._method = method_for(self.config, self._family, self.parts)
+        for remark in self._method.remarks:
+            self._voice.warn(remark)
         if self.config.compile and (why := compile_layers(self.parts.denoiser, self._device)):
             self._voice.warn(
                 f"The model runs uncompiled, which is slower and gives the same: {why}."
@@ -193,9 +191,8 @@ class GenericTrainer:
         return patiently(fill, "The cache", self._emit, self._commands.wait)
 
     def _prepare(self) -> None:
-        """Build what the loop needs: batches, forward pass, optimizer, generators, triggers."""
-        config = self.config
-        trainable = self._method.trainable
+        """Build what the loop needs: batches, forward pass, schedules, optimizer, generators."""
+        config, trainable = self.config, self._method.trainable
         names = idle(self._family, self.parts, self._method, self._dataset)
         networks = {name: self._offloads[name] for name in names}
         self._parking = Parking(networks, self._device, torch.device(config.temp_device))
@@ -212,31 +209,27 @@ class GenericTrainer:
         self._forward = forward_for(config, self._family, self.parts, self._device, cached)
         self._parking.park()
         self._forward.borrow = self._parking.fetched
-        if self._measured is not None:
-            self._validation = Validation(self._measured, self._forward, self.parts, self._device)
         self._due = Schedule()
-        self._best = Best(self._workspace, self._write_model, self._emit)
-        parameters = [p for part in trainable.values() for p in part]
-        ema = None
-        if config.ema is not EMAMode.OFF:
-            place = torch.device("cpu") if config.ema is EMAMode.CPU else None
-            ema = Ema(parameters, config.ema_decay, config.ema_update_step_interval, place)
-        scaled = config.train_dtype is DataType.FLOAT_16
-        scaled &= all(p.dtype == torch.float32 for p in parameters)  # else gradients are not
         self._groups = split_groups(config.optimizer, trainable, self.parts.modules().values())
         self._configure(config)
         self._randomness = Randomness(self._device, config.ot.seed)
-        self._update = Update(
-            build_optimizer(config.optimizer, self._groups, self._rates.base),
-            parameters,
-            config.clip_grad_norm,
-            torch.amp.GradScaler(self._device.type, enabled=scaled),
-            ema,
-            self._randomness.rounding if config.optimizer.stochastic_rounding else None,
-            config.optimizer.optimizer in ONE_BY_ONE,
+        self._update = build_update(
+            config,
+            [parameter for part in trainable.values() for parameter in part],
+            self._groups,
+            self._rates.base,
+            self._device,
+            self._randomness.rounding,
             self._method.after_step,
-            config.optimizer.fused_back_pass,
         )
+        home = None if self._device.type == "cpu" else torch.device(config.temp_device)
+        self._memory = MemoryLadder(
+            self._method.networks, config.batch_size, self._voice.warn, self._device, home
+        )
+
+    def _accompany(self) -> None:
+        """Build what follows the loop: its reports, samples, validation and backups."""
+        config = self.config
         self._reporter = Reporter(
             self._emit,
             self._device,
@@ -245,10 +238,11 @@ class GenericTrainer:
             config.batch_size * config.gradient_accumulation_steps,
             self._batches.batches_in,
         )
-        home = None if self._device.type == "cpu" else torch.device(config.temp_device)
-        self._memory = MemoryLadder(
-            self._method.networks, config.batch_size, self._voice.warn, self._device, home
-        )
+        stops = lambda: self._commands.stop_requested  # noqa: E731
+        self._samples = Samples(self._family, self.parts, self._workspace, self._emit, stops)
+        if self._measured is not None:
+            self._validation = Validation(self._measured, self._forward, self.parts, self._device)
+        self._best = Best(self._workspace, self._write_model, self._emit)
         self._backups = Backups(
             self._workspace,
             self._method,
@@ -427,21 +421,9 @@ class GenericTrainer:
             raise ConfigError(problems)
         self._voice.enter("sampling", f"Sampling {definition.prompt!r}")
         with self._parking.fetched(), self._update.shown(averaged):
-            taken = take_sample(
-                self._family,
-                self.parts,
-                definition,
-                self._workspace.sample(index, definition.prompt, self._place(), averaged),
-                self.config.sample_image_format,
-                self.config.sample_video_format,
-                report=lambda done, total: self._emit(TaskProgress("sampling", done, total)),
-                should_stop=lambda: self._commands.stop_requested,
-            )
+            taken = self._samples.take(definition, index, self.config, self._place(), averaged)
         if taken is not None:
-            path, seed = taken
-            kind: Literal["custom", "default"] = "custom" if index < 0 else "default"
-            epoch = self._batches.epoch + 1
-            self._emit(SampleImage(kind, path, definition.prompt, seed, self.step, epoch, index))
+            self._emit(taken)
 
     # ---------------------------------------------------------------- files
 

@@ -11,8 +11,10 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from modules.config import DataType, EMAMode, TrainConfig
+from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.training.ema import Ema
-from modules.training.optimizers import load_optimizer_state, step_alone
+from modules.training.optimizers import build_optimizer, load_optimizer_state, step_alone
 from modules.training.rounding import wide_types, widened
 from modules.training.waiting import beside, waiting
 
@@ -264,6 +266,48 @@ class Update:
         if hasattr(self.optimizer, mode):
             with widened(self._parameters, types=self._wide):
                 getattr(self.optimizer, mode)()
+
+
+def build_update(
+    config: TrainConfig,
+    parameters: Sequence[nn.Parameter],
+    groups: Mapping[str, Sequence[nn.Parameter]],
+    rates: Mapping[str, float],
+    device: torch.device,
+    rounding: torch.Generator,
+    then: Callable[[], None],
+) -> Update:
+    """The optimizer steps of a run, as its settings have them.
+
+    Args:
+        config: optimizer, clipping, average and precision.
+        parameters: what trains.
+        groups: the same by parameter group.
+        rates: base learning rate of each group.
+        device: where the loop runs.
+        rounding: rounds weights at random, where the settings ask for it.
+        then: called after each step, before the average takes in the weights.
+
+    Raises:
+        ConfigError: if there is no such optimizer here, or it refuses its numbers.
+    """
+    ema = None
+    if config.ema is not EMAMode.OFF:
+        place = torch.device("cpu") if config.ema is EMAMode.CPU else None
+        ema = Ema(parameters, config.ema_decay, config.ema_update_step_interval, place)
+    scaled = config.train_dtype is DataType.FLOAT_16
+    scaled &= all(p.dtype == torch.float32 for p in parameters)  # else gradients are not
+    return Update(
+        build_optimizer(config.optimizer, groups, rates),
+        parameters,
+        config.clip_grad_norm,
+        torch.amp.GradScaler(device.type, enabled=scaled),
+        ema,
+        rounding if config.optimizer.stochastic_rounding else None,
+        config.optimizer.optimizer in ONE_BY_ONE,
+        then,
+        config.optimizer.fused_back_pass,
+    )
 
 
 def _apply_one_of(update: ref[Update], group: int, index: int, parameter: nn.Parameter) -> None:
