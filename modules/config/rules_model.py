@@ -98,13 +98,17 @@ def input_lengths(case: Case) -> Iterator[Problem]:
         yield refuse(field, message, "Set it to true, or use KOHYA_LORA or COMFY_LORA.")
 
 
-def adapter_dropout(case: Case) -> Iterator[Problem]:
-    """Dropout of an adapter whose layers have none."""
-    config, field = case.config, "dropout_probability"
-    oft = config.training_method is TrainingMethod.LORA and config.peft_type is PeftType.OFT_2
-    if oft and config.get(field):
-        message = f"{field} is {config.get(field):g}, but OFT_2 has no dropout here."
-        yield refuse(field, message, "Set it to 0.")
+def rotations(case: Case) -> Iterator[Problem]:
+    """What rotations cannot do: leave inputs out, or turn blocks of one number."""
+    config = case.config
+    if config.training_method is not TrainingMethod.LORA or config.peft_type is not PeftType.OFT_2:
+        return
+    if dropout := config.dropout_probability:
+        message = f"dropout_probability is {dropout:g}, but OFT_2 has no dropout here."
+        yield refuse("dropout_probability", message, "Set it to 0.")
+    if config.oft_block_size == 1:
+        message = "oft_block_size is 1, but a block of one number cannot be rotated."
+        yield refuse("oft_block_size", message, "Use 32.")
 
 
 def loss_weight(case: Case) -> Iterator[Problem]:
@@ -268,7 +272,7 @@ RULES: tuple[Rule, ...] = (
     output_format,
     destination,
     input_lengths,
-    adapter_dropout,
+    rotations,
     loss_weight,
     caption_dropout,
     text_training,

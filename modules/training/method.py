@@ -43,6 +43,8 @@ class Method(Protocol):
     """What trains, by the path of its settings ("unet", "additional_embeddings.0")."""
     networks: dict[str, nn.Module]
     """What its gradients come through, by part."""
+    remarks: Sequence[str] = ()
+    """What of the settings comes to something else on these layers, in words."""
     live_text: bool = False
     """Whether captions must be encoded anew in each step though no text encoder trains."""
 
@@ -199,6 +201,10 @@ class OtherAdapter(Method):
                 self.trainable[name] = add_adapter(network, layers, config)
         _store(self.trainable, config.lora_weight_dtype)
         self.networks = {name: parts.module(name) for name in self.trainable}
+        if config.peft_type is PeftType.OFT_2:
+            from modules.adapters.oft import remarks
+
+            self.remarks = tuple(remarks(self.networks, config.oft_block_size))
         in_format(adapter_layers(self.networks), family, config.output_model_format)
         if name := config.lora_model_name:
             live = {
@@ -340,6 +346,7 @@ class WithEmbeddings(Method):
         beside: Lora | OtherAdapter | FineTune | None,
     ) -> None:
         self._beside = beside
+        self.remarks = beside.remarks if beside else ()
         brought = beside.brought if isinstance(beside, (Lora, OtherAdapter)) else {}
         self._embeddings = Embeddings(config, family, parts, brought)
         self.trainable = {**(beside.trainable if beside else {}), **self._embeddings.trainable}

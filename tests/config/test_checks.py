@@ -146,6 +146,7 @@ CASES = [
     ({**EMBEDDING, "embedding_weight_dtype": "FLOAT_16"}, "error embedding_weight_dtype: embedding_weight_dtype is FLOAT_16 and so is train_dtype, whose gradients are scaled. Set embedding_weight_dtype to FLOAT_32, or train_dtype to BFLOAT_16."),
     ({"lora_weight_dtype": "BFLOAT_16"}, "warning optimizer.stochastic_rounding: lora_weight_dtype is BFLOAT_16 and optimizer.stochastic_rounding is false, so updates below a five-hundredth of a weight get lost. Set optimizer.stochastic_rounding to true, or lora_weight_dtype to FLOAT_32."),
     ({"peft_type": "OFT_2", "dropout_probability": 0.1}, "error dropout_probability: dropout_probability is 0.1, but OFT_2 has no dropout here. Set it to 0."),
+    ({"peft_type": "OFT_2", "oft_block_size": 1}, "error oft_block_size: oft_block_size is 1, but a block of one number cannot be rotated. Use 32."),
     ({"unmasked_probability": 0.3}, "warning unmasked_probability: unmasked_probability is 0.3, but no mask is read. Turn masked_training on, or set it to 0.1."),
     ({"custom_conditioning_image": True}, "warning custom_conditioning_image: custom_conditioning_image is true, which has no effect on Stable Diffusion 1.5. Set it to false."),
     ({"samples.0.sample_inpainting": True}, "error samples.0.sample_inpainting: samples.0.sample_inpainting is true, but Stable Diffusion 1.5 does not draw into pictures. Set it to false, or use an inpainting model_type."),

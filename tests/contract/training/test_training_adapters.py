@@ -1,6 +1,7 @@
 """DoRA, LoHa, LoKr and OFT: trained, kept, and read back by the formulas of their papers."""
 
 import numpy as np
+import peft
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
@@ -8,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modules.adapters.change import weight_change
+from modules.adapters.oft import remarks
 from modules.adapters.writing import by_layer
 from modules.config import ConfigError
 from modules.training import events as e
@@ -217,6 +219,25 @@ def test_oft_rotates_convolutions_as_its_file_does(make_config, make_run):
             shape = {"stride": base.stride, "padding": base.padding}
             expected = torch.nn.functional.conv2d(x, whole, base.bias, **shape)
         torch.testing.assert_close(answer, expected.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_block_size_that_does_not_fit_is_told(make_config, train):
+    settings = {**LARGE, "peft_type": "OFT_2", "oft_block_size": 5, "layer_filter": "attn2.to_q"}
+    run = train(make_config(**settings))
+    (words,) = [word for word in run.warnings if "oft_block_size" in word]
+    assert words.startswith("oft_block_size is 5, but unet.")
+    assert words.endswith("take blocks of 4, because it does not divide their inputs.")
+
+
+def test_a_layer_that_oft_cannot_turn_is_told():
+    network = torch.nn.ModuleDict({"odd": torch.nn.Linear(85, 2), "even": torch.nn.Linear(8, 2)})
+    peft.inject_adapter_in_model(
+        peft.OFTConfig(r=0, oft_block_size=2, target_modules=["odd", "even"]), network
+    )
+    assert list(remarks({"unet": network}, 2)) == [
+        "oft_block_size is 2, of which unet.odd can only take blocks of 1: nothing is learnt "
+        "there. Choose a size that divides the width of those layers."
+    ]
 
 
 def shape_of(tensors):
