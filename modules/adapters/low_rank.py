@@ -9,6 +9,7 @@ Shapes: R rank, in and out the widths of a layer.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -69,32 +70,18 @@ def extract(
     if clamp_quantile is not None and not 0 < clamp_quantile <= 1:
         raise AdapterError(f"clamp_quantile is {clamp_quantile:g}, but is in (0, 1].")
     first, second = _alike(Path(base), Path(tuned), ModelType(model_type) if model_type else None)
-    family, homes, others = first.family, first.homes(), second.homes()
+    family = first.family
     keys = [key for of_file in first.layers.values() for key in of_file]
     paths = possible_layers(family, greatest_number(dict.fromkeys(keys)))
     takers = {f"{p}.{family.adapter_name(p, path)}" for p, of in paths.items() for path in of}
-    names = sorted(homes.keys() & takers)
+    names = sorted(first.homes().keys() & takers)
     tensors: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        files = [*first.layers, *second.layers]
-        opened = {file: stack.enter_context(open_tensors(file)) for file in files}
-
-        def weight(home: tuple[Path, str, Place]) -> Tensor:
-            file, key, place = home
-            return own_part(opened[file].read(key).to(device, torch.float32), place)
-
-        for done, name in enumerate(names, 1):
-            old, new = weight(homes[name]), weight(others[name])
-            if old.shape != new.shape:
-                raise AdapterError(
-                    f"{name} is {tuple(old.shape)} in {base}, {tuple(new.shape)} in {tuned}. "
-                    f"Give two models of one architecture."
-                )
-            if takes_lora(old) and (factors := _factors(new - old, rank, exact)):
-                down, up = _clamped(factors, clamp_quantile)
-                tensors[f"{name}.{DOWN}"], tensors[f"{name}.{UP}"] = down.cpu(), up.cpu()
-                tensors[f"{name}.{ALPHA}"] = torch.tensor(float(len(down)))
-            progress(done, len(names))
+    for done, (name, old, new) in enumerate(_weights(first, second, names, device), 1):
+        if takes_lora(old) and (factors := _factors(new - old, rank, exact)):
+            down, up = _clamped(factors, clamp_quantile)
+            tensors[f"{name}.{DOWN}"], tensors[f"{name}.{UP}"] = down.cpu(), up.cpu()
+            tensors[f"{name}.{ALPHA}"] = torch.tensor(float(len(down)))
+        progress(done, len(names))
     if not tensors:
         raise AdapterError(f"{base} and {tuned} do not differ in any layer that takes a LoRA.")
     written = in_any_format(tensors, family, spellings(family, paths), ModelFormat(model_format))
@@ -111,6 +98,33 @@ def _alike(base: Path, tuned: Path, kind: ModelType | None) -> tuple[StoredModel
             f"({len(odd)} such). Give two models of one architecture and one layout."
         )
     return first, second
+
+
+def _weights(
+    first: StoredModel, second: StoredModel, names: Iterable[str], device: str | torch.device
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each layer's weight in both models, in float32; none is in memory before its turn.
+
+    Raises:
+        AdapterError: if they are not of one shape.
+    """
+    homes, others = first.homes(), second.homes()
+    with ExitStack() as stack:
+        files = [*first.layers, *second.layers]
+        opened = {file: stack.enter_context(open_tensors(file)) for file in files}
+
+        def weight(home: tuple[Path, str, Place]) -> Tensor:
+            file, key, place = home
+            return own_part(opened[file].read(key).to(device, torch.float32), place)
+
+        for name in names:
+            old, new = weight(homes[name]), weight(others[name])
+            if old.shape != new.shape:
+                raise AdapterError(
+                    f"{name} is {tuple(old.shape)} in {first.path}, {tuple(new.shape)} in "
+                    f"{second.path}. Give two models of one architecture."
+                )
+            yield name, old, new
 
 
 def resize(

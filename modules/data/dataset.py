@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -174,14 +175,10 @@ def build(
     for _ in range(ATTEMPTS):
         fill = _Fill(encoder, cache_dir, framing, planned, threads, findings, report, should_stop)
         fill.run()
-        if should_stop():
-            raise CachingStopped
-        try:
+        with suppress(FileNotFoundError):  # another process removed a shard: encode anew
             dataset = fill.dataset(found.concepts, planner)
-        except FileNotFoundError:  # another process removed a shard: encode anew what it held
-            continue
-        prune(cache_dir, int(cache_limit * GIB), keep=fill.shards())
-        return dataset
+            prune(cache_dir, int(cache_limit * GIB), keep=fill.shards())
+            return dataset
     message = f"cache_dir is {cache_dir}, where files vanish as soon as they are written."
     raise error("cache_dir", message, "Raise ot.cache_limit, or choose a folder of its own.")
 
@@ -210,11 +207,16 @@ class _Fill:
             self._texts = Space(cache_dir / space_name("text", encoder.text_identity))
         self._done, self._total, self._report = 0, 0, report
         self._counting, self._halted = threading.Lock(), threading.Event()
+        self._should_stop = should_stop
         stop = lambda: self._halted.is_set() or should_stop()  # noqa: E731
         self._progress = Progress(threads, findings, self._step, stop)
 
     def run(self) -> None:
-        """Encode what is missing."""
+        """Encode what is missing.
+
+        Raises:
+            CachingStopped: if told to stop; what was encoded is kept.
+        """
         pictures, captions = sum(len(p.views) for p in self._pictures()), len(self._captions())
         hints = sum(len(shown.views) for shown in self._shown())
         self._total = pictures + captions + hints
@@ -245,6 +247,8 @@ class _Fill:
             self._total = self._done + sum(len(mask.places) for mask in masks)
             with self._masks.writing(self._progress.should_stop):
                 encode_masks(self._missing_masks(), self._masks, self._progress)
+        if self._should_stop():
+            raise CachingStopped
 
     def shards(self) -> set[Path]:
         """The files that hold what this run uses."""
