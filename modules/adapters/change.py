@@ -92,6 +92,25 @@ def _dense(at: Mapping[str, Tensor]) -> Tensor:
     return torch.kron(first, second.contiguous())
 
 
+def widths(tensors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Outputs and inputs of the layer that an adapter changes.
+
+    Raises:
+        KeyError: if its tensors do not tell, as those of OFT, or are no adapter's.
+    """
+    if DOWN in tensors:
+        return tensors[UP].shape[0], tensors[DOWN].shape[1]
+    if "hada_w1_a" in tensors:
+        return tensors["hada_w1_a"].shape[0], tensors["hada_w1_b"].shape[1]
+    whole = [tensors.get(f"lokr_w{side}") for side in (1, 2)]
+    ends = [
+        (tensors[f"lokr_w{side}_a"], tensors[f"lokr_w{side}_b"]) if it is None else (it, it)
+        for side, it in enumerate(whole, 1)
+    ]
+    (first, left), (second, right) = ends
+    return first.shape[0] * second.shape[0], left.shape[1] * right.shape[1]
+
+
 def kronecker_rank(at: Mapping[str, Tensor]) -> int:
     """Rank of the factors of a LoKr that are split; 0 where both are whole."""
     for name in ("lokr_w2_b", "lokr_w1_b"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,9 +16,17 @@ from modules.adapters.recognise import recognise
 from modules.adapters.writing import in_any_format, stored_dtype
 from modules.config import DataType, ModelFormat, ModelType, TrainConfig
 from modules.families.base import Parts
-from modules.families.saving import part_layouts, save_model
+from modules.families.saving import file_notes, part_layouts, save_model
 from modules.families.stored import StoredModel, find_model
-from modules.tensor_files import MODEL_SPEC, Progress, Shape, open_tensors, silent, write_tensors
+from modules.tensor_files import (
+    MODEL_SPEC,
+    Progress,
+    Shape,
+    finite,
+    open_tensors,
+    silent,
+    write_tensors,
+)
 
 LORA_FORMATS = frozenset(
     {
@@ -131,9 +142,20 @@ def _to_file(
             # The library maps the file into memory: nothing is read before it is used.
             weights = {key: opened.read(key) for key in opened.shapes}
         tensors |= {f"{prefix}{key}": tensor for key, tensor in layout(weights).items()}
+
+    def settings(part: str) -> Mapping[str, Any]:
+        (file,) = (model.path / part).glob("*config.json")  # of a scheduler scheduler_config.json
+        held: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return held
+
+    tensors |= family.file_extras(settings)
     shapes = {key: Shape.of(tensor, dtype) for key, tensor in tensors.items()}
-    notes = {"format": "pt", **MODEL_SPEC, **family.metadata()}
-    write_tensors(target, shapes, tensors.__getitem__, notes, progress)
+    notes = {"format": "pt", **MODEL_SPEC, **file_notes(family, settings)}
+
+    def read(key: str) -> torch.Tensor:
+        return tensors[key] if dtype is None else finite(tensors[key], shapes[key].dtype, key)
+
+    write_tensors(target, shapes, read, notes, progress)
 
 
 def _to_folder(

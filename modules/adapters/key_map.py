@@ -73,12 +73,18 @@ class Native:
     """Ends of original paths whose weight is called `scale`, as in Flux's norms."""
     underscored: tuple[str, ...] = ()
     """Ends of original paths on which `weight` and `bias` hang by `_`, as in torch's attention."""
+    flat: tuple[str, ...] = ()
+    """Weights, by diffusers path, that the original holds as one row of numbers."""
 
     def key(self, name: str, leaf: str) -> str:
         """Key of a tensor of a layer with that original path: its "weight" or "bias"."""
         if leaf == "weight" and name.endswith(self.scales):
             leaf = "scale"
         return f"{name}{'_' if name.endswith(self.underscored) else '.'}{leaf}"
+
+    def is_flat(self, path: str) -> bool:
+        """Whether the original layout holds a weight as one row of numbers."""
+        return _fits(self.flat, path)
 
     def place(self, path: str) -> Place:
         """Where the original layout holds a layer of the denoiser."""

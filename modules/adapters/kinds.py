@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.adapters.change import per_input
+from modules.adapters.change import ROTATION, per_input, widths
 from modules.adapters.dora import InputLengths, measure_inputs
 from modules.adapters.files import ALPHA, DOWN, PEFT, UP
 from modules.adapters.key_map import KeyMap
@@ -107,8 +107,11 @@ def in_format(
         if layer.part not in key_map.prefixes:
             raise _error(model_format, f"has no place for {layer.part}, which trained")
         place = key_map.place(layer.part, family.adapter_name(layer.part, layer.path))
-        if place.fused or place.swapped:
+        if place.fused:
             raise _error(model_format, f"joins {layer.path} with others, which only LoRA can do")
+        if ROTATION not in layer.tensors and place.swaps(*widths(layer.tensors)):
+            why = f"swaps the halves of {layer.path}, which only LoRA can do"
+            raise _error(model_format, why)
         entries = _entries(layer, key_map)
         tensors |= {f"{place.name}.{suffix}": tensor for suffix, tensor in entries.items()}
     return tensors
@@ -171,7 +174,7 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
             found[MAGNITUDE] = lengths.weight if by_input else lengths.weight.view(-1, 1)
     elif ADAPTER in getattr(layer, "oft_R", ()):
         rotation: Any = layer.oft_R
-        found = {"oft_R.weight": rotation[ADAPTER].weight}
+        found = {ROTATION: rotation[ADAPTER].weight}
     else:
         for name in LYCORIS:
             held: Any = getattr(layer, name, ())

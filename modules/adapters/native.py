@@ -13,8 +13,8 @@ from modules.adapters.key_map import Native
 def to_native(weights: Mapping[str, Tensor], native: Native) -> dict[str, Tensor]:
     """The state of a diffusers denoiser under its original names.
 
-    Layers that the original holds as one are joined along their outputs, and the halves of layers
-    that it holds the other way round are swapped.
+    Layers that the original holds as one are joined along their outputs, the halves of layers that
+    it holds the other way round are swapped, and tables that it holds as a row are flattened.
     """
     found: dict[str, Tensor] = {}
     groups: dict[str, dict[int, Tensor]] = {}
@@ -28,6 +28,8 @@ def to_native(weights: Mapping[str, Tensor], native: Native) -> dict[str, Tensor
         wide = weights.get(f"{path}.weight", tensor)
         if place.swaps(wide.shape[0], wide.shape[-1]):
             tensor = torch.cat(tensor.chunk(2)[::-1])
+        if native.is_flat(path):
+            tensor = tensor.flatten()
         name = native.key(place.name, leaf) if leaf else place.name
         if place.fused:
             groups.setdefault(name, {})[place.member] = tensor

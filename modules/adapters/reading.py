@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from modules.adapters.change import ROTATION, widths
 from modules.adapters.files import ALPHA, DOWN, UP
 from modules.adapters.key_map import Fused, KeyMap, Place
 from modules.adapters.lora import LoraLayer
+from modules.config import ModelFormat
 from modules.families.base import Family
 
 SUFFIXES = {
@@ -241,31 +243,44 @@ def _key_maps(family: Family) -> Iterator[KeyMap]:
             yield KeyMap({family.denoiser: prefix}, native, dotted=False)
         for prefix in ("", "diffusion_model.", f"{family.denoiser}."):
             yield KeyMap({family.denoiser: prefix}, native)
+    comfy = family.lora_formats[ModelFormat.COMFY_LORA].prefixes
     for number, encoder in enumerate(family.text_encoders, 1):
         prefixes = [f"lora_te{number}_", *(["lora_te_"] if len(family.text_encoders) == 1 else [])]
+        if "t5xxl" in comfy.get(encoder, ""):  # kohya's number of a T5 in every architecture
+            prefixes.append("lora_te3_")
         for prefix in prefixes:
             yield KeyMap({encoder: prefix}, dotted=False)
 
 
 def _own(found: Mapping[str, Tensor], place: Place) -> dict[str, Tensor] | None:
     """A layer's share of what the file holds; None if there is no telling."""
-    is_lora = DOWN in found and UP in found
-    if not is_lora:
-        return (
-            None
-            if place.fused or place.swapped or place.swapped_if_double or not found.keys() - {ALPHA}
-            else dict(found)
-        )
+    if not (DOWN in found and UP in found):
+        return dict(found) if _stands_alone(found, place) else None
     down, up = found[DOWN], found[UP]
     alpha = found.get(ALPHA, torch.tensor(float(down.shape[0])))
     rest = {key: tensor for key, tensor in found.items() if key not in (DOWN, UP, ALPHA)}
     if place.swaps(up.shape[0], down.shape[1]):
         up = torch.cat(up.chunk(2)[::-1])
+        for key, lengths in rest.items():  # of DoRA; those of the inputs stay in their order
+            if len(lengths) == len(up):
+                rest[key] = torch.cat(lengths.chunk(2)[::-1])
     if place.fused:
         if rest or up.shape[0] % place.fused.total:
             return None
         down, up, alpha = _unfuse(down, up, alpha, place.fused, place.member)
     return {DOWN: down, UP: up, ALPHA: alpha.reshape(()).float(), **rest}
+
+
+def _stands_alone(found: Mapping[str, Tensor], place: Place) -> bool:
+    """Whether a LoHa, LoKr or OFT changes one layer, its outputs in the order of that layer."""
+    if place.fused or not found.keys() - {ALPHA}:
+        return False
+    if ROTATION in found:  # turns the inputs alone
+        return True
+    try:
+        return not place.swaps(*widths(found))
+    except KeyError:
+        return not (place.swapped or place.swapped_if_double)
 
 
 def _unfuse(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,6 +23,9 @@ Condition = dict[str, Tensor]
 Every caption of a run gives tensors of the same shape (text is padded to the length of the run and
 comes with a mask), so that the rows of any two captions make a batch.
 """
+
+Settings = Callable[[str], Mapping[str, Any]]
+"""The config of a part of the pipeline, by its name there."""
 
 Objective = Literal["epsilon", "v_prediction", "flow", "cosine", "cosine_dwelling"]
 """What the denoiser predicts, and so how latents are noised and what the loss compares.
@@ -184,11 +187,6 @@ class Family(Protocol):
     """Tells latents from what the same encoder gives another architecture, where that is so."""
 
     @property
-    def overflows_in_float16(self) -> bool:
-        """Whether the denoiser's numbers grow too large for float16."""
-        return self.denoiser in MODELS[self.model_types[0]].overflows
-
-    @property
     def networks(self) -> tuple[str, ...]:
         """What its pipeline holds, by pipeline name."""
         return (self.denoiser, "vae", *self.guides, *self.text_encoders)
@@ -216,6 +214,10 @@ class Family(Protocol):
             "modelspec.architecture": f"{self.architecture}{of_architecture}",
             **self.file_notes,
         }
+
+    def file_extras(self, settings: Settings) -> dict[str, Tensor]:  # noqa: ARG002
+        """What a file of the model in its original layout holds besides weights, by key."""
+        return {}
 
     @property
     def pixel_multiple(self) -> int:

@@ -51,6 +51,7 @@ NATIVE = Native(
         ]
     ),
     scales=("qknorm.qnorm", "qknorm.knorm", "prenorm", "postnorm", "txtmlp.0", "last.norm"),
+    flat=("transformer_blocks.{i}.scale_shift_table",),
 )
 
 

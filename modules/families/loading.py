@@ -25,6 +25,7 @@ from modules.families.sources import (
     check_filled,
     check_folder,
     check_found,
+    follow_marks,
 )
 from modules.families.storage import KINDS, ROUNDS_INPUTS, compute_in, shrink
 from modules.quiet import quiet_libraries
@@ -142,6 +143,7 @@ def load_pipeline(
             options[_dtype_argument()] = alike or torch.float32
             pipeline = pipeline_class.from_single_file(source, **options)
             check_filled(source, pipeline.components)
+            follow_marks(pipeline, Path(source))
             for name, dtype in types.items():
                 network = None if name in components else getattr(pipeline, name, None)
                 if network is not None and network.dtype != dtype:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modules.adapters.key_map import Fused, Native, lora_formats, renamer
 from modules.config import ModelType, SampleConfig
-from modules.families.base import Condition, Family, Objective, Parts, WordTable
+from modules.families.base import Condition, Family, Objective, Parts, Settings, WordTable
 
 BLOCK = "transformer_blocks.{i}"
 NATIVE = Native(
@@ -29,7 +29,6 @@ NATIVE = Native(
             (f"{BLOCK}.ff.net.2", "blocks.{i}.mlp.fc2"),
             (f"{BLOCK}.scale_shift_table", "blocks.{i}.scale_shift_table"),
             ("pos_embed.proj", "x_embedder.proj"),
-            ("pos_embed.pos_embed", "pos_embed"),
             ("adaln_single.emb.timestep_embedder.linear_1", "t_embedder.mlp.0"),
             ("adaln_single.emb.timestep_embedder.linear_2", "t_embedder.mlp.2"),
             ("adaln_single.emb.resolution_embedder.linear_1", "csize_embedder.mlp.0"),
@@ -73,6 +72,22 @@ class PixArt(Family):
         legacy_encoders={"text_encoder": "lora_te"},
         encoders=trainable_encoders,
     )
+
+    def file_extras(self, settings: Settings) -> dict[str, Tensor]:
+        """The code of each place of a picture; by its length ComfyUI knows the model's size."""
+        from diffusers.models.embeddings import get_2d_sincos_pos_embed
+
+        own = settings(self.denoiser)
+        size, width = own["sample_size"], own["num_attention_heads"] * own["attention_head_dim"]
+        grid, scale = size // own["patch_size"], own.get("interpolation_scale")
+        code = get_2d_sincos_pos_embed(
+            width,
+            grid,
+            base_size=grid,
+            interpolation_scale=scale or max(size // 64, 1),
+            output_type="pt",
+        )
+        return {"pos_embed": code.float().unsqueeze(0)}
 
     def objective(self, parts: Parts) -> Objective:  # noqa: ARG002
         """Noise."""

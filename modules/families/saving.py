@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from modules.adapters.native import to_native
 from modules.atomic import atomic_folder
 from modules.config import MODELS, ModelFormat
 from modules.config.problems import error
-from modules.families.base import Family, Parts
+from modules.families.base import Family, Parts, Settings
 from modules.families.folders import read_index
 from modules.families.storage import unpacked_state
 from modules.tensor_files import finite
@@ -112,16 +113,25 @@ def save_model(
             written = layout(weights)
             _check_whole(part, weights, written)
             tensors |= {f"{prefix}{key}": tensor for key, tensor in written.items()}
-    save_tensors(
-        tensors, path, dtype, {**family.metadata(), **_predicts(family, parts), **(metadata or {})}
-    )
+
+    def settings(part: str) -> Mapping[str, Any]:
+        config: Mapping[str, Any] = getattr(parts.pipeline, part).config
+        return config
+
+    tensors |= family.file_extras(settings)
+    save_tensors(tensors, path, dtype, {**file_notes(family, settings), **(metadata or {})})
 
 
-def _predicts(family: Family, parts: Parts) -> dict[str, str]:
-    """What a model of a discrete schedule predicts, which its file does not tell otherwise."""
-    words = {"epsilon": "epsilon", "v_prediction": "v"}
-    objective = family.objective(parts)
-    return {"modelspec.prediction_type": words[objective]} if objective in words else {}
+def file_notes(family: Family, settings: Settings) -> dict[str, str]:
+    """What a file of a whole model tells of itself.
+
+    That is also what a model of a discrete schedule predicts, which no weight tells.
+    """
+    notes = family.metadata()
+    if MODELS[family.model_types[0]].objective == "diffusion":
+        predicts = settings("scheduler").get("prediction_type", "epsilon")
+        notes["modelspec.prediction_type"] = "v" if predicts == "v_prediction" else predicts
+    return notes
 
 
 def _check_whole(part: str, weights: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> None:

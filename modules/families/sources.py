@@ -18,6 +18,10 @@ from modules.tensor_files import open_tensors
 SCALES = (".scale_weight", ".weight_scale", "scaled_fp8", ".comfy_quant")
 """Ends of keys beside weights of 8 bits that mean something only when multiplied by them."""
 
+V_MARK, SNR_MARK = "v_pred", "ztsnr"
+"""Keys of a single file that mean something by being there: the model predicts velocities, and on
+a schedule that ends in pure noise."""
+
 FAILURES = (
     OSError,
     ValueError,
@@ -90,6 +94,26 @@ def check_filled(source: str, parts: Mapping[str, Any]) -> None:
             if empty:
                 count = f"({len(empty)} such weights)"
                 raise OSError(f"{source} lacks {empty[0]} of the {part} {count}")
+
+
+def follow_marks(pipeline: Any, path: Path) -> None:
+    """Give a pipeline the objective that its single file names: no weight tells it.
+
+    The settings beside the file, or those of the hub, are often of the model it was trained from.
+    """
+    if path.suffix != ".safetensors" or "prediction_type" not in pipeline.scheduler.config:
+        return
+    with open_tensors(path) as opened:
+        marks, told = opened.shapes.keys(), opened.metadata.get("modelspec.prediction_type")
+    changes: dict[str, Any] = {"prediction_type": "v_prediction"}
+    kind = type(pipeline.scheduler)
+    if SNR_MARK in marks:
+        from diffusers import DDIMScheduler
+
+        kind = DDIMScheduler  # not all others have such a schedule
+        changes |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    if V_MARK in marks or told == "v":
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **changes)
 
 
 def cannot_load(field: str, name: str, wanted: str, error: Exception, fix: str = "") -> ConfigError:

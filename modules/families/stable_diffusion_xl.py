@@ -15,8 +15,9 @@ from torch import Tensor
 
 from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig
-from modules.families.base import Condition, Family, Objective, Parts, WordTable
+from modules.families.base import Condition, Family, Objective, Parts, Settings, WordTable
 from modules.families.inpainting import inpainting_hints, pictures, with_hints
+from modules.families.sources import SNR_MARK, V_MARK
 from modules.families.unet_names import unet_native
 
 
@@ -54,6 +55,14 @@ class StableDiffusionXL(Family):
         "text_encoder": ("conditioner.embedders.0.transformer.", "clip"),
         "text_encoder_2": ("conditioner.embedders.1.model.", "open_clip"),
     }
+
+    def file_extras(self, settings: Settings) -> dict[str, Tensor]:
+        """Marks by which ComfyUI and others know a model of velocities, with nothing in them."""
+        scheduler = settings("scheduler")
+        if scheduler.get("prediction_type") != "v_prediction":
+            return {}
+        rescaled = scheduler.get("rescale_betas_zero_snr")
+        return {mark: torch.zeros(0) for mark in (V_MARK, *([SNR_MARK] if rescaled else []))}
 
     def objective(self, parts: Parts) -> Objective:
         """Noise or velocity, as the model's scheduler says."""

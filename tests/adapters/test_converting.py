@@ -116,9 +116,13 @@ def test_the_architecture_is_found_by_metadata_or_keys(model):
         for kind, number, leaf in (("double", 18, "img_mod.lin"), ("single", 37, "linear1"))
         for side in "AB"
     }
-    found = recognise(deep, {}, FLUX)
+    key, found = next(iter(deep)), recognise(deep, {}, FLUX)
     assert found.adapter.unplaced == []
     assert "transformer.single_transformer_blocks.37.proj_mlp" in found.adapter.layers
+    stray = {f"steps.{10**9}.lora_A.weight": torch.zeros(4, 4), f"n.{'9' * 5000}.x": deep[key]}
+    found = recognise({**deep, **stray}, {})  # a path for each number up to there would take years
+    assert FLUX in found.family.model_types
+    assert sorted(found.adapter.unplaced) == sorted(stray)
     with pytest.raises(AdapterError, match=r"STABLE_DIFFUSION_15, .*Say which by a model type"):
         recognise({f"{block}.lora_A.weight": torch.zeros(4, 7)}, {})
     with pytest.raises(AdapterError, match=r"None of the file's 1 keys, such as odd\.lora_A"):
@@ -167,6 +171,20 @@ def test_a_folder_becomes_the_single_file_that_a_run_writes_and_back(model, kind
             torch.equal(after[key], tensor.half() if tensor.is_floating_point() else tensor)
             for key, tensor in before.items()
         )
+
+
+def test_numbers_that_the_wanted_type_cannot_hold_are_named(model, tmp_path):
+    its = model(FLUX)
+    shutil.copytree(its.folder, tmp_path / "large")
+    (file,) = (tmp_path / "large" / "transformer").glob("*.safetensors")
+    weights = load_file(file)
+    weights["proj_out.bias"] = torch.full_like(weights["proj_out.bias"], 1e5)
+    save_file(weights, file)
+    target = tmp_path / "new.safetensors"
+    with pytest.raises(ValueError, match=r"final_layer\.linear\.bias holds numbers up to 100000"):
+        convert(tmp_path / "large", target, "ORIGINAL_TRANSFORMER", dtype=torch.float16)
+    assert not target.exists()
+    convert(tmp_path / "large", target, "ORIGINAL_TRANSFORMER", dtype=torch.bfloat16)
 
 
 def test_a_format_that_a_model_lacks_is_refused(model, tmp_path):

@@ -172,7 +172,11 @@ def test_every_kind_comes_back_from_every_format_or_is_refused(family, kind):
     own = by_layer(canonical(layers, family))
     for model_format, key_map in family.lora_formats.items():
         places = [key_map.place(layer.part, layer.path) for layer in layers]
-        joins = any(place.fused or place.swapped for place in places)
+        shapes = [bases[layer.path].shape for layer in layers]
+        joins = any(
+            place.fused or (kind != "oft" and place.swaps(*shape))
+            for place, shape in zip(places, shapes, strict=True)
+        )
         if joins or (kind == "dora-inputs" and key_map.folds_alpha):
             with pytest.raises(ConfigError, match=r"which only LoRA can do|along the inputs"):
                 in_format(layers, family, model_format)
@@ -190,3 +194,45 @@ def test_every_kind_comes_back_from_every_format_or_is_refused(family, kind):
                 continue  # blocks of 1: no larger one divides the toy's width, nothing turns
             assert expected.abs().max() > 1e-6
             torch.testing.assert_close(weight_change(tensors, base), expected, msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_kinds_of_layers_with_turned_halves_are_refused_before_they_train(kind):
+    """In the last block of Stable Diffusion 3, whose original code has shift and scale turned."""
+    family = next(each for each in FAMILIES if each.architecture == "stable-diffusion-v3-medium")
+    network = toy(family).denoiser
+    config = TrainConfig().update(training_method="LORA", lora_rank=2, **KINDS[kind])
+    paths = matching_layers(network, "norm1_context", regex=False)
+    add_adapter(network, paths, config)
+    *others, last = adapter_layers({family.denoiser: network})
+    own = canonical(others, family)
+    written = in_format(others, family, ModelFormat.KOHYA_LORA)
+    found = read_adapter(written, family, {family.denoiser: network})
+    assert found.unplaced == []
+    assert found.tensors.keys() == own.keys()
+    if kind == "oft":  # turns inputs, whatever becomes of the outputs
+        assert in_format([last], family, ModelFormat.KOHYA_LORA)
+        return
+    with pytest.raises(ConfigError, match=r"swaps the halves of transformer_blocks\.1\.norm1_con"):
+        in_format([last], family, ModelFormat.KOHYA_LORA)
+
+
+def test_a_dora_whose_halves_another_tool_turned_is_read_as_the_layer_has_them():
+    family = next(each for each in FAMILIES if each.architecture == QUICK)
+    network = toy(family).denoiser
+    layer = network.norm_out.linear
+    rows, columns = layer.weight.shape
+    down, up = torch.randn(2, columns), torch.randn(rows, 2)
+    lengths = torch.rand(rows, 1) + 0.5
+    ours = {"lora_down.weight": down, "lora_up.weight": up, "dora_scale": lengths}
+    ours["alpha"] = torch.tensor(2.0)
+    other = {
+        name: torch.cat(ours[name].chunk(2)[::-1]) for name in ("lora_up.weight", "dora_scale")
+    }
+    native = "diffusion_model.final_layer.adaLN_modulation.1"
+    file = {f"{native}.{name}": tensor for name, tensor in {**ours, **other}.items()}
+    found = by_layer(read_adapter(file, family, {family.denoiser: network}).tensors)
+    expected = weight_change(ours, layer.weight)
+    torch.testing.assert_close(
+        weight_change(found[f"{family.denoiser}.norm_out.linear"], layer.weight), expected
+    )

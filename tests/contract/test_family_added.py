@@ -1,7 +1,9 @@
 """A new architecture: a file and its line in the table, and nothing else knows of it."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,8 @@ from modules.config import ModelType
 from modules.training import events as e
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).parents[2]
+PRESETS, FAMILIES = ROOT / "presets", families.FAMILIES
 TYPE = ModelType.ANIMA
 """A word of OneTrainer's with its facts, whose own architecture the new one takes the place of."""
 
@@ -127,3 +131,21 @@ def test_a_new_architecture_is_a_file_and_a_line(added, method, tmp_path):
     else:
         index = json.loads((result / "model_index.json").read_text())
         assert index["_class_name"] == "AuraFlowPipeline"
+
+
+def test_every_architecture_is_one_short_file_and_a_preset():
+    folder = Path(families.__file__).parent
+    lengths = {name: len((folder / f"{name}.py").read_text().splitlines()) for name in FAMILIES}
+    assert max(lengths.values()) <= 300
+    found = {json.loads(path.read_text())["model_type"] for path in PRESETS.rglob("*.json")}
+    able = {
+        type(each) for each in families.all_families() for kind in each.model_types if kind in found
+    }
+    assert able == {type(each) for each in families.all_families()}
+
+
+def test_nothing_else_asks_which_architecture_it_is():
+    asked = re.compile(r"(==|!=|\bis|\bis not|\bin|\bcase)\s*\(?\{?\s*(\w+\.)?ModelType\.")
+    for path in [*ROOT.glob("modules/**/*.py"), *ROOT.glob("ot_notebook/**/*.py")]:
+        if path.parent.name != "families":
+            assert not asked.search(path.read_text(encoding="utf-8")), path

@@ -270,6 +270,21 @@ def test_other_tools_spellings_are_read(family, trained, tool):
     assert_same_change(found.tensors, to_canonical(layers, family))
 
 
+def test_kohyas_number_of_t5_is_read(family, trained):
+    """Its trainer calls T5 `lora_te3` whatever stands beside it, as ComfyUI does."""
+    comfy = family.lora_formats[ModelFormat.COMFY_LORA].prefixes
+    name = next((name for name, prefix in comfy.items() if "t5xxl" in prefix), None)
+    if name is None:
+        pytest.skip("it has no T5")
+    layers = list(lora_layers({name: trained[name]}))
+    tensors = to_format(layers, family, ModelFormat.KOHYA_LORA)
+    assert tensors
+    spelled = {f"lora_te3_{key.split('_', 2)[2]}": value for key, value in tensors.items()}
+    found = read_adapter(spelled, family, trained)
+    assert found.unplaced == []
+    assert_same_change(found.tensors, to_canonical(layers, family))
+
+
 def test_a_file_is_read_back_before_it_is_written(family, trained):
     layers = list(lora_layers({family.denoiser: trained[family.denoiser]}))
     tensors = to_format(layers, family, ModelFormat.COMFY_LORA)

@@ -9,7 +9,8 @@ from diffusers.loaders import single_file_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from modules.config import MODELS, ConfigError, ModelFormat, ModelType
+from modules.adapters.converting import convert
+from modules.config import MODELS, ConfigError, ModelFormat, ModelType, TrainConfig
 from modules.families import all_families, family_for, saving
 from modules.families.saving import part_layouts, save_model
 
@@ -86,6 +87,13 @@ def test_a_bare_transformer_has_the_original_names(family, tmp_path):
     tensors = load_file(file)
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     beside = [weights(parts.module(name)) for name in family.conditioners]
+    if family.pipeline.startswith("PixArt"):  # diffusers computes the codes of places
+        codes = parts.denoiser.pos_embed.pos_embed
+        torch.testing.assert_close(tensors["pos_embed"], codes.half())
+        beside.append(codes.numel())
+    if family.architecture == "Krea-2":  # its six vectors of modulation stand in a row
+        table = parts.denoiser.transformer_blocks[1].scale_shift_table
+        assert torch.equal(tensors["blocks.1.mod.lin"], table.detach().half().flatten())
     assert sum(t.numel() for t in tensors.values()) == weights(parts.denoiser) + sum(beside)
 
 
@@ -180,6 +188,48 @@ def test_a_single_file_says_what_the_model_predicts(predicts, word, tmp_path):
     save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float16)
     with safe_open(file, "pt") as opened:
         assert opened.metadata()["modelspec.prediction_type"] == word
+
+
+VELOCITY = {"prediction_type": "v_prediction"}
+
+
+@pytest.mark.parametrize(
+    ("by", "changes", "marks"),
+    [
+        ("run", {"prediction_type": "epsilon"}, set()),
+        ("run", VELOCITY, {"v_pred"}),
+        ("convert", VELOCITY | {"rescale_betas_zero_snr": True}, {"v_pred", "ztsnr"}),
+    ],
+    ids=["noise", "velocity", "rescaled"],
+)
+def test_a_single_file_of_sdxl_bears_the_marks_that_comfyui_looks_for(by, changes, marks, tmp_path):
+    family = family_for(ModelType.STABLE_DIFFUSION_XL_10_BASE)
+    parts = family.tiny()
+    folder, file = tmp_path / "model", tmp_path / "model.safetensors"
+    save_model(family, parts, folder, ModelFormat.DIFFUSERS, torch.float16)  # of noise
+    parts.pipeline.scheduler = diffusers.DDIMScheduler.from_config(
+        parts.scheduler.config, **changes
+    )
+    if by == "run":
+        save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float16)
+    else:
+        save_model(family, parts, tmp_path / "v", ModelFormat.DIFFUSERS, torch.float16)
+        convert(tmp_path / "v", file, "ORIGINAL_SINGLE_FILE", model_type=family.model_types[0])
+    tensors = load_file(file)
+    assert {"v_pred", "ztsnr"} & tensors.keys() == marks
+    assert all(tensors[mark].numel() == 0 for mark in marks)
+    with safe_open(file, "pt") as opened:
+        word = opened.metadata()["modelspec.prediction_type"]
+    assert word == ("v" if marks else "epsilon")
+
+    config, _ = TrainConfig.load(
+        {"model_type": family.model_types[0].value, "base_model_name": str(file)}
+    )
+    loaded = family.load(config)  # with the settings of the folder, which say noise
+    assert family.objective(loaded) == changes["prediction_type"]
+    assert loaded.scheduler.config.get("rescale_betas_zero_snr", False) == ("ztsnr" in marks)
+    last = float(loaded.scheduler.alphas_cumprod[-1])
+    assert (last < 1e-6) == ("ztsnr" in marks)
 
 
 def test_a_format_that_a_family_lacks_is_refused(tmp_path):
