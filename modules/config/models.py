@@ -51,6 +51,9 @@ class ModelFacts:
     """Whether captions can be dropped during training, and text layers skipped."""
     text_training: bool = True
     """Whether its text encoders can be trained."""
+    conditioners: tuple[str, ...] = ()
+    """Networks that captions pass through after the text encoders. They have no section: they are
+    the base model's, or come in a file of the denoiser."""
     hint: Hint = "none"
     """What it reads of the picture itself."""
     overflows: tuple[str, ...] = ()
@@ -329,19 +332,22 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             caption_dropout=False,
             text_training=True,
         ),
-        M.ANIMA: _transformer(
-            "Anima",
-            _filters(
-                attn_mlp="attn1,attn2,ff", attn_only="attn1,attn2", blocks="transformer_block"
+        M.ANIMA: replace(
+            _transformer(
+                "Anima",
+                _filters(
+                    attn_mlp="attn1,attn2,ff", attn_only="attn1,attn2", blocks="transformer_block"
+                ),
+                _sampling(
+                    1024,
+                    1024,
+                    25,
+                    4.0,
+                    negative="worst quality, low quality, score_1, score_2, score_3, artist name",
+                ),
+                caption_dropout=False,
             ),
-            _sampling(
-                1024,
-                1024,
-                25,
-                4.0,
-                negative="worst quality, low quality, score_1, score_2, score_3, artist name",
-            ),
-            caption_dropout=False,
+            conditioners=("text_conditioner",),
         ),
         M.KREA_2: _transformer(
             "Krea 2",

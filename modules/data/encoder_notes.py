@@ -47,6 +47,8 @@ class Settings(NamedTuple):
         text = base | {name: _part(config, name) for name in names}
         for name in names:
             text[f"{name}.skip"] = getattr(config, f"{name}_layer_skip")
+        for name in facts.conditioners:
+            text[name] = _conditioner(config, facts.denoiser, name)
         text["lengths"] = [
             config.text_encoder_sequence_length,
             config.text_encoder_2_sequence_length,
@@ -106,6 +108,15 @@ def _part(config: TrainConfig, name: str) -> dict[str, Any]:
     if dtype not in _WHOLE:
         told["unpacked"] = config.train_dtype.value
     return told | {"files": _files(section.model_name or config.base_model_name, name)}
+
+
+def _conditioner(config: TrainConfig, denoiser: str, name: str) -> dict[str, Any]:
+    """Where a network comes from that a single file of the denoiser may hold in its own stead."""
+    told: dict[str, Any] = {"files": _files(config.base_model_name, name)}
+    own = getattr(config, denoiser).model_name
+    if Path(own).suffix == ".safetensors":
+        told |= {"model": own, "own": _files(own, name)}
+    return told
 
 
 def _files(model: str, part: str) -> list[tuple[str, int, int]]:

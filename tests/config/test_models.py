@@ -14,6 +14,7 @@ def test_the_facts_of_a_model_type_are_those_of_its_family(kind, family):
     facts = MODELS[kind]
     assert facts.denoiser == family.denoiser
     assert facts.text_encoders == family.text_encoders
+    assert facts.conditioners == tuple(family.conditioners)
     assert facts.pixel_multiple == family.pixel_multiple
     adapters = {word for word in facts.formats if word.value.endswith("_LORA")}
     assert adapters == {word for word in family.lora_formats if word is not ModelFormat.INTERNAL}

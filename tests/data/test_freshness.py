@@ -95,3 +95,28 @@ def test_another_image_encoder_is_another_cache(kind, encoder):
     other = config.update(**{f"{encoder}.model_name": "somebody/encoder"})
     assert Settings.of(config).image != Settings.of(other).image
     assert Settings.of(config).text == Settings.of(other).text
+
+
+def test_a_denoiser_file_that_may_hold_a_conditioner_is_another_cache_of_captions(tmp_path):
+    file = tmp_path / "anima.safetensors"
+    file.write_bytes(b"one")
+    plain = TrainConfig().update(model_type="ANIMA")
+    own = plain.update(**{"transformer.model_name": str(file)})
+    said = {Settings.of(plain).text, Settings.of(own).text}
+    file.write_bytes(b"other")
+    assert len({*said, Settings.of(own).text}) == 3
+    assert Settings.of(plain).image == Settings.of(own).image
+    other = TrainConfig().update(model_type="Z_IMAGE")  # has no conditioner
+    own = other.update(**{"transformer.model_name": str(file)})
+    assert Settings.of(other).text == Settings.of(own).text
+
+
+def test_a_base_model_whose_conditioner_changes_is_another_cache_of_captions(tmp_path):
+    network = tmp_path / "text_conditioner" / "model.safetensors"
+    network.parent.mkdir()
+    network.write_bytes(b"one")
+    config = TrainConfig().update(model_type="ANIMA", base_model_name=str(tmp_path))
+    before = Settings.of(config)
+    network.write_bytes(b"other")
+    assert Settings.of(config).text != before.text
+    assert Settings.of(config).image == before.image
