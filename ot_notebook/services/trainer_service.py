@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import atexit
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from modules.config import ConfigError, Problem, SampleConfig, TrainConfig, validate
 from modules.training import events as e
 from modules.training.commands import TrainCommands, nothing
 from ot_notebook.platform import give_back
 from ot_notebook.services.budget import training_seconds
-from ot_notebook.services.event_hub import EventHub
 from ot_notebook.services.executors import Execute
 from ot_notebook.services.executors.thread import ThreadExecutor
-from ot_notebook.services.following import Follower, history_of, life_of
-from ot_notebook.services.history import History
 from ot_notebook.services.live_run import LiveRun
 from ot_notebook.services.preflight import Preflight, preflight
 from ot_notebook.services.refusals import LIVE, STEPPING, CommandRefused, refusal
-from ot_notebook.services.replay import replay
 from ot_notebook.services.run import Run
-from ot_notebook.services.run_store import StoreError
-from ot_notebook.services.run_traits import RunTraits
-from ot_notebook.services.said import Said, by_run
+from ot_notebook.services.shown_run import ShownRun
 
 if TYPE_CHECKING:
     from modules.training.commands import Use
     from modules.training.trainer import GenericTrainer
 
 
-class TrainerService(RunTraits):
+class TrainerService(ShownRun):
     """Trains one run at a time, on a thread of this kernel.
 
     Commands return at once and may come from any thread. The traits hold the latest state and are
@@ -52,16 +44,10 @@ class TrainerService(RunTraits):
     """
 
     def __init__(self, execute: Execute = ThreadExecutor) -> None:
-        super().__init__(lambda message: self._say(self._shown, e.Warned(message)))
+        super().__init__()
         self._execute = execute
-        self.history = History()
-        """Curves, samples and log of the run that is shown."""
-        self._lock = threading.RLock()  # one command at a time
         self._current: LiveRun | None = None
         self._trial_commands: TrainCommands | None = None
-        self._follower: Follower | None = None
-        self._shown: LiveRun | None = None
-        self._hub: EventHub[Said] = EventHub(self._deliver)
 
     # ---------------------------------------------------------------- commands
 
@@ -309,52 +295,11 @@ class TrainerService(RunTraits):
         self.flush()
         with self._hub.exclusive(), self._lock:  # in this order, as an observer takes them
             self._refuse_while_live("show")
-            self._unfollow()
-            self._shown = None
-            beat = life_of(run)
-            self.history, mark = history_of(run, self.history.next_line)
-            self._reset(run)
-            last = run.store.last_progress(run.id)
-            self._set_numbers(last[1] if last else None)
-            self.set_trait("error", run.error)
-            if beat is not None:
-                self.set_trait("elsewhere", beat)
-                self._follower = Follower(run, mark, self._tell_of, lambda: self._seen_off(run))
-            self._show_state(run)
-
-    def _show_state(self, run: Run) -> None:
-        """Where a run stands that is not of this process."""
-        state = run.state if run.state in get_args(e.State) else "stopped"
-        self.set_trait("status", run.ending)
-        self.set_trait("state", state)
-        self._readers.tell([e.TrainingState(self.state)])
-
-    def _tell_of(self, at: float, event: e.Event) -> None:
-        self._hub.post(Said(None, at or time.time(), event))
-
-    def _seen_off(self, run: Run) -> None:
-        """The run that was followed is over, or its process."""
-        self.flush()
-        with self._hub.exclusive(), self._lock:
-            if self.run is run:
-                self._unfollow()
-                self._show_state(run)
-
-    def _unfollow(self) -> None:
-        if self._follower is not None:
-            self._follower.close()
-            self._follower = None
-        self.set_trait("elsewhere", None)
-
-    def flush(self) -> None:
-        """Bring traits, store and readers up to date now, from any thread."""
-        self._hub.flush()
+            self._show_stored(run)
 
     def close(self) -> None:
         """Deliver everything and let go of the store; for tests and the end of the process."""
-        if self._follower is not None:
-            self._follower.close()
-        self._hub.close()
+        super().close()
         if self._current is not None:
             self._current.store.close()
 
@@ -417,61 +362,6 @@ class TrainerService(RunTraits):
         if live is None:
             return "idle"
         return "stopping" if live.stopping else live.state
-
-    def _say(self, live: LiveRun | None, event: e.Event) -> None:
-        """Queue an event, and note the state it brings. Mostly on the training thread."""
-        if isinstance(event, (e.SampleImage, e.BackupCreated, e.ModelSaved)):
-            event = replace(event, path=event.path.absolute())  # before a cell changes the folder
-        said = Said(live, time.time(), event)
-        if live is not None and isinstance(event, e.SettingChanged):
-            live.note(event)
-        if live is not None and isinstance(event, e.TrainingState):
-            live.enter(event.state, lambda: self._hub.post(said))
-        else:
-            self._hub.post(said)
-
-    def _deliver(self, batch: list[Said]) -> None:
-        """History and store, then traits, then readers. The one writer of all."""
-        for said in by_run(batch):
-            self._readers.call(self._take_in, said)
-        self._readers.tell([one.event for one in batch])
-
-    def _take_in(self, said: Sequence[Said]) -> None:
-        """Events of one run: into its history, its store and the traits."""
-        live = said[0].run
-        if live is not None and live is not self._shown:
-            self._show(live)
-        for one in said:
-            self.history.add(one.event, one.time)
-        if live is not None:
-            self._keep(live, said)
-        self._set_traits([one.event for one in said])
-
-    def _show(self, live: LiveRun) -> None:
-        """Turn to a new run."""
-        self._shown = live
-        self.history = History(self.history.next_line)
-        self._reset(live.handle)
-        if live.after is None:
-            return
-        try:
-            self.history = replay(live.after, self.history.next_line)
-        except (StoreError, KeyError) as error:
-            self._readers.warn(f"The curves of the run before cannot be shown: {error}")
-
-    def _reset(self, run: Run) -> None:
-        """Forget what the traits and readers say of another run."""
-        self._readers.forget()
-        self._forget(run)
-
-    def _keep(self, live: LiveRun, said: Sequence[Said]) -> None:
-        """On disk; a failure is told once and changes nothing else."""
-        try:
-            live.keep([(one.time, one.event) for one in said], self.history)
-        except StoreError as error:
-            self._readers.warn(f"The run's history is not being saved: {error} Training goes on.")
-        if live.store.behind:
-            self._readers.warn(live.store.behind)
 
 
 def _aside(name: str, task: Callable[..., None], *given: object) -> None:
