@@ -228,7 +228,7 @@ class AdapterSettings(Section):
     """Strength of the adapter: its change is scaled by alpha / rank."""
 
     dropout_probability: Annotated[
-        Annotated[NonNegative, Field(lt=1)], Show(methods=_LORA, applies="restart")
+        Annotated[NonNegative, Field(lt=1)], Show(methods=_LORA, applies="now")
     ] = 0.0
     """Share of the adapter's inputs that are left out in each step."""
 

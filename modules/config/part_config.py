@@ -76,7 +76,9 @@ class TrainModelPartConfig(Section):
     weight_dtype: Annotated[DataType, Show(level="basic")] = DataType.FLOAT_32
     """How the network's weights are stored; small types save memory."""
 
-    dropout_probability: Annotated[Fraction, Show(applies="now", families=_DROPPED)] = 0.0
+    dropout_probability: Annotated[
+        Fraction, Show(applies="now", methods=_READS, families=_DROPPED)
+    ] = 0.0
     """Share of captions that this text encoder does not see, so that the model learns both."""
 
     train_embedding: Annotated[bool, Show(methods=_READS, families=_LEARNS)] = True

@@ -117,7 +117,7 @@ class SamplingSettings(Section):
     sample_definition_file_name: Annotated[str, Show()] = "training_samples/samples.json"
     """File of sample definitions, used if none are in the config itself."""
 
-    samples: Annotated[tuple[SampleConfig, ...] | None, Show(level="basic")] = None
+    samples: Annotated[tuple[SampleConfig, ...] | None, Show(level="basic", applies="now")] = None
     """Pictures to draw; empty list for none, null for those of the file."""
 
     sample_after: Annotated[Count, Show(level="basic", applies="now")] = 10

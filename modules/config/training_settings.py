@@ -177,11 +177,12 @@ class LossSettings(Section):
     huber_strength: Annotated[NonNegative, Show(applies="now")] = 0.0
     """Share of the Huber error in the loss."""
 
-    huber_delta: Annotated[Annotated[Real, Field(gt=0)], Show()] = 1.0
+    huber_delta: Annotated[Annotated[Real, Field(gt=0)], Show(applies="now")] = 1.0
     """Where the Huber error turns from squared to absolute."""
 
     vb_loss_strength: Annotated[
-        NonNegative, Show(families=frozenset({ModelType.PIXART_ALPHA, ModelType.PIXART_SIGMA}))
+        NonNegative,
+        Show(families=frozenset({ModelType.PIXART_ALPHA, ModelType.PIXART_SIGMA}), applies="now"),
     ] = 1.0
     """Share of the variational bound, for models that predict their variance."""
 
@@ -194,6 +195,7 @@ class LossSettings(Section):
         NonNegative,
         Show(
             methods=_NOISED,
+            applies="now",
             when={"loss_weight_fn": (LossWeight.MIN_SNR_GAMMA, LossWeight.P2)},
         ),
     ] = 5.0
@@ -254,18 +256,18 @@ class MaskSettings(Section):
     masked_training: Annotated[bool, Show()] = False
     """Weigh the loss by the mask beside each image (`name-masklabel.png`)."""
 
-    unmasked_probability: Annotated[Fraction, Show()] = 0.1
+    unmasked_probability: Annotated[Fraction, Show(applies="now")] = 0.1
     """How often an image counts as if its mask were white everywhere."""
 
-    unmasked_weight: Annotated[Fraction, Show(when=_MASKED)] = 0.1
+    unmasked_weight: Annotated[Fraction, Show(when=_MASKED, applies="now")] = 0.1
     """Weight of the loss outside the mask."""
 
-    normalize_masked_area_loss: Annotated[bool, Show(when=_MASKED)] = False
+    normalize_masked_area_loss: Annotated[bool, Show(when=_MASKED, applies="now")] = False
     """Give small masks as much weight as large ones."""
 
-    masked_prior_preservation_weight: Annotated[NonNegative, Show(methods=_LORA, when=_MASKED)] = (
-        0.0
-    )
+    masked_prior_preservation_weight: Annotated[
+        NonNegative, Show(methods=_LORA, when=_MASKED, applies="now")
+    ] = 0.0
     """Hold the model outside the mask to what it drew before."""
 
     custom_conditioning_image: Annotated[bool, Show(families=with_hint("inpainting"))] = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from modules.config import ConfigError
 from modules.training.advice import advice_for, is_disk_full
 from modules.training.events import Event, Warned
 
@@ -24,6 +25,9 @@ def attempt(action: Callable[[], None], words: str, emit: Callable[[Event], None
         action()
     except FloatingPointError:
         raise
+    except ConfigError as error:
+        emit(Warned(f"Could not {words}: {error} Training goes on."))
+        return False
     except Exception as error:  # noqa: BLE001 - no night of training ends over a picture
         what = f"{type(error).__name__}: {error}".rstrip(".")
         emit(Warned(f"Could not {words}: {what}. {advice_for(error)} Training goes on."))
@@ -35,7 +39,7 @@ def patiently(
     action: Callable[[], Result],
     what: str,
     emit: Callable[[Event], None],
-    wait: Callable[[float], object],
+    wait: Callable[[float], bool],
 ) -> Result:
     """Write what a run cannot do without: while the disk is full, again and again for some minutes.
 
@@ -43,7 +47,7 @@ def patiently(
         action: the writing.
         what: is written, in words that begin a sentence.
         emit: is told of each failure.
-        wait: waits so many seconds.
+        wait: waits so many seconds; whether it was told to wait no more, so that one try is left.
 
     Raises:
         Exception: what the last try, or a failure of another kind, raised.
@@ -62,5 +66,4 @@ def patiently(
                     f"{WAIT:.0f} seconds, {left} more times."
                 )
             )
-        wait(WAIT)
-        left -= 1
+        left = 0 if wait(WAIT) else left - 1

@@ -8,7 +8,14 @@ from typing import Any, Protocol
 
 from modules.config import TrainConfig
 from modules.data import Batches
-from modules.training.checkpoint import BackupError, Checkpoint, prune, read_newest, write_backup
+from modules.training.checkpoint import (
+    BackupError,
+    Checkpoint,
+    backups,
+    prune,
+    read_newest,
+    write_backup,
+)
 from modules.training.method import Method
 from modules.training.onetrainer_backup import ForeignBackup, average, optimizer_state
 from modules.training.places import Place, Workspace
@@ -58,7 +65,8 @@ class Backups:
             config: what the run does now.
             changes: settings that were changed on the way, to be changed again on resume.
         """
-        folder = self._workspace.backup(place)
+        there = [path.name for path in backups(self._workspace.folder)]
+        folder = self._workspace.backup(place, there[0] if there else "")
         if not folder.exists():  # a second one in the same second at the same step is the same
             state = {name: part.state_dict() for name, part in self._moving.items()}
             checkpoint = Checkpoint(
@@ -78,7 +86,7 @@ class Backups:
         Raises:
             ValueError: if the backup is of other weights than this run trains.
         """
-        for folder, found in read_newest(self._workspace.folder):
+        for folder, found in read_newest(self._workspace.folder, config.train_device):
             if isinstance(found, BackupError):
                 self._warn(f"Passed over a damaged backup: {found}.")
                 continue

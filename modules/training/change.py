@@ -4,21 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
-from modules.config import TrainConfig, settings
+from modules.config import MODELS, ConfigError, TrainConfig, settings
+from modules.config.case import shown
+from modules.config.describe import Setting
+from modules.config.problems import error
+from modules.training.preflight import problems_of
+from modules.training.schedules import preview
 
 
 def change(config: TrainConfig, setting: str, value: Any) -> TrainConfig:
     """The config with one setting changed, where a running run can take that up.
 
     Raises:
-        ConfigError: for an unknown setting or a value that it cannot have.
-        ValueError: for one that is fixed when a run starts.
+        ConfigError: for an unknown setting, a value that it cannot have or that does not go with
+            the others, one that is fixed when a run starts, and one that changes nothing there.
     """
     changed = config.update(**{setting: value})
-    known = {one.path: one for one in settings(TrainConfig)}
-    if setting in known and known[setting].applies != "now":
-        raise ValueError(
-            f"{setting} is fixed when a run starts. Stop, change it, and start again "
-            f"(continue_last_backup goes on from here)"
-        )
+    known = {one.path: one for one in settings(TrainConfig, collections=True)}
+    one = known.get(setting) or known[setting.partition(".")[0]]  # of an item of a list: the list
+    if one.applies != "now":
+        fix = "Stop, change it, and start again (continue_last_backup goes on from here)."
+        raise error(setting, f"{setting} is fixed when a run starts.", fix)
+    if changed == config:
+        return config
+    if why := _why_in_vain(one, config, changed):
+        raise error(setting, f"{setting} has no effect in this run: {why}.", "Leave it as it is.")
+    before = problems_of(config)
+    new = [problem for problem in problems_of(changed) if problem not in before]
+    if refused := [problem for problem in new if problem.severity == "error"]:
+        raise ConfigError(refused)
     return changed
+
+
+def _why_in_vain(setting: Setting, config: TrainConfig, changed: TrainConfig) -> str:
+    """Why nothing in the run would follow a setting; empty if something does."""
+    if not setting.fits_model(changed):
+        return f"{MODELS[config.model_type].title} does not use it"
+    for name, values in setting.when.items():
+        if changed.get(name) not in values:
+            return f"{name} is {shown(changed.get(name))}"
+    if not setting.is_reached(changed):
+        return f"training_method is {config.training_method.value}"
+    rates = setting.path.rpartition(".")[2] in ("learning_rate", "embedding_learning_rate")
+    if rates and preview(config, 1) == preview(changed, 1):
+        return "what trains has other learning rates"
+    return ""

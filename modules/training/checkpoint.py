@@ -11,10 +11,12 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.serialization import default_restore_location
 
 from modules.atomic import atomic_folder
 from modules.config import TrainConfig
@@ -67,8 +69,12 @@ def write_backup(
         (new / CHECKSUMS).write_text(json.dumps(sums, indent=4))
 
 
-def read_backup(folder: Path) -> Checkpoint | ForeignBackup:
+def read_backup(folder: Path, device: str = "cpu") -> Checkpoint | ForeignBackup:
     """Read a backup, but for its weights; those are checked too, in a backup that is ours.
+
+    Args:
+        folder: as `write_backup` left it.
+        device: where what was on a GPU comes to be, which need not be that GPU.
 
     Raises:
         BackupError: if a file is missing or damaged; names it.
@@ -84,8 +90,9 @@ def read_backup(folder: Path) -> Checkpoint | ForeignBackup:
                 raise ValueError("it is not what was written")
         name = "meta.json"
         progress = json.loads((folder / name).read_text())["train_progress"]
-        optimizer = torch.load(folder / (name := "optimizer/optimizer.pt"), weights_only=True)
-        state = torch.load(folder / (name := STATE), weights_only=True)
+        load = partial(torch.load, map_location=partial(_to, device=device), weights_only=True)
+        optimizer = load(folder / (name := "optimizer/optimizer.pt"))
+        state = load(folder / (name := STATE))
         return Checkpoint(Place(state["step"], **progress), optimizer, state)
     except Exception as error:
         raise BackupError(f"{folder / name} cannot be read: {error}") from error
@@ -101,12 +108,12 @@ def backups(workspace: Path) -> list[Path]:
 
 
 def read_newest(
-    workspace: Path,
+    workspace: Path, device: str = "cpu"
 ) -> Iterator[tuple[Path, Checkpoint | ForeignBackup | BackupError]]:
     """Backups, newest first, each read when asked for; a damaged one gives its error."""
     for folder in backups(workspace):
         try:
-            yield folder, read_backup(folder)
+            yield folder, read_backup(folder, device)
         except BackupError as error:
             yield folder, error
 
@@ -115,6 +122,10 @@ def prune(workspace: Path, keep: int) -> None:
     """Remove all but the newest `keep` backups, at least one."""
     for folder in backups(workspace)[max(1, keep) :]:
         shutil.rmtree(folder)
+
+
+def _to(storage: Any, place: str, device: str) -> Any:
+    return storage if place == "cpu" else default_restore_location(storage, device)  # type: ignore[no-untyped-call]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -74,13 +74,16 @@ class TrainCommands:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._pending: deque[Command] = deque()
-        self._stop = False
+        self._stops = 0
         self._pause = False
 
     def stop(self) -> None:
-        """End the run after the current step; a paused run ends at once."""
+        """End the run after the current step; a paused run ends at once.
+
+        Asked again while the end waits for room on the disk, it gives up waiting.
+        """
         with self._changed:
-            self._stop = True
+            self._stops += 1
             self._changed.notify_all()
 
     def sample_default(self) -> None:
@@ -129,7 +132,7 @@ class TrainCommands:
     @property
     def stop_requested(self) -> bool:
         """Whether the run was asked to end."""
-        return self._stop
+        return self._stops > 0
 
     @property
     def pause_requested(self) -> bool:
@@ -144,12 +147,13 @@ class TrainCommands:
     def wait_while_paused(self) -> None:
         """Block until there is something to do: a resume, a stop or a request. For the trainer."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stop or not self._pause or self._pending)
+            self._changed.wait_for(lambda: self._stops or not self._pause or self._pending)
 
     def wait(self, seconds: float) -> bool:
-        """Wait so long, or until a stop is asked for; whether it was. For the trainer."""
+        """Wait so long, or until a stop is asked for meanwhile; whether it was. For the trainer."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._stop, seconds)
+            before = self._stops
+            return self._changed.wait_for(lambda: self._stops > before, seconds)
 
     def _add(self, command: Command) -> None:
         with self._changed:

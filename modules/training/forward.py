@@ -18,6 +18,7 @@ from modules.config import DataType, TrainConfig
 from modules.data import Batch
 from modules.families import Condition, Family, Parts
 from modules.families.loading import DTYPES
+from modules.training.dropout import set_dropout
 from modules.training.losses import Distance, Masking
 from modules.training.noise import build_noise
 from modules.training.objective import Diffusion, build_objective
@@ -80,9 +81,7 @@ class Forward:
         self, config: TrainConfig, family: Family, parts: Parts, device: torch.device
     ) -> None:
         self._family, self._parts, self._device = family, parts, device
-        computed = config.train_dtype
-        if computed is DataType.FLOAT_16 and family.overflows_in_float16:
-            computed = config.fallback_train_dtype
+        computed = config.computed_dtype
         self._compute = None if computed in FULL else DTYPES[computed]
         stored = getattr(config, family.denoiser).weight_dtype
         self._dtype = DTYPES.get(stored, self._compute or torch.float32)
@@ -121,6 +120,7 @@ class Forward:
                 config.masked_prior_preservation_weight,
             )
         self._unmasked = config.unmasked_probability
+        set_dropout(self._parts.modules().values(), config.dropout_probability)
         self._caption_dropout = config.text_encoder.dropout_probability
         self._cache_casts = config.enable_autocast_cache
 

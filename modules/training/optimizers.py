@@ -118,7 +118,7 @@ RECIPES: dict[Optimizer, Recipe] = {
 def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
     """Why this optimizer cannot be built here: unknown to the engine, or not installed."""
     name = settings.optimizer.value
-    if problem := not_here(settings.optimizer):
+    if problem := _width_problem(settings) or not_here(settings.optimizer):
         return [problem]
     recipe = RECIPES[settings.optimizer]
     chosen = dict(settings)
@@ -126,7 +126,7 @@ def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
     changed = [key for key in chosen if chosen[key] not in (None, usual[key])]
     if not changed:
         return []
-    known = _known_settings(recipe)
+    known = _known_settings(recipe) | {"optim_bits"}  # which the name has decided
     if settings.optimizer in MUON:
         known |= {key for key in chosen if key.lower().startswith("muon")}
     return aux_problems(settings) + [
@@ -138,6 +138,36 @@ def optimizer_problems(settings: TrainOptimizerConfig) -> list[Problem]:
         )
         for key in changed
         if key not in known
+    ]
+
+
+def _width_problem(settings: TrainOptimizerConfig) -> Problem | None:
+    """Another width of moments than the optimizer's name says."""
+    name, bits = settings.optimizer.value, settings.optim_bits
+    usual = TrainOptimizerConfig(optimizer=settings.optimizer).optim_bits
+    decided = 8 if name.endswith("_8BIT") else 32
+    if bits in (None, usual, decided):
+        return None
+    other = f"{name}_8BIT" if bits == 8 else name.removesuffix("_8BIT")
+    message = f"optimizer.optim_bits is {bits}, but the moments of {name} have {decided} bits."
+    fix = f"Set it to {decided}"
+    fix += f", or use {other}." if other != name and other in list(Optimizer) else "."
+    return Problem("optimizer.optim_bits", "error", message, fix)
+
+
+def rate_problems(settings: TrainOptimizerConfig, rates: Mapping[str, float]) -> list[Problem]:
+    """Learning rates, by part, that the optimizer cannot have beside each other."""
+    recipe = RECIPES.get(settings.optimizer)
+    if recipe is None or not recipe.one_rate or len(set(rates.values())) < 2:
+        return []
+    return [
+        Problem(
+            f"{next(iter(rates))}.learning_rate",
+            "error",
+            f"{settings.optimizer.value} finds the learning rate itself and takes one for "
+            f"all parts, but they have {sorted(set(rates.values()))}.",
+            "Leave the learning rates of the parts empty.",
+        )
     ]
 
 
@@ -157,21 +187,9 @@ def build_optimizer(
         ConfigError: if this engine has no such optimizer, its package is missing, or it refuses
             its numbers.
     """
-    if problems := optimizer_problems(settings):
+    if problems := optimizer_problems(settings) + rate_problems(settings, rates):
         raise ConfigError(problems)
     recipe = RECIPES[settings.optimizer]
-    if recipe.one_rate and len(set(rates.values())) > 1:
-        raise ConfigError(
-            [
-                Problem(
-                    f"{next(iter(rates))}.learning_rate",
-                    "error",
-                    f"{settings.optimizer.value} finds the learning rate itself and takes one for "
-                    f"all parts, but they have {sorted(set(rates.values()))}.",
-                    "Leave the learning rates of the parts empty.",
-                )
-            ]
-        )
     kind = _class_of(recipe)
     groups: list[dict[str, Any]] = [
         {"name": name, "params": list(values), "lr": rates[name], **group_settings(settings, name)}
@@ -285,12 +303,32 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
             f"the backup's optimizer trains {names}, this run {[g['name'] for g in current]}"
         )
     groups = state["param_groups"]
+    needless = "actual_state_precision"
     if type(optimizer).__module__.startswith("adv_optm"):
         # Version 2.5 reads a key on loading that Lion, and Adam beside Muon, never write.
-        groups = [{"actual_state_precision": "auto", **group} for group in groups]
+        groups = [{needless: "auto", **group} for group in groups]
     optimizer.load_state_dict({**state, "param_groups": groups})
-    for group, own in zip(optimizer.param_groups, current, strict=True):
+    for group, own, saved in zip(
+        optimizer.param_groups, current, state["param_groups"], strict=True
+    ):
         group.update({key: value for key, value in own.items() if key in SETTINGS})
+        if needless not in saved:
+            group.pop(needless, None)
+        for parameter, number in zip(group["params"], saved["params"], strict=True):
+            _keep_types(parameter, optimizer.state[parameter], state["state"].get(number, {}))
+
+
+def _keep_types(parameter: nn.Parameter, loaded: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """Give numbers that an optimizer keeps in types of its own these back.
+
+    torch makes all of them of their parameter's type. Where none had it, the run has another type
+    of weights than the backup's, and torch is right.
+    """
+    types = {name: value.dtype for name, value in saved.items() if isinstance(value, torch.Tensor)}
+    if parameter.dtype in (types[name] for name in types if name != "step"):
+        for name, dtype in types.items():
+            if isinstance(loaded.get(name), torch.Tensor):
+                loaded[name] = loaded[name].to(dtype)
 
 
 SETTINGS = frozenset(

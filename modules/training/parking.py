@@ -66,7 +66,7 @@ def idle(family: Family, parts: Parts, method: Method, dataset: Dataset) -> list
         dataset: says what the cache holds.
     """
     names = parts.modules().keys() - method.networks.keys()
-    if "vae" in method.networks:  # learns from pictures and latents alone
+    if parts.encoder_name in method.networks:  # learns from pictures and latents alone
         return sorted(names)
     names -= {family.denoiser}
     drawing = {*family.guides, *parts.beside} - {parts.encoder_name}  # samples alone ask them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from modules.config import ConfigPart, ModelFormat, TrainConfig
@@ -46,9 +46,20 @@ class Workspace:
         folder = config.output_model_format is ModelFormat.DIFFUSERS
         self._suffix = "" if folder else ".safetensors"
 
-    def backup(self, place: Place) -> Path:
-        """Folder of a backup."""
-        return self.folder / "backup" / f"{_now()}-backup-{place}"
+    def backup(self, place: Place, newest: str = "") -> Path:
+        """Folder of a backup, whose name sorts behind that of the newest before it.
+
+        Clocks go back, by an hour each autumn, and two backups may fall into one second.
+        """
+        folder = self.folder / "backup"
+        name = f"{_now()}-backup-{place}"
+        if name >= newest:
+            return folder / name
+        try:
+            after = datetime.strptime(newest[:STAMP_LENGTH], STAMP) + timedelta(seconds=1)
+        except ValueError:  # a folder that someone named
+            return folder / name
+        return folder / f"{after:{STAMP}}-backup-{place}"
 
     def save(self, place: Place) -> Path:
         """File, or folder, of the model in the middle of a run."""
@@ -94,5 +105,9 @@ def config_metadata(config: TrainConfig) -> dict[str, str]:
     return {"ot_config": json.dumps(settings)}
 
 
+STAMP, STAMP_LENGTH = "%Y-%m-%d_%H-%M-%S", 19
+"""How a time stands in a name, and how long that is."""
+
+
 def _now() -> str:
-    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    return f"{datetime.now():{STAMP}}"

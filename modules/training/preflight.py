@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from modules.config import ConfigError, DataFacts, Problem, TrainConfig, validate
-from modules.training.optimizers import optimizer_problems
+from modules.training.optimizers import optimizer_problems, rate_problems
 from modules.training.schedules import preview
 
 
@@ -15,9 +15,20 @@ def check(config: TrainConfig, warn: Callable[[str], None]) -> None:
     Raises:
         ConfigError: says everything that keeps the run from starting.
     """
+    _heed(problems_of(config), warn)
+
+
+def problems_of(config: TrainConfig) -> list[Problem]:
+    """All that can be said of a config before its model and its images are known."""
     found = [*validate(config), *optimizer_problems(config.optimizer)]
-    _heed(list(dict.fromkeys(found)), warn)
-    preview(config, 1)  # a scheduler that is not there is known before the model loads
+    if not any(problem.severity == "error" for problem in found):
+        try:  # a scheduler that is not there is known before the model loads
+            rates = preview(config, 1)
+        except ConfigError as error:
+            found += error.problems
+        else:
+            found += rate_problems(config.optimizer, {name: rate for name, [rate] in rates.items()})
+    return list(dict.fromkeys(found))
 
 
 def check_data(config: TrainConfig, images: int, warn: Callable[[str], None]) -> None:

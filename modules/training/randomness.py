@@ -53,10 +53,16 @@ class Randomness:
         """Where the generators are."""
         return {"generator": self.generator.get_state(), "rounding": self.rounding.get_state()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on drawing from there."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> str | None:
+        """Go on drawing from there; says so where that is another kind of device."""
+        if state["generator"].shape != self.generator.get_state().shape:
+            return (
+                f"The backup was written on another kind of device than {self._device.type}, whose "
+                f"generators are others: noise is drawn anew from here."
+            )
         self.generator.set_state(state["generator"])
         self.rounding.set_state(state["rounding"])
+        return None
 
     @contextmanager
     def isolated(self) -> Iterator[None]:

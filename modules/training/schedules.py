@@ -163,10 +163,11 @@ def preview(config: TrainConfig, total_steps: int) -> dict[str, list[float]]:
     elif config.training_method is TrainingMethod.FINE_TUNE_VAE:
         parts = ("vae",)
     trains = [part for part in parts if config.get(part).train]
+    trains += [name for name, each in config.embeddings_in_use.items() if each.train]
     forwards = total_steps * config.gradient_accumulation_steps
     rates = LearningRates(
         config,
-        base_rates(config, [*trains, *config.embeddings_in_use]),
+        base_rates(config, trains),
         total_steps,
         max(1, forwards // config.epochs),
     )

@@ -295,7 +295,7 @@ def build_update(
     if config.ema is not EMAMode.OFF:
         place = torch.device("cpu") if config.ema is EMAMode.CPU else None
         ema = Ema(parameters, config.ema_decay, config.ema_update_step_interval, place)
-    scaled = config.train_dtype is DataType.FLOAT_16
+    scaled = config.computed_dtype is DataType.FLOAT_16
     scaled &= all(p.dtype == torch.float32 for p in parameters)  # else gradients are not
     return Update(
         build_optimizer(config.optimizer, groups, rates),

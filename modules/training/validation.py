@@ -54,7 +54,8 @@ class Validation:
             return None
         raw = None
         if update.ema is not None:
-            raw = self.measure(should_stop)
+            with update.shown(averaged=False):
+                raw = self.measure(should_stop)
             if raw is None:
                 return None
         return ValidationLoss(step, _mean(losses), losses, _mean(raw) if raw else None)

@@ -42,7 +42,7 @@ def steps(optimizer, groups, count, first=0):
         generator = torch.Generator().manual_seed(step)
         for parameter in (p for group in groups.values() for p in group):
             noise = torch.randn(parameter.shape, generator=generator)
-            parameter.grad = 2 * parameter.detach() + 0.01 * noise
+            parameter.grad = (2 * parameter.detach() + 0.01 * noise).to(parameter.dtype)
         torch.manual_seed(step)  # stochastic rounding and the like
         optimizer.step()
         optimizer.zero_grad()
@@ -90,6 +90,28 @@ def test_a_reloaded_optimizer_goes_on_bit_for_bit(kind, tmp_path):
     for name, group in straight.items():
         for expected, parameter in zip(group, resumed[name], strict=True):
             assert torch.equal(expected, parameter), name
+    one, other = optimizer.state_dict(), again.state_dict()
+    assert [group.keys() for group in other["param_groups"]] == [
+        group.keys() for group in one["param_groups"]
+    ]
+    for number, moments in one["state"].items():
+        for key, expected in moments.items():
+            found = other["state"][number][key]
+            if isinstance(expected, torch.Tensor):
+                assert (found.dtype, found.device) == (expected.dtype, expected.device), key
+                assert torch.equal(found, expected), key
+
+
+def test_moments_follow_weights_that_have_another_type_now():
+    groups = {"unet": [nn.Parameter(torch.ones(3, dtype=torch.bfloat16))]}
+    plain = settings(Optimizer.ADAMW, stochastic_rounding=False)
+    optimizer = build_optimizer(plain, groups, {"unet": 1e-3})
+    steps(optimizer, groups, 1)
+    wide = {"unet": [nn.Parameter(torch.ones(3))]}
+    again = build_optimizer(plain, wide, {"unet": 1e-3})
+    load_optimizer_state(again, optimizer.state_dict())
+    assert again.state[wide["unet"][0]]["exp_avg"].dtype == torch.float32
+    steps(again, wide, 1)
 
 
 def test_numbers_reach_the_class():
@@ -158,6 +180,20 @@ def test_a_setting_that_the_optimizer_lacks_is_refused():
     assert problem.field == "optimizer.beta1"
     assert "SGD has no such setting" in problem.message
     assert optimizer_problems(settings(Optimizer.SGD, momentum=0.9)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits", "fix"),
+    [
+        (Optimizer.AdEMAMix, 8, "or use AdEMAMix_8BIT"),
+        (Optimizer.LARS_8BIT, 32, "or use LARS."),
+        (Optimizer.ADAMW, 8, "or use ADAMW_8BIT"),
+    ],
+)
+def test_a_width_other_than_the_names_is_refused(kind, bits, fix):
+    (problem,) = optimizer_problems(settings(kind, optim_bits=bits))
+    assert problem.field == "optimizer.optim_bits"
+    assert fix in problem.fix
 
 
 def test_an_optimizer_that_finds_its_rate_takes_one():

@@ -1,6 +1,9 @@
 """What goes wrong in the night: no numbers, no memory, no room on the disk."""
 
+import itertools
 import resource
+import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -168,6 +171,32 @@ def test_the_final_model_waits_for_room(make_config, make_run, monkeypatch):
     assert run.states[-1] == "finished"
     assert run.of(e.ModelSaved)[0].final
     assert sum("tried again" in warning for warning in run.warnings) == 1
+
+
+def test_a_stopped_run_waits_for_room_too_until_it_is_stopped_again(
+    make_config, make_run, monkeypatch
+):
+    monkeypatch.setattr(attempts, "WAIT", 0.2)
+    disk, began = full_disk(), []
+
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            disk.__enter__()
+            commands.stop()
+        if isinstance(event, e.Warned) and "tried again" in event.message:
+            began.append(time.monotonic())
+            if len(began) == 3:
+                threading.Timer(0.05, commands.stop).start()
+
+    run = make_run(make_config(epochs=1), react)
+    try:
+        with pytest.raises(Exception, match=r"large|space"):
+            run.go()
+    finally:
+        disk.__exit__(None, None, None)
+    assert len(began) == 3  # of twenty
+    assert min(b - a for a, b in itertools.pairwise(began)) >= 0.2
+    assert run.of(e.ModelSaved) == []
 
 
 @pytest.mark.parametrize("frees", [True, False])

@@ -143,6 +143,23 @@ def test_validation_is_measured_alike_every_time(make_config, train, pictures, t
     assert run.losses == train(make_config(dropout_probability=0.5, epochs=2)).losses
 
 
+def test_weights_beside_their_average_are_measured_where_they_would_be_saved(
+    make_config, train, pictures, tmp_path
+):
+    """An optimizer without a schedule trains at one point and is to be judged at another."""
+    shutil.copy(pictures / "red.png", tmp_path)
+    concepts = [{"path": str(pictures)}, {"path": str(tmp_path), "type": "VALIDATION"}]
+    config = make_config(
+        concepts=concepts,
+        validation=True,
+        epochs=1,
+        **{"optimizer.optimizer": "SCHEDULE_FREE_ADAMW"},
+    )
+    alone = [event.loss for event in train(config).of(e.ValidationLoss)]
+    beside = [event.raw for event in train(config.update(ema="CPU")).of(e.ValidationLoss)]
+    assert beside == alone
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -1,16 +1,21 @@
 """A run that was killed goes on as if it had not been: every bit of it."""
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from toys import assert_same_backup
 
 from modules.training import events as e
+from modules.training import places
+from modules.training.randomness import Randomness
 
 KILLED = """
 import json, os, signal, sys
@@ -166,6 +171,63 @@ def test_a_damaged_newest_backup_is_passed_over(make_config, train, tmp_path):
     resumed = train(config.update(continue_last_backup=True))
     assert any("lora.safetensors" in warning for warning in resumed.warnings)
     assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 4}
+
+
+def test_moments_of_a_gpu_that_is_not_here_come_to_the_device_that_is(
+    make_config, train, tmp_path, monkeypatch
+):
+    config = make_config(
+        workspace_dir=tmp_path / "run", backup_after=4, backup_after_unit="STEP", epochs=2
+    )
+    straight = train(config)
+    folder = last_backup(straight)
+    file, sums = folder / "optimizer" / "optimizer.pt", folder / "ot" / "checksums.json"
+    moments = torch.load(file, weights_only=True)
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda _storage: "cuda:1")
+    torch.save(moments, file)
+    known = json.loads(sums.read_text())
+    known["optimizer/optimizer.pt"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    sums.write_text(json.dumps(known))
+    with pytest.raises(RuntimeError, match="CUDA"):
+        torch.load(file, weights_only=True)
+    monkeypatch.undo()
+    resumed = train(config.update(continue_last_backup=True, backup_after_unit="NEVER"))
+    assert resumed.warnings == []
+    assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 4}
+
+
+def test_generators_of_another_kind_of_device_are_said():
+    random = Randomness(torch.device("cpu"), 1)
+    state = {"generator": torch.zeros(16, dtype=torch.uint8)}  # as one of a GPU has it
+    assert "another kind of device" in random.load_state_dict({**state, "rounding": state})
+    assert random.load_state_dict(Randomness(torch.device("cpu"), 2).state_dict()) is None
+
+
+@pytest.mark.parametrize("back", [3600, 0])
+def test_a_clock_that_goes_back_costs_no_backup(make_config, train, monkeypatch, back):
+    """In autumn, or where many fall into one second, of steps 9 and 10: the newest is kept."""
+
+    class Clock(datetime):
+        seconds = 0
+
+        @classmethod
+        def now(cls):
+            cls.seconds += back
+            return cls(2026, 10, 25, 12) - timedelta(seconds=cls.seconds)
+
+    monkeypatch.setattr(places, "datetime", Clock)
+    run = train(
+        make_config(
+            epochs=4,
+            backup_after=1,
+            backup_after_unit="STEP",
+            rolling_backup=True,
+            rolling_backup_count=1,
+        )
+    )
+    (left,) = (Path(run.config.workspace_dir) / "backup").iterdir()
+    assert left == last_backup(run)
+    assert "-backup-12-" in left.name
 
 
 def test_settings_changed_during_the_run_come_back_with_it(make_config, train, tmp_path):

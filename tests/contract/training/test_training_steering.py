@@ -99,14 +99,14 @@ def test_changes_apply_at_the_next_step(make_config, train):
         if isinstance(event, e.LossUpdate) and event.step == 2:
             commands.set("learning_rate", 5e-4)
             commands.set("clip_grad_norm", None)
-            commands.set("mse_strength", 0.0)
             commands.set("mae_strength", 1.0)
+            commands.set("mse_strength", 0.0)
 
     run = train(make_config(epochs=2), react)
     rates = [event.learning_rate["unet"] for event in run.of(e.LossUpdate)]
     assert rates == [1e-3, 1e-3, 5e-4, 5e-4, 5e-4, 5e-4]
     assert [event.setting for event in run.of(e.SettingChanged)] == [
-        "learning_rate", "clip_grad_norm", "mse_strength", "mae_strength",
+        "learning_rate", "clip_grad_norm", "mae_strength", "mse_strength",
     ]  # fmt: skip
 
 
@@ -130,6 +130,89 @@ def test_a_change_that_cannot_be_is_refused_with_the_reason(
     assert word in warning
     assert list(run.losses) == [1, 2, 3]
     assert run.of(e.SettingChanged) == []
+
+
+def edited(train, config, *edits):
+    """Run with these edits after the first step; what was refused, in words."""
+
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 1:
+            for setting, value in edits:
+                commands.set(setting, value)
+
+    run = train(config, react)
+    assert run.states[-1] == "finished"
+    assert not any("defect" in warning for warning in run.warnings)
+    return run, run.warnings
+
+
+def test_a_change_that_would_do_nothing_or_end_the_run_is_refused(make_config, train):
+    run, refused = edited(
+        train,
+        make_config(epochs=1),
+        ("mse_strength", 0.0),
+        ("concepts.0.loss_weight", 3.0),
+        ("concepts", []),
+        ("ema_decay", 0.5),
+        ("text_encoder.learning_rate", 1e-5),
+        ("transformer.learning_rate", 1e-5),
+        ("embedding_learning_rate", 1e-5),
+        ("loss_weight_strength", 3.0),
+        ("ot.early_stop_patience", 2),
+        ("learning_rate", 1e-3),  # as it is
+    )
+    words = [
+        "are all 0",
+        "concepts.0.loss_weight is fixed when a run starts",
+        "concepts is fixed when a run starts",
+        "ema is OFF",
+        "text_encoder.train is false",
+        "Stable Diffusion 1.5 does not use it",
+        "what trains has other learning rates",
+        "loss_weight_fn is CONSTANT",
+        "no validation loss is measured",
+    ]
+    assert len(refused) == len(words)
+    for warning, word in zip(refused, words, strict=True):
+        assert word in warning
+    assert [event.setting for event in run.of(e.SettingChanged)] == ["learning_rate"]
+
+
+def test_samples_change_in_the_middle_and_only_to_what_can_be_drawn(make_config, train):
+    small = {**SAMPLE, "diffusion_steps": 1}
+    config = make_config(epochs=1, sample_after=1, sample_after_unit="STEP", samples=[small])
+    run, (refused,) = edited(
+        train, config, ("samples", [{**small, "prompt": "b"}]), ("samples.0.width", 100)
+    )
+    assert [event.prompt for event in run.of(e.SampleImage)] == ["a card", "a card", "b", "b"]
+    assert "width is 100 px, but must be a multiple of 8 px" in refused
+
+
+def test_an_optimizer_of_one_rate_keeps_to_it(make_config, train):
+    config = make_config(
+        epochs=1,
+        learning_rate=1.0,
+        **{"optimizer.optimizer": "PRODIGY", "text_encoder.train": True},
+    )
+    run, (refused,) = edited(train, config, ("unet.learning_rate", 0.5), ("learning_rate", 0.5))
+    assert "takes one for all parts" in refused
+    assert run.of(e.LossUpdate)[-1].learning_rate == {"unet": 0.5, "text_encoder": 0.5}
+
+
+def test_dropout_of_an_adapter_changes_in_the_middle_and_comes_back_with_a_backup(
+    make_config, train, tmp_path
+):
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.set("dropout_probability", 0.5)
+            commands.backup()
+
+    straight = train(make_config(epochs=2, workspace_dir=tmp_path / "run"), react)
+    plain = train(make_config(epochs=2))
+    same = [straight.losses[step] == plain.losses[step] for step in range(1, 7)]
+    assert same == [True, True, False, False, False, False]
+    resumed = train(straight.config.update(continue_last_backup=True))
+    assert resumed.losses == {step: straight.losses[step] for step in range(3, 7)}
 
 
 def test_a_part_stops_training_when_its_time_is_over(make_config, make_run):
