@@ -19,7 +19,7 @@ from torch import Tensor
 from modules.adapters.files import ALPHA, DOWN, UP, AdapterError, read_tensors, save_tensors
 from modules.adapters.key_map import Place
 from modules.adapters.reading import spellings, split_key
-from modules.adapters.recognise import greatest_number, possible_layers
+from modules.adapters.recognise import numbers_in, possible_layers
 from modules.adapters.writing import in_any_format, stored_dtype
 from modules.config import ModelFormat, ModelType
 from modules.families.stored import StoredModel, find_model, own_part
@@ -72,7 +72,7 @@ def extract(
     first, second = _alike(Path(base), Path(tuned), ModelType(model_type) if model_type else None)
     family = first.family
     keys = [key for of_file in first.layers.values() for key in of_file]
-    paths = possible_layers(family, greatest_number(dict.fromkeys(keys)))
+    paths = possible_layers(family, numbers_in(keys))
     takers = {f"{p}.{family.adapter_name(p, path)}" for p, of in paths.items() for path in of}
     names = sorted(first.homes().keys() & takers)
     tensors: dict[str, Tensor] = {}

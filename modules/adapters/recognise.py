@@ -7,7 +7,7 @@ repeat, the real model has more of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -22,6 +22,7 @@ from modules.families import all_families, family_for
 from modules.families.base import Family
 
 CROSS_ATTENTION = re.compile(r"attn2[._]to[._]k\.(lora_down|lora_A|lora\.down)\.weight$")
+BLOCK_NUMBER = re.compile(r"(?<=[._])[0-9]{1,3}(?=[._])")
 UNET_ATTENTION = re.compile(r"(?P<side>down|up)_blocks\.\d+\.(?=attentions\.)")
 WIDTHS = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2", 2048: "stable-diffusion-xl"}
 """Width of the text that cross-attention of a UNet reads, by architecture."""
@@ -52,7 +53,7 @@ def recognise(
     Raises:
         AdapterError: if no architecture has such layers, or several have them.
     """
-    most = greatest_number(tensors)
+    numbers = numbers_in(tensors)
     if model_type is not None:
         families = [family_for(model_type)]
     else:
@@ -61,7 +62,7 @@ def recognise(
         families = families or distinct_families()
     found: list[Recognised] = []
     for family in families:
-        index = spellings(family, possible_layers(family, most))
+        index = spellings(family, possible_layers(family, numbers))
         found.append(Recognised(family, index, read_with(tensors, index)))
     fewest = min(len(each.adapter.unplaced) for each in found)
     best = [each for each in found if len(each.adapter.unplaced) == fewest]
@@ -77,18 +78,18 @@ def recognise(
     return best[0]
 
 
-def possible_layers(family: Family, most: int) -> dict[str, list[str]]:
+def possible_layers(family: Family, numbers: Sequence[int]) -> dict[str, list[str]]:
     """By part: the paths of the layers of any model of an architecture.
 
     Args:
         family: the architecture.
-        most: the greatest number of a repeated block.
+        numbers: of the repeated blocks that may be there.
     """
     return {
         part: [
-            pattern.format(*numbers)
+            pattern.format(*chosen)
             for pattern, free in patterns
-            for numbers in product(range(most + 1), repeat=free)
+            for chosen in product(numbers, repeat=free)
         ]
         for part, patterns in _patterns(family.architecture, family.pipeline).items()
     }
@@ -126,10 +127,12 @@ def distinct_families() -> list[Family]:
     return found
 
 
-def greatest_number(keys: Mapping[str, object]) -> int:
-    """The greatest number in the keys, and so no less than that of any block."""
-    found = (int(each) for key in keys for each in re.findall(r"(?<=[._])\d+(?=[._])", key))
-    return max(found, default=0)
+def numbers_in(keys: Iterable[str]) -> list[int]:
+    """The numbers in the keys, and so that of every block that they name: no layout renumbers.
+
+    No model has a thousand blocks; larger numbers count steps and the like.
+    """
+    return sorted({int(each) for key in keys for each in BLOCK_NUMBER.findall(key)})
 
 
 def _repeated(network: nn.Module) -> Iterator[tuple[str, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from modules.adapters.key_map import Native, Place
 from modules.adapters.recognise import (
     WIDTHS,
     distinct_families,
-    greatest_number,
+    numbers_in,
     possible_layers,
 )
 from modules.config import ModelFormat, ModelType
@@ -143,9 +143,9 @@ def _file(path: Path, model_type: ModelType | None) -> StoredModel:
         families = [family_for(model_type)]
     else:
         families = [each for each in families if each.architecture == named] or families
-    most = greatest_number(shapes)
+    numbers = numbers_in(shapes)
     found = [
-        StoredModel(family, path, {path: _single(family, shapes, most)}) for family in families
+        StoredModel(family, path, {path: _single(family, shapes, numbers)}) for family in families
     ]
     largest = max(len(each.layers[path]) for each in found)
     best = [each for each in found if len(each.layers[path]) == largest]
@@ -162,10 +162,10 @@ def _file(path: Path, model_type: ModelType | None) -> StoredModel:
 
 
 def _single(
-    family: Family, shapes: Mapping[str, Shape], most: int
+    family: Family, shapes: Mapping[str, Shape], numbers: Sequence[int]
 ) -> dict[str, list[tuple[str, Place]]]:
     """The layers of a file, under whichever of the family's names has most of its keys."""
-    paths = possible_layers(family, most)
+    paths = possible_layers(family, numbers)
     original = family.lora_formats[ModelFormat.ORIGINAL_LORA]
     native = original.native
     ways = [{part: (*held, native) for part, held in family.single_file.items()}]
