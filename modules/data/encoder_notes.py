@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,13 @@ from modules.config.paths import resolve
 
 FOLDER = "encoders"
 """Where the notes lie, below the folder of the cache."""
+
+IMPORTED = "imported"
+"""Where those lie below it that came along with a cache from elsewhere."""
+
+_NOTE = re.compile(r"(image|hint|text)-[0-9a-f]{16}\.txt")
+_SPACE = re.compile(r"((image|hint|text)-[0-9a-f]{16})?")
+"""What the name of a note looks like, and what stands in it."""
 
 _WHOLE = (DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16)
 """Types of weights that are used as they are stored; others are unpacked to the run's own."""
@@ -79,12 +87,39 @@ def note(cache_dir: Path, settings: Settings, spaces: Mapping[str, str]) -> None
 
 def noted(cache_dir: Path, settings: Settings, kind: str) -> str | None:
     """The folder that holds a kind of encodings; empty if it is not cached, None if not known."""
-    return _read(_path(cache_dir, settings, kind))
+    path = _path(cache_dir, settings, kind)
+    own = _read(path)
+    return _read(path.parent / IMPORTED / path.name) if own is None else own
 
 
-def any_noted(cache_dir: Path) -> bool:
-    """Whether any run left a note: an older cache has none, nor one from elsewhere."""
-    return any((cache_dir / FOLDER).glob("*.txt"))
+def tells(cache_dir: Path, settings: Settings) -> bool:
+    """Whether the notes tell what a cache has for settings, if only that it has nothing.
+
+    Any note of a run here does; of those from elsewhere, where the same model may lie in another
+    folder, only the one for these settings. An older cache has no notes at all.
+    """
+    here = any((cache_dir / FOLDER).glob("*.txt"))
+    return here or noted(cache_dir, settings, "image") is not None
+
+
+def all_notes(cache_dir: Path) -> dict[str, str]:
+    """What each note says, by the name of its file; those of runs here before imported ones."""
+    folder = cache_dir / FOLDER
+    paths = [*(folder / IMPORTED).glob("*.txt"), *folder.glob("*.txt")]
+    said = {path.name: _read(path) or "" for path in paths}
+    return {name: text for name, text in sorted(said.items()) if is_note(name, text)}
+
+
+def is_note(name: str, text: str) -> bool:
+    """Whether a file of such a name and content is a note, and leads into a cache alone."""
+    return bool(_NOTE.fullmatch(name) and _SPACE.fullmatch(text))
+
+
+def take_notes(cache_dir: Path, notes: Mapping[str, str]) -> None:
+    """Keep the notes that came along with a cache, by the names of their files."""
+    for name, text in notes.items():
+        with atomic_file(cache_dir / FOLDER / IMPORTED / name) as temporary:
+            temporary.write_text(text, encoding="ascii")
 
 
 def _read(path: Path) -> str | None:

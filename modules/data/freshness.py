@@ -10,7 +10,7 @@ from typing import Literal
 from modules.config import ConceptConfig
 from modules.data.buckets import Size
 from modules.data.cache import SUFFIX, Space
-from modules.data.encoder_notes import Settings, any_noted, noted
+from modules.data.encoder_notes import Settings, noted, tells
 from modules.data.items import DAMAGE, Item
 from modules.data.memo import Memo
 from modules.data.plan import Framing, Planned, Planner, digests_of
@@ -43,7 +43,7 @@ class Freshness:
         self._planner = Planner([one.update(enabled=True) for one in concepts], framing)
         self._framing, self._cache_dir = framing, cache_dir
         self._memo = Memo(cache_dir / "files")
-        self._settings = settings if any_noted(cache_dir) else None
+        self._settings = settings if settings and tells(cache_dir, settings) else None
         self._images, self._hints = self._space("image"), self._space("hint")
         self._masks, self._texts = Space(cache_dir / "mask"), self._text_space()
         self._grids: dict[Size, tuple[int, int]] = {}

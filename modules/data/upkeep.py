@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from modules.atomic import atomic_file
 from modules.data.cache import DAMAGED, SUFFIX, checksum, keys_of
+from modules.data.encoder_notes import FOLDER, all_notes, is_note, take_notes
 
 _NAME = re.compile(r"((image|text|hint)-[0-9a-f]{16}|mask)/[0-9a-f]{32}\.safetensors")
 
@@ -64,11 +65,16 @@ def verify(cache_dir: Path, remove: bool = False) -> list[tuple[Path, str]]:
 
 
 def export(cache_dir: Path, path: Path) -> int:
-    """Write a cache as one zip file, for another machine; returns the number of shards in it."""
+    """Write a cache as one zip file, for another machine; returns the number of shards in it.
+
+    With it go the notes of which encoders made what, so that it can be judged there.
+    """
     shards = sorted(cache_dir.glob(f"*/*{SUFFIX}"))
     with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for shard in shards:
             archive.write(shard, shard.relative_to(cache_dir).as_posix())
+        for name, text in all_notes(cache_dir).items():
+            archive.writestr(f"{FOLDER}/{name}", text)
     return len(shards)
 
 
@@ -80,19 +86,25 @@ def take_in(path: Path, cache_dir: Path) -> int:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if not _NAME.fullmatch(name):
+            notes = {}
+            for info in archive.infolist():
+                if _NAME.fullmatch(info.filename):
+                    continue
+                folder, _, name = info.filename.partition("/")
+                notes[name] = archive.read(info).decode("ascii", "replace")
+                if folder != FOLDER or not is_note(name, notes[name]):
                     raise ValueError(
-                        f"{path} holds {name!r}, which is no part of a cache. Choose a file that "
-                        f"was exported from one."
+                        f"{path} holds {info.filename!r}, which is no part of a cache. Choose a "
+                        f"file that was exported from one."
                     )
             new = 0
-            for name in archive.namelist():
+            for name in filter(_NAME.fullmatch, archive.namelist()):
                 target = cache_dir / PurePosixPath(name)
                 if not target.exists():
                     with atomic_file(target) as temporary:
                         temporary.write_bytes(archive.read(name))
                     new += 1
+            take_notes(cache_dir, notes)
             return new
     except zipfile.BadZipFile:
         raise ValueError(

@@ -1,15 +1,21 @@
 """The cache: shards, its cap, and what a person does with it."""
 
 import os
+import shutil
 import time
+import zipfile
 
 import pytest
 import torch
 from cached import contents, work
 from pictures import PoolingEncoder, concept, prepare
 
-from modules.data import Batches, cache
-from modules.data.cache import Shelf, Space, keys_of, prune
+from modules.config import TrainConfig
+from modules.data import Batches, cache, scan
+from modules.data.cache import Shelf, Space, keys_of, prune, space_name
+from modules.data.encoder_notes import Settings, note
+from modules.data.freshness import Freshness
+from modules.data.plan import Framing
 from modules.data.upkeep import export, take_in, usage, verify
 
 
@@ -85,11 +91,53 @@ def test_hints_travel_too(folder, tmp_path):
     assert contents(tmp_path / "there") == contents(tmp_path / "cache")
 
 
-def test_a_zip_of_anything_else_is_refused(tmp_path):
-    import zipfile
+def test_a_cache_that_travelled_is_judged_as_where_it_came_from(folder, encoder, tmp_path):
+    here, there = tmp_path / "cache", tmp_path / "there"
+    other = PoolingEncoder("other vae", "other clip")
+    (tmp_path / "few").mkdir()
+    for path in (path for path in folder.iterdir() if path.stem not in "01"):
+        shutil.copy(path, tmp_path / "few")
+    ours, theirs, nobodys = (
+        Settings.of(TrainConfig().update(base_model_name=f"{name}/model"))
+        for name in ("us", "them", "nobody")
+    )
+    runs = [(encoder, folder, ours), (other, tmp_path / "few", theirs)]
+    for made_by, trained, settings in runs:
+        prepare(concept(trained), made_by, here)
+        image = space_name("image", made_by.image_identity)
+        text = space_name("text", made_by.text_identity)
+        note(here, settings, {"image": image, "text": text})
+    export(here, tmp_path / "cache.zip")
+    take_in(tmp_path / "cache.zip", there)
+    export(there, tmp_path / "again.zip")
+    take_in(tmp_path / "again.zip", tmp_path / "last")
 
+    def states(kept, settings):
+        framing = Framing.for_hint("none", "64", 8, True, masks=False, conditioning=False)
+        told = Freshness([concept(folder)], framing, kept, settings)
+        return sorted(told.state(item) for item in scan([concept(folder)], kept).items)
+
+    for kept in (here, there, tmp_path / "last"):
+        assert states(kept, ours) == ["fresh"] * 6
+        assert states(kept, theirs) == ["fresh"] * 4 + ["stale"] * 2
+    assert states(here, nobodys) == ["stale"] * 6
+    # here the same model may have another address: a run would tell
+    assert states(there, nobodys) == states(there, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("../../outside.safetensors", ""),
+        ("encoders/../../text-0123456789abcdef.txt", ""),
+        ("encoders/text-0123456789abcdef.txt", "../../elsewhere"),
+        ("text-0123456789abcdef.txt", ""),
+    ],
+)
+def test_a_zip_of_anything_else_is_refused(tmp_path, name, content):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
-        archive.writestr("../../outside.safetensors", b"")
+        archive.writestr("encoders/text-0000000000000000.txt", "")
+        archive.writestr(name, content)
     with pytest.raises(ValueError, match="no part of a cache"):
         take_in(tmp_path / "bad.zip", tmp_path / "there")
     assert not (tmp_path / "there").exists()
