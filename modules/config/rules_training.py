@@ -54,7 +54,7 @@ def fused_back_pass(case: Case) -> Iterator[Problem]:
             message = f"{field} is true, but so is optimizer.{other}, which updates all at once."
             yield refuse(field, message, f"Set optimizer.{other} to false.")
     wide = any(dtype is DataType.FLOAT_32 for _, dtype in trained_types(case))
-    if config.train_dtype is DataType.FLOAT_16 and wide:
+    if config.computed_dtype is DataType.FLOAT_16 and wide:
         message = (
             f"{field} is true, but train_dtype is FLOAT_16, whose gradients are scaled and looked "
             "at as a whole before any of them counts."

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from modules.config.cloud_config import CloudConfig
-from modules.config.enums import Leftovers, ModelType, TrainingMethod
+from modules.config.enums import DataType, Leftovers, ModelType, TrainingMethod
 from modules.config.model_settings import (
     AdapterSettings,
     EmbeddingSettings,
@@ -147,6 +147,13 @@ class TrainConfig(
 
         changed = super().update(**changes)
         return follow(self, changed, changes)
+
+    @property
+    def computed_dtype(self) -> DataType:
+        """What a step computes in: `train_dtype`, or its fallback for a model that overflows."""
+        facts = MODELS[self.model_type]
+        overflows = self.train_dtype is DataType.FLOAT_16 and facts.denoiser in facts.overflows
+        return self.fallback_train_dtype if overflows else self.train_dtype
 
     @property
     def embeddings_in_use(self) -> dict[str, TrainEmbeddingConfig]:

@@ -27,6 +27,7 @@ from modules.families.storage import SmallLinear
 from modules.sampling.preview import denoised
 from modules.sampling.sampler import sample_batch
 from modules.training.forward import Draw, Forward
+from modules.training.update import build_update
 
 torch.set_num_threads(1)
 WUERSTCHEN, CASCADE = ModelType.WUERSTCHEN_2, ModelType.STABLE_CASCADE_1
@@ -290,6 +291,27 @@ def test_a_cascade_never_computes_in_float16_where_it_would_overflow(
     with torch.no_grad():
         assert forward.loss(draw).isfinite()
     assert seen == [computed]
+
+
+@pytest.mark.parametrize(
+    ("kind", "fallback", "scaled"),
+    [(WUERSTCHEN, "BFLOAT_16", True), (CASCADE, "BFLOAT_16", False), (CASCADE, "FLOAT_16", True)],
+)
+def test_losses_are_scaled_only_where_a_step_computes_in_float16(kind, fallback, scaled, sources):
+    config, _ = TrainConfig.load({"model_type": kind.value, "training_method": "LORA"})
+    config = config.update(
+        **sources[kind],
+        train_dtype="FLOAT_16",
+        fallback_train_dtype=fallback,
+        optimizer={"optimizer": "ADAMW", "fused_back_pass": True, "fused": False},
+    )
+    weight = torch.nn.Parameter(torch.zeros(2))
+    cpu, generator = torch.device("cpu"), torch.Generator()
+    rates, groups = {"prior": 1e-3}, {"prior": [weight]}
+    update = build_update(config, [weight], groups, rates, cpu, generator, lambda: None)
+    assert update.scaler.is_enabled() is scaled
+    refused = [str(problem) for problem in validate(config) if problem.severity == "error"]
+    assert any("whose gradients are scaled" in text for text in refused) is scaled
 
 
 def test_sizes_that_would_come_out_otherwise_are_refused():
