@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ SECONDS = 1.0
 
 KEPT = 600
 """Readings in memory: ten minutes."""
+
+WATCHED = 30.0
+"""Seconds for which a folder is looked at since somebody asked; the last one asked for stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,12 @@ class Reading:
     disk_free: int | None
     disk_total: int | None
     gpus: tuple[Gpu, ...]
-    drive: Drive | None = None
-    """Where a run is kept, if not on that disk; see `SystemMonitor.watch`."""
+    drives: Mapping[Path, Drive] = field(default_factory=dict)
+    """By folder: where runs are kept, if not on that disk; see `SystemMonitor.watch`."""
+
+    def drive_of(self, folder: str | Path) -> Drive | None:
+        """Where a run is kept that the monitor watches; None if that is the disk, or not known."""
+        return self.drives.get(_place(folder))
 
 
 class SystemMonitor(t.HasTraits):
@@ -92,26 +99,35 @@ class SystemMonitor(t.HasTraits):
         self._folder, self._seconds = Path(folder), seconds
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._watched: Path | None = None
+        self._watched: dict[Path, float] = {}  # when each was asked for, the last one at the end
+        self._asking = threading.Lock()
         self._quotas: dict[Path, int] = {}
 
     def watch(self, folder: str | Path, quota: int | None = None) -> None:
         """Tell from now on also of the drive that a run is kept on, if it is another one.
+
+        Several dashboards may each ask for their own; one that asks no more is told no longer.
 
         Args:
             folder: the run's workspace.
             quota: bytes that may lie there, where the drive itself does not tell: many network
                 drives show the size of all of their machines. It stays known for that folder.
         """
-        place = Path(folder).expanduser().absolute()
-        if quota is not None:
-            self._quotas[place] = quota
-        self._watched = place
+        place = _place(folder)
+        with self._asking:
+            if quota is not None:
+                self._quotas[place] = quota
+            self._watched.pop(place, None)
+            self._watched[place] = time.monotonic()
 
-    def _kept(self) -> tuple[Path, int | None] | None:
-        """The folder of the run that was shown last, and its quota."""
-        place = self._watched
-        return None if place is None else (place, self._quotas.get(place))
+    def _kept(self) -> list[tuple[Path, int | None]]:
+        """The folders of the runs that are shown, with their quotas."""
+        with self._asking:
+            since = time.monotonic() - WATCHED
+            for place in list(self._watched)[:-1]:
+                if self._watched[place] < since:
+                    del self._watched[place]
+            return [(place, self._quotas.get(place)) for place in self._watched]
 
     def start(self) -> None:
         """Read from now on; nothing happens if it does already."""
@@ -142,7 +158,7 @@ class SystemMonitor(t.HasTraits):
 class _Machine:
     """The libraries that read it, as far as they are there."""
 
-    def __init__(self, folder: Path, watched: Callable[[], tuple[Path, int | None] | None]) -> None:
+    def __init__(self, folder: Path, watched: Callable[[], list[tuple[Path, int | None]]]) -> None:
         notes = []
         self._folder, self._watched = folder, watched
         self._spaces: dict[tuple[Path, int | None], DriveSpace] = {}  # each counts its files
@@ -171,18 +187,18 @@ class _Machine:
         with suppress(OSError):  # an unplugged drive, a folder that is gone
             total, _, free = shutil.disk_usage(self._folder)
         memory_now = (cpu, ram_used, ram_total, process)
-        return Reading(time.time(), *memory_now, free, total, self._gpus(), self._drive())
+        return Reading(time.time(), *memory_now, free, total, self._gpus(), self._drives())
 
-    def _drive(self) -> Drive | None:
-        watched = self._watched()
-        if watched is None:
-            return None
-        with suppress(OSError):  # a drive that does not answer now
-            if watched not in self._spaces:
-                folder, quota = watched
-                self._spaces[watched] = DriveSpace(folder, self._folder, quota)
-            return self._spaces[watched].look()
-        return None
+    def _drives(self) -> dict[Path, Drive]:
+        found = {}
+        for watched in self._watched():
+            folder, quota = watched
+            with suppress(OSError):  # a drive that does not answer now
+                if watched not in self._spaces:
+                    self._spaces[watched] = DriveSpace(folder, self._folder, quota)
+                if (drive := self._spaces[watched].look()) is not None:
+                    found[folder] = drive
+        return found
 
     def close(self) -> None:
         if self._nvml is not None:
@@ -220,6 +236,10 @@ class _Machine:
             return question(*arguments)
         except self._nvml.NVMLError:
             return None
+
+
+def _place(folder: str | Path) -> Path:
+    return Path(folder).expanduser().absolute()
 
 
 def _nvml() -> tuple[Any, str]:

@@ -33,12 +33,15 @@ class Meter(TypedDict):
     hint: str
 
 
-def meters(reading: Reading | None, held: Mapping[str, int] | None = None) -> list[Meter]:
+def meters(
+    reading: Reading | None, held: Mapping[str, int] | None = None, kept: Path | None = None
+) -> list[Meter]:
     """The figures that this machine gives; none before the first reading.
 
     Args:
         reading: the latest.
         held: bytes of GPU memory by what holds them, for the hint of that meter.
+        kept: the workspace of the run that is shown, if any.
     """
     if reading is None:
         return []
@@ -60,8 +63,9 @@ def meters(reading: Reading | None, held: Mapping[str, int] | None = None) -> li
         )
         disk["tone"] = "bad" if reading.disk_free < LITTLE_DISK else "idle"
         found.append(disk)
-    if reading.drive is not None and reading.drive.total:
-        found.append(_drive(reading.drive))
+    drive = None if kept is None else reading.drive_of(kept)
+    if drive is not None and drive.total:
+        found.append(_drive(drive))
     return found
 
 
@@ -149,7 +153,7 @@ class MachineStrip(W.HTML):
         kept: Callable[[], Path | None] = lambda: None,
     ) -> None:
         self._source, self._held, self._kept = source, held, kept
-        self._drawn: object = self  # no reading, not even the lack of one
+        self._drawn: object = self  # nothing, not even the lack of a reading
         super().__init__(layout=W.Layout(width="100%"))
 
     def draw(self) -> None:
@@ -159,6 +163,7 @@ class MachineStrip(W.HTML):
         if (folder := self._kept()) is not None:
             self._source.watch(folder)
         reading = self._source.reading
-        if reading is not self._drawn:  # there is nothing newer to look at
-            self._drawn = reading
-            self.value = strip(meters(reading, self._held()), self._source.note)
+        now = (reading, folder)
+        if now != self._drawn:
+            self._drawn = now
+            self.value = strip(meters(reading, self._held(), folder), self._source.note)

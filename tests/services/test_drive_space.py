@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import ot_notebook as ot
-from ot_notebook.services import drive_space
+from ot_notebook.services import drive_space, system_monitor
 from ot_notebook.services.drive_space import KAGGLE_KEEPS, DriveSpace, size_of
-from ot_notebook.widgets.machine_strip import meters
+from ot_notebook.widgets.machine_strip import GIB, MachineStrip, meters
 
 
 def fill(folder, *sizes):
@@ -47,23 +47,59 @@ def test_what_kaggle_keeps_is_less_than_its_disk(tmp_path):
     assert size_of(working) == 5234
 
 
+def read(monitor, told=lambda reading: True):
+    """The first new reading that tells."""
+    monitor.start()
+    old, until = monitor.reading, time.monotonic() + 5
+    while (monitor.reading is old or not told(monitor.reading)) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert told(monitor.reading)
+    return monitor.reading
+
+
 def test_the_monitor_tells_of_a_workspace_with_a_quota_and_the_strip_warns(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     fill(folder, 950)
     monitor = ot.SystemMonitor(tmp_path, seconds=0.02)
     monitor.watch("run", quota=1000)
-    for shown in (tmp_path / "another", folder):  # as two dashboards do
-        monitor.watch(shown)
-    monitor.start()
-    until = time.monotonic() + 5
-    while monitor.reading is None and time.monotonic() < until:
-        time.sleep(0.01)
+    reading = read(monitor)
     monitor.stop()
-    assert monitor.reading.drive.free == 50
-    (meter,) = (one for one in meters(monitor.reading) if one["label"] == "Drive")
+    assert reading.drive_of("run").free == 50
+    (meter,) = (one for one in meters(reading, kept=folder) if one["label"] == "Drive")
     assert (meter["percent"], meter["tone"]) == (95.0, "bad")
     assert str(folder) in meter["hint"]
+    assert all(one["label"] != "Drive" for one in meters(reading))
+
+
+def test_each_strip_shows_the_drive_of_its_own_workspace(tmp_path):
+    monitor = ot.SystemMonitor(tmp_path, seconds=0.02)
+    strips = {}
+    for name, used in (("one", 950), ("two", 400)):
+        fill(tmp_path / name, used)
+        monitor.watch(tmp_path / name, quota=GIB)
+        strips[name] = MachineStrip(monitor, kept=lambda name=name: tmp_path / name)
+    reading = read(monitor, lambda reading: len(reading.drives) == 2)
+    monitor.stop()
+    assert [reading.drive_of(tmp_path / name).free for name in strips] == [GIB - 950, GIB - 400]
+    for name, other in (("one", "two"), ("two", "one")):
+        strips[name].draw()
+        assert f"files in {tmp_path / name}" in strips[name].value
+        assert f"files in {tmp_path / other}" not in strips[name].value
+    shown = strips["one"]
+    shown._kept = lambda: tmp_path / "two"  # another run is shown
+    shown.draw()
+    assert f"files in {tmp_path / 'two'}" in shown.value
+
+
+def test_a_workspace_that_nobody_shows_any_more_is_not_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(system_monitor, "WATCHED", 0.2)
+    monitor = ot.SystemMonitor(tmp_path, seconds=0.02)
+    for name in ("left", "shown"):
+        monitor.watch(tmp_path / name, quota=1000)
+    assert read(monitor).drives.keys() == {tmp_path / "left", tmp_path / "shown"}
+    read(monitor, lambda reading: reading.drives.keys() == {tmp_path / "shown"})
+    monitor.stop()
 
 
 def test_a_drive_that_is_gone_ends_no_reading(tmp_path, monkeypatch):
@@ -78,5 +114,5 @@ def test_a_drive_that_is_gone_ends_no_reading(tmp_path, monkeypatch):
     while len(monitor.history) < 3 and time.monotonic() < until:
         time.sleep(0.01)
     monitor.stop()
-    assert monitor.reading.drive is None
+    assert monitor.reading.drive_of(tmp_path) is None
     assert len(monitor.history) >= 3
