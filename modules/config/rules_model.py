@@ -248,7 +248,9 @@ def without_effect(case: Case) -> Iterator[Problem]:
     config = case.config
     parts = {part for facts in MODELS.values() for part in facts.parts}
     for setting in settings(type(config)):
-        if setting.path.partition(".")[0] in parts or setting.path.startswith("text_encoder"):
+        section, dot, _ = setting.path.partition(".")
+        of_part = section in parts if dot else section.startswith("text_encoder")
+        if of_part and section not in case.facts.parts:
             continue
         value = config.get(setting.path)
         if value == setting.default or setting.fits_model(config) or not setting.is_reached(config):
