@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from modules.families import Family, Parts
 
 
+CANCELLED = "The picture was cancelled before it was done. Nothing was kept."
+OVER = (
+    "The run whose model this is has ended, or is about to. Load the run, or its folder, to draw "
+    "with what it has trained."
+)
+
+
 @dataclass(frozen=True)
 class _Drawn:
     """One picture, or film, that nothing keeps yet."""
@@ -123,7 +130,7 @@ class Drawing:
         self._say(state="drawing", done=0, total=steps, words=words)
         answer = None if stop() else model.use(draw, stop)
         if answer is None or answer[0] is None:
-            raise Cancelled("The picture was cancelled before it was done.")
+            raise Cancelled(OVER if model.stopping() else CANCELLED)
         pictures, rate = answer[0], answer[1]
         seconds = (time.monotonic() - begun) / len(pictures)
         notes = tuple(model.notes(requests[0], stack))

@@ -14,11 +14,12 @@ from ot_notebook.services.inference_model import (
     InferenceModel,
     Loras,
     Stack,
+    find_model,
     listed,
     live_model,
-    open_model,
 )
 from ot_notebook.services.inference_result import NoModelError
+from ot_notebook.services.inference_source import Source
 from ot_notebook.services.trainer_service import TrainerService, trainer
 
 
@@ -68,24 +69,21 @@ class Held:
         return self.model
 
     def take(self, wanted: Wanted) -> None:
-        """Load a model in place of the one before; if that fails, there is none.
+        """Load a model in place of the one before.
+
+        That stays where there is no such model; if loading itself fails, there is none.
 
         Raises:
             ConfigError: if there is no such model, or it cannot be loaded.
             AdapterError: if a LoRA or an embedding is gone, damaged or of another architecture.
             CommandRefused: for "live" while no run takes steps.
         """
-        self.drop()
         loras, embeddings = list(wanted.loras), listed(wanted.embeddings)
+        load, source = self._find(wanted)
+        self.drop()
         try:
-            if isinstance(wanted.model, TrainerService):
-                self.model = live_model(wanted.model)
-            elif wanted.model == "live":
-                self.model = live_model(self.trainer)
-            else:
-                self.model, source = open_model(
-                    wanted.model, wanted.model_type, wanted.dtype, wanted.device, wanted.offload
-                )
+            self.model = load()
+            if source is not None:
                 loras = [*([(source.adapter, 1.0)] if source.adapter else []), *loras]
                 embeddings = [*source.embeddings, *embeddings]
             self.model.teach(embeddings)
@@ -94,6 +92,16 @@ class Held:
             self.drop()
             raise
         self._wanted = wanted
+
+    def _find(self, wanted: Wanted) -> tuple[Callable[[], InferenceModel], Source | None]:
+        """What loads a model that is there; and where it comes from, if it is not that of a run."""
+        live = self.trainer if wanted.model == "live" else wanted.model
+        if isinstance(live, TrainerService):
+            model = live_model(live)
+            return lambda: model, None
+        return find_model(
+            wanted.model, wanted.model_type, wanted.dtype, wanted.device, wanted.offload
+        )
 
     def drop(self) -> None:
         """Let go of the model and give its memory back."""

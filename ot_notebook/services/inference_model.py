@@ -326,21 +326,19 @@ class InferenceModel:
                 yield f"The prompt has {count} tokens; the model has read the first {most}."
 
 
-def open_model(
+def find_model(
     model: object,
     model_type: ModelType | str | None,
     dtype: DataType | str | None,
     device: str | None,
     offload: bool,
-) -> tuple[InferenceModel, Source]:
-    """Load networks of our own; with them, what a run has trained on top of them.
+) -> tuple[Callable[[], InferenceModel], Source]:
+    """Find a model; gives what loads networks of our own, and where they come from.
 
     Raises:
-        ConfigError: if there is no such model, or it cannot be loaded.
+        ConfigError: if there is no such model, or it cannot be had in this way.
     """
     import torch
-
-    from modules.families import family_for
 
     place = _place(device)
     kept = DataType.FLOAT_32
@@ -351,6 +349,17 @@ def open_model(
     elif place.type == "cuda":
         kept = DataType.BFLOAT_16 if torch.cuda.is_bf16_supported() else DataType.FLOAT_16
     source = find_source(model, model_type, kept)
+    return lambda: _opened(source, kept, place, offload), source
+
+
+def _opened(source: Source, kept: DataType, place: torch.device, offload: bool) -> InferenceModel:
+    """Load the networks of a source.
+
+    Raises:
+        ConfigError: if they cannot be loaded.
+    """
+    from modules.families import family_for
+
     family = family_for(source.config.model_type)
     parts = family.load(source.config)
     for network in parts.modules().values():
@@ -361,7 +370,7 @@ def open_model(
     opened = InferenceModel(name, source.name, source.config, (family, parts), kept)
     if offload:
         opened.memory.offload(parts)
-    return opened, source
+    return opened
 
 
 def _place(device: str | None) -> torch.device:

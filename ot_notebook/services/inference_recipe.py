@@ -297,8 +297,10 @@ def read_recipe(path: Path | str | BinaryIO, name: str = "") -> Recipe:
             return Recipe.from_dict(json.loads(chunks[JSON_CHUNK]))
         if TEXT_CHUNK in chunks:
             return from_web_ui(chunks[TEXT_CHUNK])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{called}: {error}.") from error
+    except RecursionError as error:
+        raise ValueError(f"{called} holds settings that are nested without end.") from error
+    except ValueError as error:
+        raise ValueError(f"{called}: {str(error).rstrip('.')}.") from error
     raise ValueError(f"{called} holds no settings. Use a PNG that was written here or by a web UI.")
 
 

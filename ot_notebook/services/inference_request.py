@@ -303,6 +303,8 @@ def read_picture(name: str, path: Path | io.BytesIO) -> Any:
         with Image.open(path) as opened:
             opened.load()
             return opened.copy()
+    except FileNotFoundError as error:
+        raise refused(name, f"{called} does not exist.", "Check its path.") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise refused(
             name,

@@ -36,7 +36,7 @@ class Result:
     image: Image = field(repr=False)
     """The picture; of a film its first frame."""
     recipe: Recipe
-    path: Path | None
+    path: Path
     """Where the gallery keeps it."""
     seconds: float
     """Time that it took, without waiting."""

@@ -79,6 +79,8 @@ class InferenceService:
     ) -> InferenceService:
         """Take up a model, in place of the one before; gives the service itself.
 
+        The one before stays where there is no such model.
+
         Args:
             model: a diffusers folder, a single file, a hub id, a run, a run's workspace, a backup,
                 or "live": the model that trains in this kernel, used between two steps.
@@ -98,7 +100,6 @@ class InferenceService:
         """
         wanted = Wanted(model, model_type, loras, embeddings, dtype, device, offload)
         with self._line.turn():
-            self._held.drop()
             self._say(state="loading", words=f"Loading {model}")
             try:
                 self._held.take(wanted)
@@ -149,6 +150,11 @@ class InferenceService:
                 model.teach(embeddings)
             self._held.loras = stack
             self._rest()
+
+    @property
+    def source(self) -> str:
+        """The model in use, as recipes name it; empty where there is none."""
+        return self._held.model.source if self._held.model is not None else ""
 
     @property
     def loras(self) -> Stack:

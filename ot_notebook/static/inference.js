@@ -28,9 +28,15 @@ function numberIn(input) {
   return Number.isNaN(value) ? text : value;
 }
 
-/** Prompt and settings. `read` gives them; `draw` shows what Python holds, but not over what is being typed. */
+/** The seed as it was written: a page's own numbers hold 53 bits, and a seed has 64. */
+function seedIn(input) {
+  return input.value.trim() || null;
+}
+
+/** Prompt and settings; `more` is for what is needed less. `read` gives them; `draw` shows what Python holds, but not over what is being typed. */
 function createAsk(model, ask) {
   const root = element("div", "ot-draw-ask");
+  const more = element("div", "ot-draw-more");
   const prompt = element("textarea", "ot-input ot-prompt-text");
   prompt.rows = 3;
   const negative = element("textarea", "ot-input ot-prompt-text");
@@ -43,7 +49,6 @@ function createAsk(model, ask) {
     inputs[name] = element("input", "ot-input");
     inputs[name].inputMode = "decimal";
     labels[name] = labelled(unit ? `${label}, ${unit}` : label, inputs[name]);
-    numbers.append(labels[name]);
   }
   inputs.strength = element("input", "ot-input");
   inputs.strength.inputMode = "decimal";
@@ -67,33 +72,37 @@ function createAsk(model, ask) {
   const seedLabel = element("div", "ot-draw-wide ot-seed-field");
   const seedName = element("label", "", "Seed");
   seedLabel.append(seedName, seedBox);
-  numbers.append(schedulerLabel, seedLabel);
+  const { width, height, steps, cfg_scale: guidance, frames, clip_skip: skip } = labels;
+  numbers.append(width, height, steps, guidance, schedulerLabel, seedLabel, frames, skip);
   root.append(labelled("Prompt", prompt), negativeLabel, numbers);
 
   const read = () => ({
     prompt: prompt.value,
     negative_prompt: negative.value,
-    seed: numberIn(seed),
+    seed: seedIn(seed),
     ...Object.fromEntries(Object.entries(inputs).filter(([name]) => name in model.get("settings")).map(
       ([name, input]) => [name, numberIn(input)],
     )),
     ...(scheduler.options.length ? { scheduler: scheduler.value } : {}),
   });
   const changed = () => model.send({ op: "set", settings: read() });
-  root.addEventListener("change", changed);
-  root.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-      event.preventDefault();
-      event.stopPropagation();
-      ask();
-    }
-  });
+  for (const part of [root, more]) {
+    part.addEventListener("change", changed);
+    part.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+        event.preventDefault();
+        event.stopPropagation();
+        ask();
+      }
+    });
+  }
   const put = (control, value) => {
     const text = value === null || value === undefined ? "" : String(value);
     if (control !== control.ownerDocument.activeElement && control.value !== text) control.value = text;
   };
   return {
     root,
+    more,
     read,
     strength: { input: inputs.strength, label: labels.strength },
     draw() {
@@ -164,7 +173,7 @@ export default () => {
       status.setAttribute("role", "status");
       const loader = createLoader(model);
       head.append(element("h3", "", "Inference"), status, loader.source, loader.load);
-      const alert = createAlert();
+      const [loadAlert, alert] = [createAlert(), createAlert()];
       const draw = button("ot-button ot-primary", "Draw", () => ask());
       draw.title = "Ctrl + Enter";
       const stop = button("ot-button ot-danger", "Stop", () => model.send({ op: "stop" }));
@@ -186,13 +195,14 @@ export default () => {
         await start.flush(); // the last stroke counts
         model.send({ op: "draw", settings: form.read() });
       };
-      root.append(head, loader.root, alert.node);
+      root.append(head, loader.root, loadAlert.node);
       takeFiles(root, start.root, model);
       const actions = element("div", "ot-draw-actions");
       actions.append(draw, stop, track);
-      form.root.append(actions, start.root, loras.root, words.root, grid.root);
+      form.root.append(actions, alert.node); // what it says moves nothing that is in use
+      form.more.append(start.root, loras.root, words.root, grid.root);
       const body = element("div", "ot-draw-body");
-      body.append(form.root, show.root);
+      body.append(form.root, show.root, form.more);
       root.append(body);
       root.addEventListener("keydown", (event) => {
         if (event.key !== "Escape" || !usable(stop)) return;
@@ -206,7 +216,9 @@ export default () => {
         const busy = view.state === "drawing" || view.state === "loading";
         write(status, view.status);
         status.title = view.status;
-        alert.fill(view.notice);
+        const ofLoading = view.notice?.place === "model";
+        loadAlert.fill(ofLoading ? view.notice : null);
+        alert.fill(ofLoading ? null : view.notice);
         able(draw, view.state === "ready");
         able(stop, view.state === "drawing");
         loader.draw();

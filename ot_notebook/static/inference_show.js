@@ -1,5 +1,7 @@
 // The picture large, beside another, and those before it. Joined in front of inference.js.
 
+const EDGE = 3; // of the strip of earlier pictures, in px
+
 /** Two pictures on one another, the border between them where the slider is; or the map of where they differ. */
 function createPair(model) {
   const root = element("div", "ot-versus");
@@ -95,6 +97,8 @@ function createShow(model) {
   const figure = element("figure");
   const image = new Image();
   image.className = "ot-large";
+  const preview = new Image();
+  preview.className = "ot-large ot-preview";
   const caption = element("figcaption");
   const title = element("b");
   const words = element("span");
@@ -103,12 +107,11 @@ function createShow(model) {
   const film = element("video", "ot-large");
   Object.assign(film, { controls: true, loop: true, muted: true, playsInline: true });
   film.autoplay = !window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-  figure.append(image, film, pair.root, caption);
+  figure.append(image, film, preview, pair.root, caption);
   const series = createSeries(model);
   const empty = element("div", "ot-empty");
-  empty.append(element("span", "", "Pictures appear here."), element("small", "", "Ctrl + Enter draws one."));
-  const preview = new Image();
-  preview.className = "ot-large ot-preview";
+  const hint = element("small");
+  empty.append(element("span", "", "Pictures appear here."), hint);
   const send = (op, more) => () => model.send({ op, id: model.get("picture").id, ...more });
   const tools = element("div", "ot-buttons");
   const code = element("pre", "ot-code");
@@ -146,7 +149,7 @@ function createShow(model) {
   const sheetWords = element("figcaption");
   sheetBox.append(sheetImage);
   sheet.append(sheetBox, sheetWords);
-  root.append(empty, preview, figure, series.root, past, tools, code, sheet);
+  root.append(empty, figure, series.root, past, tools, code, sheet);
   const addresses = new Map();
   const thumbnail = (tile) => {
     if (!addresses.has(tile.id)) addresses.set(tile.id, blobAddress(tile.image, tile.mime));
@@ -157,6 +160,21 @@ function createShow(model) {
     URL.revokeObjectURL(held[name]);
     held[name] = blobAddress(state.image, state.mime ?? "image/png");
     target.src = held[name];
+  };
+  const drawWords = (prompt, text) => {
+    write(title, prompt);
+    title.title = prompt;
+    write(words, text);
+  };
+  /** What there is of a picture, as large as the picture will be. */
+  const drawPreview = (now) => {
+    if (seen === now) return;
+    seen = now;
+    const { prompt, width, height } = model.get("settings");
+    show("preview", preview, now);
+    preview.alt = `What there is after step ${now.step} of ${now.total}`;
+    preview.classList.toggle("ot-crisp", Math.max(width, height) <= CRISP);
+    drawWords(prompt, `step ${now.step} of ${now.total}`);
   };
   let drawn;
   let drawnHistory;
@@ -173,10 +191,20 @@ function createShow(model) {
     if (!text) write(copied, "");
     write(code, text);
   };
+  /** Forget the addresses of pictures that are no longer here. */
+  const forget = (history) => {
+    const here = new Set(history.map(({ id }) => id));
+    for (const [id, url] of [...addresses].filter(([known]) => !here.has(known))) {
+      URL.revokeObjectURL(url);
+      addresses.delete(id);
+    }
+  };
   const drawPast = (picture) => {
     const history = model.get("history");
+    past.hidden = !history.length;
     if (drawnHistory !== history) {
       drawnHistory = history;
+      forget(history);
       past.replaceChildren(
         ...history.map((tile) => {
           const node = button("ot-tile", undefined, () => model.send({ op: "pick", id: tile.id }));
@@ -192,7 +220,16 @@ function createShow(model) {
         }),
       );
     }
-    for (const node of past.children) node.setAttribute("aria-pressed", String(Number(node.dataset.id) === picture.id));
+    for (const node of past.children) {
+      const shown = Number(node.dataset.id) === picture.id;
+      if (shown && node.getAttribute("aria-pressed") !== "true") reveal(node);
+      node.setAttribute("aria-pressed", String(shown));
+    }
+  };
+  /** Scroll the strip, and nothing else, until a picture of it is in sight. */
+  const reveal = (node) => {
+    const [from, to] = [node.offsetLeft - past.offsetLeft, node.offsetLeft - past.offsetLeft + node.offsetWidth];
+    if (from < past.scrollLeft || to > past.scrollLeft + past.clientWidth) past.scrollLeft = from - EDGE;
   };
   return {
     root,
@@ -200,16 +237,15 @@ function createShow(model) {
       const picture = model.get("picture");
       const there = picture.id !== undefined;
       const now = model.get("preview");
-      const drawing = Boolean(now.image) && model.get("view").state === "drawing";
+      const { state } = model.get("view");
+      const drawing = Boolean(now.image) && state === "drawing";
       preview.hidden = !drawing;
-      if (drawing && seen !== now) {
-        seen = now;
-        show("preview", preview, now);
-        preview.alt = `What there is after step ${now.step} of ${now.total}`;
-      }
-      for (const node of [tools, past]) node.hidden = !there;
-      figure.hidden = !there || drawing;
+      if (drawing) drawPreview(now);
+      tools.hidden = !there;
+      figure.hidden = !there && !drawing;
       empty.hidden = there || drawing;
+      write(hint, state === "empty" ? "Load a model first." : "Ctrl + Enter draws one.");
+      drawPast(picture);
       sample.hidden = !model.get("view").job;
       drawCode();
       series.draw();
@@ -222,13 +258,14 @@ function createShow(model) {
         write(sheetWords, grid.words);
       }
       if (!there) return;
-      const paired = pair.draw();
+      const paired = pair.draw() && !drawing;
+      pair.root.hidden = !paired;
       const isFilm = Boolean(picture.film?.byteLength);
       const moving = isFilm && !paired;
-      image.hidden = paired || moving;
-      film.hidden = !moving;
-      if (!moving) film.pause();
-      drawPast(picture);
+      image.hidden = paired || moving || drawing;
+      film.hidden = !moving || drawing;
+      if (film.hidden) film.pause();
+      if (!drawing) drawWords(picture.prompt, picture.words);
       if (drawn === picture) return;
       drawn = picture;
       show("large", image, picture);
@@ -238,8 +275,6 @@ function createShow(model) {
       }
       image.alt = picture.prompt || "A picture without a prompt";
       image.classList.toggle("ot-crisp", Math.max(picture.width, picture.height) <= CRISP);
-      write(title, picture.prompt);
-      write(words, picture.words);
     },
     close() {
       pair.close();

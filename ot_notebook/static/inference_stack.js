@@ -77,8 +77,9 @@ function createLoras(model) {
     input.setAttribute("aria-label", `Strength of ${name}`);
     input.onchange = () => {
       const loras = current();
-      loras[place][1] = numberIn(input) ?? 0;
-      send(loras);
+      const strength = numberIn(input);
+      if (strength === null) input.value = loras[place][1]; // nothing was written: all stays
+      else send(loras.with(place, [loras[place][0], strength]));
     };
     const remove = iconButton("remove", `Remove ${name}`, () => send(current().filter((_, at) => at !== place)));
     return stackLine(label, input, remove);

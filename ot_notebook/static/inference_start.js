@@ -76,8 +76,7 @@ function createStart(model, strength) {
   path.setAttribute("aria-label", "Path of the picture to begin with");
   path.onkeydown = (event) => {
     if (event.key !== "Enter" || !path.value.trim()) return;
-    model.send({ op: "begin", path: path.value.trim() });
-    path.value = "";
+    model.send({ op: "begin", path: path.value.trim() }); // it stays until it is taken
   };
   const stage = element("div", "ot-easel");
   const image = new Image();
@@ -141,6 +140,7 @@ function createStart(model, strength) {
         return;
       }
       const own = drawn && drawn.of[0] === start.of[0] && start.masked && mask.dirty();
+      if (drawn?.of[0] !== start.of[0]) path.value = "";
       drawn = start;
       root.open = true;
       if (!own) open(start); // what is being painted here stays as it is

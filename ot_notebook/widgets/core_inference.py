@@ -57,12 +57,12 @@ class CoreInference:
         self._offload = W.Checkbox(description="Keep layers in main memory", indent=False)
         load = _button("Load", self._load)
         unload = _button("Unload", lambda: self._request({"op": "unload"}))
-        self._status, self._notice = W.HTML(layout=_wide()), W.HTML(layout=_wide())
+        self._status, self._load_notice = W.HTML(layout=_wide()), W.HTML(layout=_wide())
         return [
             _row(self._model, load, unload),
             _row(self._type, self._dtype, self._offload),
             self._status,
-            self._notice,
+            self._load_notice,
         ]
 
     def _setting_rows(self) -> list[W.Widget]:
@@ -98,6 +98,7 @@ class CoreInference:
     def _picture_rows(self) -> list[W.Widget]:
         self._draw_button = _button("Draw", self._ask, "primary")
         self._stop_button = _button("Stop", lambda: self._request({"op": "stop"}), "danger")
+        self._notice = W.HTML(layout=_wide())
         self._image = W.HTML(layout=W.Layout(width="100%", display="none"))
         self._words = W.HTML(layout=_wide())
         self._choice = W.Dropdown(description="Show", options=[], layout=_wide())
@@ -109,6 +110,7 @@ class CoreInference:
         self._shown: int | None = None
         return [
             _row(self._draw_button, self._stop_button),
+            self._notice,
             self._image,
             self._words,
             self._choice,
@@ -130,7 +132,10 @@ class CoreInference:
             busy = view["state"] in ("drawing", "loading")
             self._draw_button.disabled, self._stop_button.disabled = busy, not busy
             self._status.value = _bar(view)
-            self._notice.value = _alert(view["notice"])
+            notice = view["notice"] or {}
+            of_loading = notice.get("place") == "model"
+            self._load_notice.value = _alert(notice if of_loading else {})
+            self._notice.value = _alert({} if of_loading else notice)
             self._negative.layout.display = "" if view["negative"] else "none"
             self._scheduler.layout.display = "" if view["schedulers"] else "none"
             if list(self._scheduler.options) != view["schedulers"]:
@@ -199,11 +204,18 @@ class CoreInference:
         self.tools.show(self._shown)
         for control in (self._again, self._seed):
             control.disabled = not picture
-        options = [(f"{one['id'] + 1}: {one['words']}"[:90], one["id"]) for one in history]
+        self._offer(history)
+
+    def _offer(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Let each of the earlier pictures be shown."""
+        options: list[tuple[str, int | str]] = [(_line(one), one["id"]) for one in history]
+        chosen = self._shown if self._shown in [number for _, number in options] else ""
+        if chosen == "":
+            options = [("choose one", ""), *options]
         if list(self._choice.options) != options:
             self._choice.options = options
-        if picture and self._choice.value != self._shown:
-            self._choice.value = self._shown
+        self._choice.value = chosen
+        self._choice.layout.display = "" if history else "none"
 
     def _ask(self) -> None:
         self._send("draw", {})
@@ -249,7 +261,7 @@ class CoreInference:
         self._request({"op": "loras", "loras": loras})
 
     def _pick(self, change: Any) -> None:
-        if not self._loading and change.new is not None:
+        if not self._loading and isinstance(change.new, int):
             self._request({"op": "pick", "id": change.new})
 
     def _of_shown(self, op: str, **more: Any) -> None:
@@ -263,6 +275,12 @@ def _number(text: str, kind: type[int] | type[float]) -> Any:
         return kind(text) if text.strip() else None
     except ValueError:
         return text
+
+
+def _line(one: Mapping[str, Any]) -> str:
+    """An earlier picture in a line; those drawn here are counted."""
+    count = f"{one['id'] + 1}: " if one["id"] >= 0 else ""
+    return f"{count}{one['words']}"[:90]
 
 
 def _button(label: str, action: Callable[[], None], style: str = "") -> W.Button:
@@ -281,7 +299,9 @@ def _wide() -> W.Layout:
 
 
 def _row(*widgets: W.Widget) -> W.Box:
-    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%", grid_gap="4px")
+    layout = W.Layout(
+        display="flex", flex_flow="row wrap", width="100%", grid_gap="4px", overflow="visible"
+    )  # what a box hides has a bar to scroll, even where all of it is in sight
     return W.Box(list(widgets), layout=layout)
 
 
@@ -295,7 +315,7 @@ def _bar(view: Mapping[str, Any]) -> str:
     )
 
 
-def _alert(notice: Mapping[str, str] | None) -> str:
+def _alert(notice: Mapping[str, str]) -> str:
     if not notice:
         return ""
     return (

@@ -136,7 +136,8 @@ class CoreTools:
             self._sheet.layout.display = "" if sheet else "none"
             if sheet:
                 self._sheet.value = image_tag(sheet["image"], sheet["mime"], "The whole grid")
-                self._sheet_words.value = markup.caption(sheet["words"])
+                words = markup.caption(sheet["words"])
+                self._sheet_words.value = f'<div style="overflow-wrap:anywhere">{words}</div>'
         finally:
             self._loading = False
 
@@ -242,5 +243,7 @@ def _button(label: str, action: Callable[[], None]) -> W.Button:
 
 
 def _row(*widgets: W.Widget) -> W.Box:
-    layout = W.Layout(display="flex", flex_flow="row wrap", width="100%", grid_gap="4px")
+    layout = W.Layout(
+        display="flex", flex_flow="row wrap", width="100%", grid_gap="4px", overflow="visible"
+    )
     return W.Box(list(widgets), layout=layout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ from ot_notebook.services.inference_request import ONE_PROMPT
 from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.live import Front, esm
+
+SAFE = 2**53 - 1
+"""Largest whole number that a page holds as it is."""
 
 
 class InferenceFront(Front):
@@ -52,6 +56,30 @@ def choices() -> dict[str, list[tuple[str, str]]]:
             ("FLOAT_16", "16 bit (float16)"),
         ],
     }
+
+
+def for_page(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a page holds them, whose own numbers have 53 bits: a larger seed is text."""
+    seed = settings.get("seed")
+    large = isinstance(seed, int) and abs(seed) > SAFE
+    return {**settings, **({"seed": str(seed)} if large else {})}
+
+
+def seed_of(written: Any) -> Any:
+    """A seed from a page: -1 is another one each time; what is no number is refused by name later.
+
+    Digits may come as text, for the same reason.
+    """
+    if isinstance(written, str):
+        with contextlib.suppress(ValueError):
+            written = int(written)
+    return None if written == -1 else written
+
+
+def word_of(word: object, path: object) -> Any:
+    """A word and its file, as `set_embeddings` takes them; without a word the file's name is it."""
+    named = str(word).strip()
+    return (named, str(path)) if named else str(path)
 
 
 def view_of(

@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +26,16 @@ from ot_notebook.services.inference_service import (
     inference,
 )
 from ot_notebook.widgets.core_inference import CoreInference
-from ot_notebook.widgets.inference_front import InferenceFront, choices, state_words, view_of
+from ot_notebook.widgets.inference_front import (
+    InferenceFront,
+    choices,
+    for_page,
+    seed_of,
+    state_words,
+    view_of,
+    word_of,
+)
+from ot_notebook.widgets.inference_history import History
 from ot_notebook.widgets.inference_pictures import (
     as_text,
     begun,
@@ -36,17 +44,13 @@ from ot_notebook.widgets.inference_pictures import (
     on_the_way,
     series,
     sheet,
-    small,
     starts,
     story,
 )
 from ot_notebook.widgets.live import PULL_SECONDS, AdaptiveView, Front, Mode
-from ot_notebook.widgets.thumbnails import full
+from ot_notebook.widgets.texts import brief
 
 Answer = TypeVar("Answer")
-
-HISTORY = 60
-"""Pictures that a page holds; all of them stay in the gallery."""
 
 MAX_UPLOAD = 64 * 2**20
 """Largest picture that a page may give, in bytes."""
@@ -70,19 +74,17 @@ class InferencePanel(AdaptiveView):
     ) -> None:
         super().__init__(mode)
         self.service = service if service is not None else inference()
-        self.results: list[Result] = []
-        """What this panel has drawn, oldest first."""
+        self._past = History(self.service.gallery)
         self.grid: Grid | None = None
         """The grid that was drawn last."""
         self.job = job
         self._settings: dict[str, Any] = {}
         self._loaded = 0
-        self._shown: int | None = None
-        self._beside: int | None = None
+        self._shown: tuple[int, Result] | None = None
+        self._beside: tuple[int, Result] | None = None
         self._series: list[dict[str, Any]] = []
         self._starts: list[dict[str, Any]] = []
         self._kept: dict[str, tuple[Any, Any]] = {}
-        self._tiles: dict[int, dict[str, Any]] = {}
         self._preview: Preview | None = None
         self._abilities = {"image": False, "mask": False}
         self._notice: dict[str, str] | None = None
@@ -94,6 +96,11 @@ class InferencePanel(AdaptiveView):
         self._use(self.mode)
 
     # from code ---------------------------------------------------------------------------------
+
+    @property
+    def results(self) -> list[Result]:
+        """The last pictures that this panel has drawn, oldest first; all are in the gallery."""
+        return self._past.results
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -153,11 +160,11 @@ class InferencePanel(AdaptiveView):
             case {"op": "starts"}:
                 self._do(self._find_starts)
             case {"op": "words", "words": list() as words}:
-                self._in_line(lambda: self.service.set_embeddings([_word(*one) for one in words]))
+                self._in_line(lambda: self.service.set_embeddings([word_of(*one) for one in words]))
             case {"op": "loras", "loras": list() as loras}:
                 self._in_line(lambda: self.service.set_loras([(p, s) for p, s in loras]))
             case {"op": "begin", "id": int() as number}:
-                self._do(lambda: self._begin(str(self.results[self._at(number)].path)))
+                self._do(lambda: self._begin(str(self._past.told(number).path)))
             case {"op": "begin", "path": str() as path}:
                 self._do(lambda: self._begin(path))
             case {"op": "begin"}:
@@ -184,13 +191,14 @@ class InferencePanel(AdaptiveView):
                 self._do(lambda: self._give_code(number, str(content.get("as", "python"))))
             case {"op": "sample", "id": int() as number}:
                 self._do(lambda: self._add_sample(number))
-            case {"op": "full", "id": int() as number}:
-                self._do(lambda: self._give_full(number))
 
     def _keep(self, settings: dict[str, Any]) -> None:
         """What a page writes; the pictures to begin with come another way."""
         own = self._settings.keys() - {"image", "mask"}
-        self._settings |= {name: value for name, value in settings.items() if name in own}
+        kept = {name: value for name, value in settings.items() if name in own}
+        if "seed" in kept:
+            kept["seed"] = seed_of(kept["seed"])
+        self._settings |= kept
 
     def _do(self, action: Callable[[], Any]) -> None:
         """Do what a page asked for; a refusal is shown to who asked."""
@@ -208,8 +216,8 @@ class InferencePanel(AdaptiveView):
         else:
             threading.Thread(target=self._do, args=(action,), daemon=True).start()
 
-    def _refuse(self, error: Exception) -> None:
-        self._notice = {"tone": "bad", "title": "Not done", "text": str(error)}
+    def _refuse(self, error: Exception, place: str = "draw") -> None:
+        self._notice = {"tone": "bad", "title": "Not done", "text": str(error), "place": place}
 
     def _start(self) -> None:
         self._adopt()
@@ -237,13 +245,13 @@ class InferencePanel(AdaptiveView):
         if not name:
             raise ValueError('Write a folder, a file, a hub id, or "live".')
         given = {key: how[key] for key in ("model_type", "dtype", "offload") if how.get(key)}
-        self._work(lambda: self.service.load(name, **given), "ot-inference-load")
+        self._work(lambda: self.service.load(name, **given), "ot-inference-load", "model")
 
     def _find_starts(self) -> None:
         self._starts = starts(self.service)
 
-    def _work(self, action: Callable[[], Any], name: str) -> None:
-        """Do something long on a thread of its own, one at a time."""
+    def _work(self, action: Callable[[], Any], name: str, place: str = "draw") -> None:
+        """Do something long on a thread of its own, one at a time; `place` is where it is told."""
         if self._thread is not None and self._thread.is_alive():
             raise RuntimeError("One thing at a time: wait, or press Stop.")
 
@@ -254,10 +262,10 @@ class InferencePanel(AdaptiveView):
                     self._take(answer)
                 elif isinstance(answer, Grid):
                     self._take_grid(answer)
-            except Cancelled:
-                self._notice = {"tone": "hold", "title": "Stopped", "text": "Nothing was kept."}
+            except Cancelled as stopped:
+                self._notice = {"tone": "hold", "title": "Stopped", "text": str(stopped)}
             except Exception as error:  # noqa: BLE001 - shown to the person at the page
-                self._refuse(error)
+                self._refuse(error, place)
             self._preview = None
             self._on_status(final=True)
 
@@ -265,28 +273,32 @@ class InferencePanel(AdaptiveView):
         self._thread.start()
 
     def _take(self, result: Result) -> None:
-        self.results.append(replace(result, frames=()))  # its file has them: films are large
-        self._shown = len(self.results) - 1
+        self._pick(self._past.add(result))
+        self._trim()
         if result.notes:
             self._notice = {"tone": "hold", "title": "Note", "text": "\n".join(result.notes)}
 
     def _take_grid(self, grid: Grid) -> None:
         """Keep the sheet, and its pictures as a series."""
         self.grid = grid
-        first = len(self.results)
-        self.results += [replace(result, frames=()) for result in grid.results]
-        self._shown = first
-        self._series = series(grid, first)
+        numbers = [self._past.add(result) for result in grid.results]
+        self._pick(numbers[0])
+        self._series = series(grid, numbers)
+        self._trim()
+
+    def _trim(self) -> None:
+        """Hold what the page can show, and no more."""
+        self._past.trim({one["id"] for one in self._series})
 
     def _pick(self, number: int) -> None:
-        self._shown, self._code = self._at(number), ""
+        self._shown, self._code = (number, self._past[number]), ""
 
     def _lay_beside(self, number: int | None) -> None:
-        self._beside = None if number is None else self._at(number)
+        self._beside = None if number is None else (number, self._past[number])
 
     def _reuse(self, number: int, seed: bool) -> None:
         """Take the settings of a picture, or its seed alone."""
-        recipe = self.results[self._at(number)].recipe
+        recipe = self._past.told(number).recipe
         if seed:
             self._settings["seed"] = recipe.seed
         else:
@@ -305,6 +317,9 @@ class InferencePanel(AdaptiveView):
     def _take_settings(self, recipe: Recipe) -> None:
         self._take_up(recipe)
         said = "Its settings are in the form; Draw draws it again."
+        if Path(recipe.model).stem != Path(self.service.source).stem:
+            drawer = brief(recipe.model) or "a model that it does not name"
+            said = f"Its settings are in the form. It was drawn with {drawer}, not with this model."
         self._notice = {"tone": "good", "title": "Settings read", "text": said}
 
     def _given(self, op: str, data: bytes) -> None:
@@ -333,29 +348,18 @@ class InferencePanel(AdaptiveView):
         self._settings["mask"] = kept
 
     def _give_code(self, number: int, kind: str) -> None:
-        self._code = as_text(self.service, self.results[self._at(number)].recipe, kind)
+        self._code = as_text(self.service, self._past.told(number).recipe, kind)
 
     def _add_sample(self, number: int) -> None:
         """Let the job draw this picture during training; without one, show its definition."""
         if self.job is None:
             self._give_code(number, "sample")
             return
-        sample = self.results[self._at(number)].recipe.as_sample()
+        sample = self._past.told(number).recipe.as_sample()
         samples = [*(self.job.config.samples or ()), sample]
         self.job.update(samples=[one.to_dict() for one in samples])
         said = f"It is sample {len(samples)} of the job."
         self._notice = {"tone": "good", "title": "Added to the samples", "text": said}
-
-    def _give_full(self, number: int) -> None:
-        path = self.results[self._at(number)].path
-        if path is not None and self.mode == "rich":
-            image, mime = full(path)
-            self._front.send({"op": "full", "id": number, "mime": mime}, [image])
-
-    def _at(self, number: int) -> int:
-        if not 0 <= number < len(self.results):
-            raise ValueError(f"There is no picture {number}.")
-        return number
 
     # drawing -----------------------------------------------------------------------------------
 
@@ -369,6 +373,7 @@ class InferencePanel(AdaptiveView):
 
     def _pull(self) -> None:
         self._pulled_at = time.monotonic()
+        self._past.seek(self._on_status)  # a page is there, and painted
         if self._dirty:
             self._show()
 
@@ -410,18 +415,18 @@ class InferencePanel(AdaptiveView):
         self._adopt()
         view, settings, picture = self._view(), dict(self._settings), self._picture()
         if self.mode == "core":
-            self._core.draw(view, settings, picture, self._history())
+            self._core.draw(view, settings, picture, self._past.tiles())
             self._core.tools.draw(view, settings, self._other(), self._sheet())
             self._core.tools.offer(self._starts)
             return
         front = self._front
         begin = [settings.get(name) or "" for name in ("image", "mask")]
         with front.hold_sync():  # a trait that is given what it has sends nothing
-            front.picture, front.history, front.other = picture, self._history(), self._other()
+            front.picture, front.history, front.other = picture, self._past.tiles(), self._other()
             front.start = self._once("start", begin, lambda: {**begun(*begin), "of": begin})
             front.sheet, front.starts = self._sheet(), self._starts
             front.preview = on_the_way(self._preview)
-            front.view, front.settings = view, settings
+            front.view, front.settings = view, for_page(settings)
 
     def _view(self) -> dict[str, Any]:
         return {
@@ -440,28 +445,20 @@ class InferencePanel(AdaptiveView):
         return kept
 
     def _picture(self) -> dict[str, Any]:
-        at = self._shown
-        if at is None:
+        if self._shown is None:
             return {}
-        return self._once("large", at, lambda: large(self.results[at], at))
+        number, result = self._shown
+        return self._once("large", number, lambda: large(result, number))
 
     def _other(self) -> dict[str, Any]:
         if self._beside is None or self._shown is None:
             return {}
-        first, second = self._beside, self._shown
-        pair = self.results[first], self.results[second]
-        return self._once("pair", (first, second), lambda: beside(*pair, first, second))
+        (first, base), (second, top) = self._beside, self._shown
+        return self._once("pair", (first, second), lambda: beside(base, top, first, second))
 
     def _sheet(self) -> dict[str, Any]:
         grid = self.grid
         return {} if grid is None else self._once("sheet", grid.path, lambda: sheet(grid))
-
-    def _history(self) -> list[dict[str, Any]]:
-        numbered = list(enumerate(self.results))[-HISTORY:]
-        self._tiles = {
-            number: self._tiles.get(number) or small(result, number) for number, result in numbered
-        }
-        return list(reversed(self._tiles.values()))
 
     # saved notebook ----------------------------------------------------------------------------
 
@@ -480,6 +477,7 @@ class InferencePanel(AdaptiveView):
         unlisten = getattr(self, "_unlisten", None)
         if unlisten is not None:
             unlisten()
+            self._past.close()
         super().close()
 
 
@@ -487,9 +485,3 @@ def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as `generate` takes them: strength goes only with a picture."""
     left_out = () if settings.get("image") else START
     return {name: value for name, value in settings.items() if name not in left_out}
-
-
-def _word(word: object, path: object) -> Any:
-    """A word and its file; without a word the file, which is called by its name."""
-    named = str(word).strip()
-    return (named, str(path)) if named else str(path)

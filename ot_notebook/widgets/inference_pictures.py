@@ -16,6 +16,7 @@ from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_result import Preview, Result, film_bytes
 from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.widgets import markup
+from ot_notebook.widgets.texts import brief
 from ot_notebook.widgets.thumbnails import data_uri, full, shrink
 
 THUMB_PX = 128
@@ -37,13 +38,9 @@ GAIN = 4
 
 def large(result: Result, number: int) -> dict[str, Any]:
     """A picture with its words, as large as a page's state may hold."""
-    whole = max(result.image.size) <= LARGE_PX and result.path is not None
+    whole = max(result.image.size) <= LARGE_PX
     try:
-        image, mime = (
-            full(result.path)
-            if whole and result.path is not None
-            else shrink(result.image, LARGE_PX)
-        )
+        image, mime = full(result.path) if whole else shrink(result.image, LARGE_PX)
     except OSError:  # the file was removed; the picture is still here
         image, mime = shrink(result.image, LARGE_PX)
     return {
@@ -52,9 +49,9 @@ def large(result: Result, number: int) -> dict[str, Any]:
         "mime": mime,
         "width": result.image.width,
         "height": result.image.height,
-        "prompt": result.recipe.prompt,
+        "prompt": brief(result.recipe.prompt),
         "words": describe(result),
-        "path": str(result.path or ""),
+        "path": str(result.path),
         "film": film_bytes(result.film),
     }
 
@@ -104,7 +101,7 @@ def small(result: Result, number: int) -> dict[str, Any]:
         "image": image,
         "mime": mime,
         "small": max(result.image.size) <= THUMB_PX,
-        "words": f"{result.recipe.prompt}, {describe(result)}",
+        "words": f"{brief(result.recipe.prompt, 200)}, {describe(result)}",
     }
 
 
@@ -127,11 +124,11 @@ def beside(result: Result, shown: Result, number: int, to: int) -> dict[str, Any
     }
 
 
-def series(grid: Grid, first: int) -> list[dict[str, Any]]:
-    """The pictures of a grid, the first numbered `first`, each with what sets it apart."""
+def series(grid: Grid, numbers: Sequence[int]) -> list[dict[str, Any]]:
+    """The pictures of a grid, of these numbers, each with what sets it apart."""
     return [
-        {"id": first + at, "label": ", ".join(_label(name, row[name]) for name in grid.axes)}
-        for at, row in enumerate(grid.rows)
+        {"id": number, "label": ", ".join(_label(name, row[name]) for name in grid.axes)}
+        for number, row in zip(numbers, grid.rows, strict=True)
     ]
 
 
@@ -185,7 +182,7 @@ def describe(result: Result) -> str:
         *([f"from a picture, strength {recipe.strength:g}"] if recipe.image else []),
         *(f"{path.rpartition('/')[2]} {strength:g}" for path, strength in recipe.loras),
         *(word for word, _ in recipe.embeddings if word in recipe.prompt),
-        f"{result.seconds:.1f} s",
+        *([f"{result.seconds:.1f} s"] if result.seconds else []),
         *([f"film: {result.film}"] if result.film else []),
     ]
     return " · ".join(parts)

@@ -173,7 +173,8 @@ class WeightTools(StoryBox):
                 layout=W.Layout(width="100%", max_width="420px"),
             )
             parts.append(self._kinds[name])
-        return W.VBox(parts, layout=W.Layout(width="100%", grid_gap=GAP))
+        layout = W.Layout(width="100%", grid_gap=GAP, overflow="visible")
+        return W.VBox(parts, layout=layout)
 
     def _turn(self) -> None:
         for name, page in self._pages.items():

@@ -81,7 +81,7 @@ def test_it_begins_with_a_picture_and_paints_into_a_mask(notebook, page, panel):
     page.mouse.up()
     draw(panel, "a green apple")
     expect(panel.locator("figcaption span").first).to_contain_text("from a picture, strength 0.75")
-    expect(panel.locator(".ot-draw-ask .ot-fold-note").first).to_have_text("with a mask")
+    expect(panel.locator(".ot-draw-more .ot-fold-note").first).to_have_text("with a mask")
     notebook.run(2)
     assert "'mask': '" in notebook.text(2)
     assert violations(page, ".ot-draw") == []

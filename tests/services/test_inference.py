@@ -260,6 +260,13 @@ def test_what_is_no_model_is_refused_by_what_it_is(tmp_path, loras):
         service.load([1])
     with pytest.raises(ot.CommandRefused, match="no run has been started"):
         service.load("live")
+    service.load(ot.assets.model(), loras=[(loras[0], 0.5)])
+    for source in (tmp_path / "gone", "live"):
+        with pytest.raises((ConfigError, ot.CommandRefused)):
+            service.load(source)
+        assert (service.status.state, service.status.loaded) == ("ready", 1)  # what was there stays
+    assert service.loras == ((loras[0], 0.5),)
+    assert service.generate("a fox", steps=1).recipe.loras == ((str(loras[0]), 0.5),)
 
 
 def test_a_lora_that_does_not_fit_is_refused_and_the_others_stay(service, loras, tmp_path):
@@ -335,7 +342,7 @@ def test_the_text_chunk_is_what_web_uis_write():
     ("chunk", "text", "words"),
     [
         ("ot_notebook", "{", "Expecting property name"),
-        ("ot_notebook", "[" * 100_000, "recursion|no settings of a picture"),
+        ("ot_notebook", "[" * 100_000, "nested without end|no settings of a picture"),
         ("ot_notebook", "[1, 2]", "no settings of a picture"),
         ("ot_notebook", '{"prompt": 1}', "no settings of a picture"),
         ("ot_notebook", '{"prompt": "a", "seed": 1, "width": 1e9, "height": 8, "steps": 1, '

@@ -39,6 +39,8 @@ def test_training_goes_on_bit_for_bit_and_the_picture_is_of_the_live_model(
     service.resume()
     drawn = [inference.generate("a fox", **SETTINGS)]
     run.wait(120)
+    with pytest.raises(ot.Cancelled, match=r"has ended.*Load the run"):
+        inference.generate("a fox", **SETTINGS)
     trained = load_file(tmp_path / "lora.safetensors")
     assert trained.keys() == undisturbed.keys()
     assert all((trained[key] == undisturbed[key]).all() for key in trained)

@@ -134,7 +134,7 @@ def test_other_architectures_begin_with_pictures_on_their_own_networks(kind, hal
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"image": "gone.png"}, r"image is gone.png, which is no picture .*Give a PNG"),
+        ({"image": "gone.png"}, r"gone.png does not exist. Check its path"),
         ({"image": __file__}, "no picture that can be read"),
         ({"image": 7}, "image is a int. Give a file, a picture or a result"),
         ({"mask": Image.new("L", (8, 8))}, "A mask is given without a picture"),

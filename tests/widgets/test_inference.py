@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import threading
 import time
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ import ot_notebook as ot
 from modules.config import ConfigError, ModelType
 from modules.families import family_for
 from ot_notebook.services.inference_service import InferenceService
+from ot_notebook.widgets import inference_history
 from ot_notebook.widgets.inference_panel import InferencePanel
 from ot_notebook.widgets.job_config import JobConfig
 
@@ -63,13 +65,116 @@ def test_drawing_the_page_again_makes_and_sends_no_picture_twice(panel, wire):
         draw(panel, prompt="a fox", seed=seed)
     ask(panel, op="beside", id=0)
     ask(panel, op="starts")
-    held = [panel._picture(), panel._other(), *panel._history()]
+    held = [panel._picture(), panel._other(), *panel._past.tiles()]
     wire.clear()
     for _ in range(3):
         panel._show()
-    again = [panel._picture(), panel._other(), *panel._history()]
+    again = [panel._picture(), panel._other(), *panel._past.tiles()]
     assert all(one is other for one, other in zip(held, again, strict=True))
     assert wire.states(panel._front) == []
+
+
+def sought(panel):
+    """The page asks for what is new, until the gallery was looked through."""
+    ask(panel, op="beat")
+    for thread in threading.enumerate():
+        if thread.name == "ot-inference-history":
+            thread.join(30)
+    ask(panel, op="beat")
+    return panel._front.history
+
+
+@pytest.fixture
+def later(tmp_path, wire):
+    """Makes panels over one folder, as kernels after one another do."""
+    made = []
+
+    def panel(**how):
+        service = InferenceService(tmp_path / "gallery")
+        made.append(InferencePanel(service, **how))
+        return made[-1]
+
+    yield panel
+    for one in made:
+        one.wait(60)
+        one.close()
+
+
+def test_a_new_kernel_shows_and_uses_the_pictures_of_the_gallery(later, tmp_path):
+    first = later()
+    first.service.load(ot.assets.model())
+    first.set(**QUICK)
+    fox, owl = (draw(first, prompt=p, seed=3) for p in ("a fox", "an owl <b>"))
+    Image.new("RGB", (8, 8)).save(fox.path.with_name("0000-someone-else.png"))
+    fox.path.with_name("0001-torn.png").write_bytes(owl.path.read_bytes()[:90])
+
+    panel = later()
+    assert panel._front.history == []  # nothing is read before there is a page
+    assert [tile["words"][:8] for tile in sought(panel)] == ["an owl <", "a fox, s"]
+    assert panel._front.picture == {}
+    assert ask(panel, op="pick", id=-2) is None
+    assert panel._front.picture["image"] == fox.path.read_bytes()
+    assert "seed 3" in panel._front.picture["words"]
+    ask(panel, op="code", id=-2)
+    assert "'a fox'" in panel._front.view["code"]
+    panel.service.load(ot.assets.model())
+    assert ask(panel, op="reuse", id=-2, seed=False) is None
+    assert panel.settings["prompt"] == "a fox"
+    ask(panel, op="beside", id=-1)
+    third = draw(panel, prompt="a cat")
+    assert (panel._front.other["id"], panel._front.other["to"]) == (-1, 0)
+    assert panel._front.view["code"] == ""  # it was that of another picture
+    assert panel.results == [third]
+    assert [tile["id"] for tile in panel._front.history] == [0, -1, -2]
+
+    owl.path.unlink()
+    assert "does not exist" in ask(panel, op="pick", id=-1)["text"]
+    assert "no picture -9 here" in ask(panel, op="pick", id=-9)["text"]
+    assert panel._front.picture["id"] == 0
+    core = later(mode="core")
+    core._beat()
+    sought(panel)
+    core._beat()
+    offered = core._core._choice
+    labels = [label[:5] for label, _ in offered.options]
+    assert labels == ["choos", "a cat", "a fox"]
+    offered.value = -2
+    assert "a fox" in core._core._words.value
+
+
+def test_a_page_holds_the_last_pictures_and_those_of_the_last_grid(panel, monkeypatch):
+    monkeypatch.setattr(inference_history, "HISTORY", 3)
+    for seed in range(4):
+        draw(panel, prompt="a fox", seed=seed)
+    assert [one.recipe.seed for one in panel.results] == [1, 2, 3]
+    assert [tile["id"] for tile in panel._front.history] == [3, 2, 1]
+    assert "no picture 0 here any more" in ask(panel, op="pick", id=0)["text"]
+    assert ask(panel, op="beside", id=1) is None
+    assert ask(panel, op="grid", axes=[["seed", "1-5"]], settings={}) is None
+    panel.wait(60)
+    assert len(panel.results) == len(panel._front.history) == 3
+    assert panel._front.other["id"] == 1  # it stays while it is compared
+    for one in panel._front.view["series"]:
+        assert ask(panel, op="pick", id=one["id"]) is None
+    draw(panel, prompt="an owl", seed=9)
+    assert len(panel._past._drawn) <= 3 + 5
+
+
+@pytest.mark.parametrize("mode", ["rich", "core"])
+def test_a_seed_of_64_bits_is_kept_and_minus_one_is_another_each_time(service, wire, mode):
+    panel = InferencePanel(service, mode=mode)
+    panel.set(**QUICK)
+    large = 1234567890123456789
+    panel._on_request({"op": "draw", "settings": {"seed": str(large)}})
+    assert panel.wait(60).recipe.seed == large
+    if mode == "rich":  # a page's own numbers hold 53 bits
+        assert panel._front.settings["seed"] == str(large)
+    panel._on_request({"op": "draw", "settings": {"seed": -1}})
+    assert panel.wait(60).recipe.seed not in (large, -1)
+    assert panel.settings["seed"] is None
+    panel._on_request({"op": "draw", "settings": {"seed": "seven"}})
+    assert "seed is 'seven'" in panel._notice["text"]
+    panel.close()
 
 
 def test_settings_and_seed_of_a_picture_are_taken_up_again(panel):
@@ -123,6 +228,10 @@ def test_a_png_from_the_page_gives_its_settings_back(panel):
     assert panel.settings["prompt"] == "a fox"
     assert (panel.settings["seed"], panel.settings["clip_skip"]) == (11, 1)
     assert "holds no settings" in given(panel, "png", Image.new("RGB", (8, 8)))["text"]
+    assert "Draw draws it again" in notice["text"]
+    other = replace(drawn.recipe, model="/models/other.safetensors").png_info()
+    notice = given(panel, "png", Image.new("RGB", (8, 8)), pnginfo=other)
+    assert "drawn with /models/other.safetensors, not with this model" in notice["text"]
 
 
 @pytest.mark.parametrize("missing", ["loras", "embeddings"])
@@ -326,6 +435,7 @@ def test_a_model_that_does_not_load_is_told(tmp_path, wire):
     ask(panel, op="load", model=str(tmp_path / "gone"))
     panel.wait(60)
     assert "does not exist" in panel._front.view["notice"]["text"]
+    assert panel._front.view["notice"]["place"] == "model"  # told where it was asked for
     panel.close()
 
 
