@@ -54,6 +54,9 @@ class ModelFacts:
     conditioners: tuple[str, ...] = ()
     """Networks that captions pass through after the text encoders. They have no section: they are
     the base model's, or come in a file of the denoiser."""
+    tokens: int = 0
+    """Length of its captions, with what begins and ends each; 0 where its tokenizer names the most,
+    or the run's settings do."""
     hint: Hint = "none"
     """What it reads of the picture itself."""
     overflows: tuple[str, ...] = ()
@@ -189,6 +192,7 @@ def _transformer(
     embedding: bool = False,
     caption_dropout: bool = True,
     text_training: bool | None = None,
+    tokens: int = 0,
 ) -> ModelFacts:
     names = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
     methods = (FULL, LORA, EMBEDDING) if embedding else (FULL, LORA)
@@ -203,6 +207,7 @@ def _transformer(
         sampling,
         caption_dropout,
         caption_dropout if text_training is None else text_training,
+        tokens=tokens,
     )
 
 
@@ -276,8 +281,8 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             formats=(*_LORAS, *_LEGACY, F.DIFFUSERS, F.SAFETENSORS),
             overflows=("prior",),
         ),
-        M.PIXART_ALPHA: _PIXART,
-        M.PIXART_SIGMA: _PIXART,
+        M.PIXART_ALPHA: replace(_PIXART, tokens=120),
+        M.PIXART_SIGMA: replace(_PIXART, tokens=300),
         M.FLUX_DEV_1: _FLUX,
         M.FLUX_FILL_DEV_1: replace(_FLUX, title="Flux.1 Fill", hint="inpainting"),
         M.FLUX_2: _transformer(
@@ -296,6 +301,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             pixel_multiple=32,
             formats=(*_LORAS, F.DIFFUSERS),
             embedding=True,
+            tokens=300,
         ),
         M.HUNYUAN_VIDEO: replace(
             _transformer(
@@ -305,6 +311,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
                 encoders=2,
                 formats=(*_TRANSFORMER, *_LEGACY),
                 embedding=True,
+                tokens=256,
             ),
             frames_per_second=24,
             frame_multiple=4,
@@ -316,6 +323,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             encoders=4,
             formats=(*_TRANSFORMER, F.LEGACY_SAFETENSORS),
             embedding=True,
+            tokens=128,
         ),
         M.CHROMA_1: _transformer(
             "Chroma",
@@ -381,6 +389,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _filters(attn_mlp="attn,feed_forward", attn_only="attn", blocks="layers"),
             _sampling(1024, 1024, 30, 4.0),
             text_training=False,
+            tokens=256,  # with the words that its pipeline puts before each
         ),
         M.WAN_2: replace(
             _transformer(
@@ -389,6 +398,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
                 _sampling(832, 480, 30, 5.0),
                 pixel_multiple=32,
                 text_training=False,
+                tokens=512,
             ),
             frames_per_second=16,
             frame_multiple=4,
@@ -398,6 +408,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _filters(attn_mlp="attn,ff", attn_only="attn", blocks="transformer_block"),
             _sampling(1024, 1024, 30, 3.5),
             text_training=False,
+            tokens=256,
         ),
     }
 )

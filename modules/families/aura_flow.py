@@ -64,7 +64,6 @@ class AuraFlow(Family):
     model_types = (ModelType.AURA_FLOW,)
     architecture = "auraflow"
     pipeline = "AuraFlowPipeline"
-    tokens = 256
     lora_formats = lora_formats("transformer", NATIVE)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:

@@ -177,8 +177,6 @@ class Family(Protocol):
 
     By part: the prefix of its keys, and its layout: denoiser, vae, clip, open_clip or t5.
     """
-    tokens: int = 0
-    """Length of its captions, where it is the same for each run; `sample_arguments` names it."""
     comfy_layout: Native | None = None
     """The layout of COMFY_TRANSFORMER, for families that have it."""
     file_layout: Native | None = None
@@ -218,6 +216,11 @@ class Family(Protocol):
     def file_extras(self, settings: Settings) -> dict[str, Tensor]:  # noqa: ARG002
         """What a file of the model in its original layout holds besides weights, by key."""
         return {}
+
+    @property
+    def tokens(self) -> int:
+        """Length of its captions, where it is the same for each run; else 0."""
+        return MODELS[self.model_types[0]].tokens
 
     @property
     def pixel_multiple(self) -> int:

@@ -27,7 +27,6 @@ class HiDream(Family):
     model_types = (ModelType.HI_DREAM_FULL,)
     architecture = "hidream-i1"
     pipeline = "HiDreamImagePipeline"
-    tokens = 128
     text_encoders = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
     trainable_encoders = text_encoders
     words = {  # noqa: RUF012 - read only

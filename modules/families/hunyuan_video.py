@@ -88,7 +88,6 @@ class HunyuanVideo(Family):
     model_types = (ModelType.HUNYUAN_VIDEO,)
     architecture = "hunyuan-video"
     pipeline = "HunyuanVideoPipeline"
-    tokens = 256
     text_encoders = ("text_encoder", "text_encoder_2")
     trainable_encoders = text_encoders
     words = {  # noqa: RUF012 - read only

@@ -53,8 +53,6 @@ class Lumina2(Family):
     model_types = (ModelType.LUMINA_2,)
     architecture = "lumina-2"
     pipeline = "Lumina2Pipeline"
-    tokens = 256
-    """With the words that the pipeline puts before each."""
     lora_formats = lora_formats("transformer", NATIVE)
 
     def encode_text(self, parts: Parts, captions: Sequence[str]) -> Condition:

@@ -58,8 +58,6 @@ class PixArt(Family):
     model_types: tuple[ModelType, ...]
     architecture: str
     pipeline: str
-    tokens: int
-    """Length of its captions."""
 
     trainable_encoders = ("text_encoder",)
     words = {"text_encoder": WordTable("t5", -1)}  # noqa: RUF012 - read only
@@ -187,6 +185,6 @@ class PixArt(Family):
 
 
 VARIANTS = (
-    PixArt((ModelType.PIXART_ALPHA,), "pixart-alpha", "PixArtAlphaPipeline", 120),
-    PixArt((ModelType.PIXART_SIGMA,), "pixart-sigma", "PixArtSigmaPipeline", 300),
+    PixArt((ModelType.PIXART_ALPHA,), "pixart-alpha", "PixArtAlphaPipeline"),
+    PixArt((ModelType.PIXART_SIGMA,), "pixart-sigma", "PixArtSigmaPipeline"),
 )

@@ -15,9 +15,6 @@ from modules.adapters.key_map import lora_formats
 from modules.config import ModelType, SampleConfig
 from modules.families.base import Condition, Family, Parts, WordTable
 
-TOKENS = 300
-"""Length of its captions."""
-
 
 class Sana(Family):
     """Sana, conditioned on Gemma's tokens without the instructions that its demo puts before."""
@@ -40,7 +37,7 @@ class Sana(Family):
             list(captions),
             do_classifier_free_guidance=False,
             device=parts.device,
-            max_sequence_length=TOKENS,
+            max_sequence_length=self.tokens,
             complex_human_instruction=None,
         )
         return {"text": text, "mask": mask}
@@ -68,7 +65,7 @@ class Sana(Family):
             "height": definition.height,
             "width": definition.width,
             "guidance_scale": definition.cfg_scale,
-            "max_sequence_length": TOKENS,
+            "max_sequence_length": self.tokens,
             "use_resolution_binning": False,
             "complex_human_instruction": None,
             "negative_prompt": None,

@@ -51,7 +51,6 @@ class Wan(Family):
     model_types = (ModelType.WAN_2,)
     architecture = "wan-2"
     pipeline = "WanPipeline"
-    tokens = 512
     lora_formats = lora_formats("transformer", NATIVE)
 
     def load(self, config: TrainConfig) -> Parts:

@@ -26,7 +26,7 @@ def report_on(store: ConceptStore) -> DataReport:
     run = store.run
     place, films = run.listed
     found = scan(store.concepts, place, films)
-    counts = counter(run.model) if run.model else None
+    counts = counter(run.model, run.tokens) if run.model else None
     made = report(
         found,
         run.framing,

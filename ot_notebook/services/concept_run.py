@@ -30,6 +30,7 @@ class RunFacts:
         conditioned: whether an inpainting model is shown the conditioning image.
         hint: what the denoiser reads of the picture itself.
         model: the base model, whose tokenizer counts.
+        tokens: what its architecture reads of a caption; 0 for as many as that tokenizer says.
     """
 
     resolution: Resolution = field(default_factory=Resolution)
@@ -43,6 +44,7 @@ class RunFacts:
     conditioned: bool = False
     hint: Hint = "none"
     model: str = ""
+    tokens: int = 0
 
     @classmethod
     def of(cls, config: TrainConfig) -> RunFacts:
@@ -61,6 +63,7 @@ class RunFacts:
             config.custom_conditioning_image,
             "none" if decodes else facts.hint,  # the denoiser takes no part
             config.base_model_name,
+            facts.tokens,
         )
 
     @property

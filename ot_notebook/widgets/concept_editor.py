@@ -271,8 +271,9 @@ class ConceptEditor(AdaptiveView):
 
     def _judge(self, config: TrainConfig) -> None:
         self._config = config
-        self.store.follow_run(RunFacts.of(config))
-        self._tokens.follow(config.base_model_name)
+        run = RunFacts.of(config)
+        self.store.follow_run(run)
+        self._tokens.follow(run.model, run.tokens)
 
     def _on_job(self, change: t.Bunch) -> None:
         with self._drawing:

@@ -57,6 +57,14 @@ def parts(family):
     return parts
 
 
+@pytest.mark.parametrize(
+    "each", [each for each in FAMILIES if each.tokens], ids=lambda each: each.architecture
+)
+def test_captions_of_one_length_are_as_long_as_the_library_has_them(each):
+    call = inspect.signature(each.pipeline_class().__call__)
+    assert each.tokens == call.parameters["max_sequence_length"].default
+
+
 def definition(edge, cfg_scale=1.0):
     return SampleConfig().update(
         prompt=PROMPT,

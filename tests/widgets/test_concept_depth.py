@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from modules.config import ConceptConfig, TrainConfig
 from modules.data import DataProblem, build, scan
@@ -313,3 +317,29 @@ def test_a_drive_of_the_cache_that_does_not_answer_is_told_once(wire, make, fill
     monkeypatch.setattr(asked, silent)
     ask(wire, editor, "beat")
     assert front.head["notice"]["number"] == notice["number"] + 1, "drawn without another cause"
+
+
+@pytest.mark.parametrize(
+    ("kind", "most", "limit"),
+    [
+        ("PIXART_ALPHA", 512, 119),
+        ("PIXART_SIGMA", 512, 299),
+        ("PIXART_SIGMA", 200, 199),
+        ("STABLE_DIFFUSION_15", 77, 76),
+        ("STABLE_DIFFUSION_15", 10**30, None),
+    ],
+)
+def test_captions_may_be_as_long_as_both_tokenizer_and_architecture_read(
+    make, config, tmp_path, kind, most, limit
+):
+    """A tokenizer that ends each caption with a mark, as T5's does."""
+    words = Tokenizer(WordLevel({"</s>": 0, "fox": 1, "?": 2}, "?"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
+    (tmp_path / "tokenizer").mkdir()
+    words.save(str(tmp_path / "tokenizer/tokenizer.json"))
+    (tmp_path / "tokenizer/tokenizer_config.json").write_text(f'{{"model_max_length": {most}}}')
+    editor = make()
+    editor.config = config.update(model_type=kind, base_model_name=str(tmp_path))
+    assert editor._tokens.told("fox fox fox") == {"tokens": 3, "limit": limit}
+    assert editor.report().tokens.limit == limit
