@@ -48,6 +48,16 @@ def resolve(text: str) -> str:
     return str(path)
 
 
+def backup_folder(workspace: str, name: str) -> Path:
+    """Where a backup is: a name is a folder in a workspace, anything longer a path of its own.
+
+    Raises:
+        ConfigError: as `resolve`.
+    """
+    path = Path(resolve(name))
+    return path if path.parts[1:] else Path(resolve(workspace)) / "backup" / path
+
+
 def hub_revision(text: str) -> tuple[str, str | None]:
     """A model's name without, and with what stands behind its `@`: a branch, tag or commit.
 

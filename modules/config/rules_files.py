@@ -16,7 +16,7 @@ from modules.config.concept_config import (
     ConceptConfig,
 )
 from modules.config.enums import ConceptType, TrainingMethod
-from modules.config.paths import HUB_ID, hub_revision, is_local, resolve
+from modules.config.paths import HUB_ID, backup_folder, hub_revision, is_local, resolve
 from modules.config.problems import ConfigError, Problem
 from modules.config.section import clip
 
@@ -98,6 +98,24 @@ def overwriting(case: Case) -> Iterator[Problem]:
     elif config.prevent_overwrites and Path(path).is_file():
         message = f"{field} is {path}, which exists, but prevent_overwrites is true."
         yield refuse(field, message, "Choose another name, or set prevent_overwrites to false.")
+
+
+def chosen_backup(case: Case) -> Iterator[Problem]:
+    """A backup to go on from that is not there, or that nothing asks for."""
+    config, field = case.config, "ot.resume_from"
+    name = config.ot.resume_from
+    if not name:
+        return
+    _, problem = _path(field, name)
+    _, other = _path("workspace_dir", config.workspace_dir)
+    if problem or other:
+        yield from filter(None, [problem])
+    elif not config.continue_last_backup:
+        message = f"{field} is {name}, but continue_last_backup is false: the run begins anew."
+        yield warn(field, message, "Set continue_last_backup to true, or it to empty.")
+    elif not (folder := backup_folder(config.workspace_dir, name)).is_dir():
+        message = f"{field} is {name}, but {folder} is not there."
+        yield refuse(field, message, "Check the name, or leave it empty for the newest.")
 
 
 def file_names(case: Case) -> Iterator[Problem]:
@@ -214,6 +232,7 @@ RULES: tuple[Rule, ...] = (
     other_models,
     hub_model,
     overwriting,
+    chosen_backup,
     file_names,
     concepts,
     writable_folders,

@@ -106,6 +106,7 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "async_offloading": ANY,
         "force_circular_padding": ANY,
         "ot.seed": ANY,
+        "ot.resume_from": ANY,
         "ot.leftovers": ANY,
         "ot.early_stop_patience": ANY,
         "ot.early_stop_min_delta": ANY,

@@ -39,6 +39,10 @@ class OwnSettings(Section):
     seed: Annotated[Annotated[Int, Field(ge=0, lt=2**63)], Show(level="basic")] = 42
     """Start of everything random in the run; the same seed trains the same."""
 
+    resume_from: Annotated[str, Show()] = ""
+    """Backup that `continue_last_backup` goes on from: the name of its folder in the workspace, or
+    a path; empty for the newest that can be read."""
+
     leftovers: Annotated[Leftovers, Show(group="Data")] = Leftovers.PAD
     """Images that fill no batch of their size: fill it with others of that size (PAD), let them
     lead the next epoch (ROTATE), or leave them out of this epoch as OneTrainer does (DROP)."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from modules.config import TrainConfig
+from modules.config.paths import backup_folder
+from modules.config.problems import error
 from modules.data import Batches
 from modules.training.checkpoint import (
     BackupError,
     Checkpoint,
     backups,
     prune,
+    read_backup,
     read_newest,
     write_backup,
 )
@@ -78,15 +81,16 @@ class Backups:
         return folder
 
     def take_up(self, config: TrainConfig) -> tuple[Path, Place, list[dict[str, Any]]] | None:
-        """Go on from the newest backup that can be read; None if there is none.
+        """Go on from the chosen backup, or the newest that can be read; None if there is none.
 
         Returns:
             Its folder, where in the run it was written, and the settings changed until then.
 
         Raises:
+            ConfigError: if the chosen one cannot be read.
             ValueError: if the backup is of other weights than this run trains.
         """
-        for folder, found in read_newest(self._workspace.folder, config.train_device):
+        for folder, found in _candidates(self._workspace.folder, config):
             if isinstance(found, BackupError):
                 self._warn(f"Passed over a damaged backup: {found}.")
                 continue
@@ -127,3 +131,18 @@ class Backups:
             f"order of images: noise is drawn anew, and epoch {found.place.epoch + 1} goes on "
             f"after {here} batches of another order."
         )
+
+
+def _candidates(
+    workspace: Path, config: TrainConfig
+) -> Iterable[tuple[Path, Checkpoint | ForeignBackup | BackupError]]:
+    """The backup that the config names, or all, newest first."""
+    name = config.ot.resume_from
+    if not name:
+        return read_newest(workspace, config.train_device)
+    folder = backup_folder(config.workspace_dir, name)
+    try:
+        return [(folder, read_backup(folder, config.train_device))]
+    except BackupError as failure:
+        fix = "Name another, or leave it empty for the newest that can be read."
+        raise error("ot.resume_from", f"{failure}.", fix) from failure

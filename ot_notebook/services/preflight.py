@@ -256,6 +256,7 @@ def _trial(
         continue_last_backup=False,
         validation=False,
         tensorboard=False,
+        **{"ot.resume_from": ""},
         **quiet,
     )
 

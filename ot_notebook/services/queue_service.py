@@ -273,7 +273,7 @@ class QueueService(t.HasTraits):
     def _start(self, job: Job, config: TrainConfig) -> Run:
         if not job.resume:
             return self._service.start(config)
-        config = config.update(continue_last_backup=True)
+        config = config.update(continue_last_backup=True, **{"ot.resume_from": ""})
         store = RunStore(Path(resolve(config.workspace_dir)) / DATABASE)
         before = Run(job.run, store) if store.has(job.run) else None
         return self._service.start(config, after=before)

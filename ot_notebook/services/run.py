@@ -104,10 +104,11 @@ class Run:
             raise RunFailedError(f"{error.error}\n{error.advice}")
         return self
 
-    def resume(self, **settings: Any) -> Run:
+    def resume(self, *, backup: str | Path = "", **settings: Any) -> Run:
         """Go on from its last backup with this kernel's trainer, and give the new run.
 
         Args:
+            backup: another one: the name of its folder in the workspace, or its path.
             settings: those to change, by name.
 
         Raises:
@@ -116,7 +117,8 @@ class Run:
         """
         from ot_notebook.services.trainer_service import trainer
 
-        config = self.config.update(continue_last_backup=True, **settings)
+        chosen = {"ot.resume_from": str(backup), **settings}
+        config = self.config.update(continue_last_backup=True, **chosen)
         return trainer().start(config, after=self)
 
     def events(self, *names: str) -> list[Event]:

@@ -118,6 +118,8 @@ CASES = [
     ({"learning_rate_warmup_steps": 1}, "warning learning_rate_warmup_steps: learning_rate_warmup_steps is 1, a share of the run: its whole length. Use a smaller share, such as 0.1, or more than 1 for steps."),
     ({"ot.early_stop_patience": 3}, "error ot.early_stop_patience: ot.early_stop_patience is 3, but no validation loss is measured. Set validation to true and validate_after to 1 EPOCH, or it to 0."),
     ({"ot.keep_best": 2, "validation": True, "validate_after_unit": "NEVER"}, "error ot.keep_best: ot.keep_best is 2, but no validation loss is measured."),
+    ({"ot.resume_from": "old"}, "warning ot.resume_from: ot.resume_from is old, but continue_last_backup is false: the run begins anew. Set continue_last_backup to true, or it to empty."),
+    ({"ot.resume_from": "old", "continue_last_backup": True}, "is not there. Check the name, or leave it empty for the newest."),
     ({"min_noising_strength": 0.8, "max_noising_strength": 0.5}, "error min_noising_strength: min_noising_strength is 0.8, but max_noising_strength is 0.5. Let the first be below the second."),
     ({**FULL, "force_v_prediction": True, "force_epsilon_prediction": True}, "error force_v_prediction: force_v_prediction and force_epsilon_prediction are both true. Set one of them to false."),
     ({"rescale_noise_scheduler_to_zero_terminal_snr": True, "force_epsilon_prediction": True}, "rescale_noise_scheduler_to_zero_terminal_snr is true, which needs a model that predicts velocity, but force_epsilon_prediction is true. Set it to false."),

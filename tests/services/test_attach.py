@@ -143,6 +143,8 @@ def test_attach_shows_the_history_of_a_run_that_was_cut_off(stage, kernel, tmp_p
     assert [sample.step for sample in fresh.history.samples] == [100]
     assert told == [e.TrainingState("stopped")]
 
+    with pytest.raises(ConfigError, match="backup/elsewhen is not there"):
+        run.resume(backup="elsewhen")
     resumed = run.resume(epochs=60)
     assert stage.run.config.continue_last_backup
     assert stage.run.config.epochs == 60

@@ -13,6 +13,7 @@ import pytest
 import torch
 from toys import assert_same_backup
 
+from modules.config import ConfigError
 from modules.training import events as e
 from modules.training import places
 from modules.training.randomness import Randomness
@@ -171,6 +172,25 @@ def test_a_damaged_newest_backup_is_passed_over(make_config, train, tmp_path):
     resumed = train(config.update(continue_last_backup=True))
     assert any("lora.safetensors" in warning for warning in resumed.warnings)
     assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 4}
+
+
+def test_any_backup_can_be_gone_on_from(make_config, train, tmp_path):
+    """By its name, or into another workspace by its path; a damaged one is not passed over."""
+    config = make_config(
+        workspace_dir=tmp_path / "run", backup_after=2, backup_after_unit="STEP", epochs=2
+    )
+    straight = train(config)
+    oldest = straight.of(e.BackupCreated)[0].path
+    after = {s: loss for s, loss in straight.losses.items() if s > 2}
+    again = config.update(continue_last_backup=True, **{"ot.resume_from": oldest.name})
+    first = train(again)
+    assert first.losses == after
+    assert max(oldest.parent.iterdir()) == last_backup(first)  # and the newest is now of this one
+    elsewhere = make_config(continue_last_backup=True, epochs=2, **{"ot.resume_from": str(oldest)})
+    assert train(elsewhere).losses == after
+    (oldest / "ot" / "state.pt").unlink()
+    with pytest.raises(ConfigError, match=r"state\.pt cannot be read"):
+        train(again)
 
 
 def test_moments_of_a_gpu_that_is_not_here_come_to_the_device_that_is(
