@@ -132,7 +132,7 @@ def _entries(layer: AdapterLayer, key_map: KeyMap) -> dict[str, Tensor]:
                 raise _error(ModelFormat.DIFFUSERS_LORA, why, ModelFormat.KOHYA_LORA)
             if key_map.folds_alpha:  # diffusers keeps the shape of a bias
                 shape = [1, -1, *kernel] if kernel else [-1]
-                found["lora_magnitude_vector"] = magnitude.reshape(shape)
+                found["lora_magnitude_vector.weight"] = magnitude.reshape(shape)
             else:
                 column = magnitude if by_input else magnitude.reshape(-1, 1, *kernel)
                 found[MAGNITUDE] = column
@@ -171,7 +171,8 @@ def _tensors(layer: nn.Module) -> dict[str, Tensor]:
         if ADAPTER in magnitudes:
             lengths = magnitudes[ADAPTER]
             by_input = isinstance(lengths, InputLengths)
-            found[MAGNITUDE] = lengths.weight if by_input else lengths.weight.view(-1, 1)
+            column = (-1, *[1] * (found[UP].ndim - 1))
+            found[MAGNITUDE] = lengths.weight if by_input else lengths.weight.view(column)
     elif ADAPTER in getattr(layer, "oft_R", ()):
         rotation: Any = layer.oft_R
         found = {ROTATION: rotation[ADAPTER].weight}

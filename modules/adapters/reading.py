@@ -238,7 +238,7 @@ def _key_maps(family: Family) -> Iterator[KeyMap]:
     """The family's formats, and what other tools make of the same names."""
     yield from family.lora_formats.values()
     natives = {key_map.native for key_map in family.lora_formats.values()}
-    for native in natives | {None}:
+    for native in natives | {None, *family.read_also}:
         for prefix in ("lora_unet_", "lora_transformer_", "lora_prior_unet_", "lycoris_"):
             yield KeyMap({family.denoiser: prefix}, native, dotted=False)
         for prefix in ("", "diffusion_model.", f"{family.denoiser}."):

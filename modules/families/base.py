@@ -181,6 +181,8 @@ class Family(Protocol):
     """The layout of COMFY_TRANSFORMER, for families that have it."""
     file_layout: Native | None = None
     """The layout of a file of the denoiser, where it is another than that of ORIGINAL_LORA."""
+    read_also: tuple[Native, ...] = ()
+    """Further layouts in which other tools write its adapters."""
     latent_space: str = ""
     """Tells latents from what the same encoder gives another architecture, where that is so."""
 

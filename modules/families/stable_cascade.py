@@ -35,6 +35,18 @@ NATIVE = Native(
     )
 )
 """Names of adapters, as ComfyUI calls the layers once it has loaded a model."""
+ONETRAINERS = Native(
+    renamer(
+        [
+            *(
+                (f"*.attention.to_{leaf}", f"attention.attn.in_proj.{i}")
+                for i, leaf in enumerate("qkv")
+            ),
+            ("*.attention.to_out.0", "attention.attn.out_proj"),
+        ]
+    )
+)
+"""Names of adapters, as OneTrainer calls them in all but LEGACY_LORA."""
 STAGE_C = Native(
     NATIVE.rename,
     fused=tuple(
@@ -62,6 +74,7 @@ class StableCascade(Family):
     words = {"text_encoder": WordTable("clip_g", -1, normed=False)}  # noqa: RUF012 - read only
     lora_formats = stages.formats(NATIVE, legacy=True)
     file_layout = STAGE_C
+    read_also = (ONETRAINERS,)
 
     def load(self, config: TrainConfig) -> Parts:
         """The prior and its text encoder, the image encoder and the decoder."""

@@ -182,6 +182,9 @@ def test_every_kind_comes_back_from_every_format_or_is_refused(family, kind):
                 in_format(layers, family, model_format)
             continue
         written = in_format(layers, family, model_format)
+        if kind.startswith("dora"):
+            end = ".lora_magnitude_vector.weight" if key_map.folds_alpha else ".dora_scale"
+            assert sum(key.endswith(end) for key in written) == len(layers)
         found = read_adapter(written, family, {family.denoiser: network})
         assert found.unplaced == []
         back = by_layer(found.tensors)

@@ -285,6 +285,26 @@ def test_kohyas_number_of_t5_is_read(family, trained):
     assert_same_change(found.tensors, to_canonical(layers, family))
 
 
+def test_a_cascade_of_onetrainer_is_read():
+    """It numbers q, k and v of the attention, which ComfyUI calls by their names."""
+    family = next(each for each in FAMILIES if each.architecture == "stable-cascade-v1-prior")
+    network = family.tiny().denoiser
+    add_lora(network, matching_layers(network, "", False), rank=2, alpha=1.0, dropout=0.0, seed=1)
+    layers = list(lora_layers({"prior": network}))
+    for model_format in (ModelFormat.KOHYA_LORA, ModelFormat.COMFY_LORA, ModelFormat.ORIGINAL_LORA):
+        tensors = to_format(layers, family, model_format)
+        for number, leaf in enumerate(("to_q", "to_k", "to_v")):
+            for dot in "._":
+                tensors = {
+                    key.replace(f"attn{dot}{leaf}", f"attn{dot}in_proj{dot}{number}"): value
+                    for key, value in tensors.items()
+                }
+        assert any("in_proj" in key for key in tensors)
+        found = read_adapter(tensors, family, {"prior": network})
+        assert found.unplaced == []
+        assert_same_change(found.tensors, to_canonical(layers, family))
+
+
 def test_a_file_is_read_back_before_it_is_written(family, trained):
     layers = list(lora_layers({family.denoiser: trained[family.denoiser]}))
     tensors = to_format(layers, family, ModelFormat.COMFY_LORA)
