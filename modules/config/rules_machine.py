@@ -50,6 +50,22 @@ def precision(case: Case) -> Iterator[Problem]:
             yield warn(field, f"{field} is BFLOAT_16, {lacks}.", "Use FLOAT_16 or FLOAT_32.")
 
 
+def mixed_precision(case: Case) -> Iterator[Problem]:
+    """Weights of one type of 16 bits that a CPU should compute with in the other."""
+    config, computed = case.config, case.config.computed_dtype
+    if case.hardware.kind != "cpu" or config.training_method is TrainingMethod.FINE_TUNE_VAE:
+        return
+    pair = {DataType.FLOAT_16, DataType.BFLOAT_16}
+    for part in (case.facts.denoiser, *case.facts.text_encoders):
+        stored = config.get(f"{part}.weight_dtype")
+        seen = part == case.facts.denoiser or config.get(f"{part}.train")
+        if seen and {stored, computed} == pair:
+            field = f"{part}.weight_dtype"
+            message = f"{field} is {stored.value} and the computation {computed.value}, which CPUs "
+            fix = f"Use {computed.value} or FLOAT_32 for {field}."
+            yield refuse(field, f"{message}cannot mix.", fix)
+
+
 def attention(case: Case) -> Iterator[Problem]:
     """An attention kernel of a GPU where there is none."""
     chosen = case.config.attention_mechanism
@@ -107,4 +123,11 @@ def _learning_elsewhere(case: Case, part: str) -> Iterator[Problem]:
         yield warn(share, message, "Turn optimizer.fused_back_pass on: it works on train_device.")
 
 
-RULES: tuple[Rule, ...] = (device, precision, attention, optimizer_package, offloading)
+RULES: tuple[Rule, ...] = (
+    device,
+    precision,
+    mixed_precision,
+    attention,
+    optimizer_package,
+    offloading,
+)

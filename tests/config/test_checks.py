@@ -207,6 +207,8 @@ def test_every_rule_is_among_the_cases(good, tmp_path):
     situations.append((good.update(batch_size=4), T4, DataFacts(2)))
     situations.append((good.update(train_dtype="BFLOAT_16"), T4, None))
     situations.append((good.update(attention_mechanism="FLASH"), CPU, None))
+    halves = {"train_dtype": "BFLOAT_16", "unet.weight_dtype": "FLOAT_16"}
+    situations.append((good.update(**halves), CPU, None))
     for config, hardware, data in situations:
         case = Case(config, MODELS[config.model_type], hardware, data)
         silent -= {rule for rule in silent if any(True for _ in rule(case))}
@@ -267,6 +269,19 @@ def test_a_gpu_that_is_not_there_is_refused(good):
     )
     assert not detect("cuda:123").present
     assert detect("cpu") == Hardware("cpu", "cpu")
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_cpu_does_not_mix_two_types_of_16_bits(good, trains):
+    parts = {"unet.weight_dtype": "FLOAT_16", "text_encoder.weight_dtype": "FLOAT_16"}
+    config = good.update(
+        train_device="cpu", train_dtype="BFLOAT_16", **parts, **{"text_encoder.train": trains}
+    )
+    words = "{}.weight_dtype is FLOAT_16 and the computation BFLOAT_16, which CPUs cannot mix."
+    assert words.format("unet") in said(config, CPU)
+    assert (words.format("text_encoder") in said(config, CPU)) is trains
+    assert "cannot mix" not in said(config, H100)
+    assert "cannot mix" not in said(config.update(train_dtype="FLOAT_32"), CPU)
 
 
 def test_half_precision_on_a_cpu_is_slow(good):
