@@ -1,5 +1,7 @@
 """The inference panel on a real page."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 from test_views import violations
@@ -7,15 +9,22 @@ from test_views import violations
 SETUP = """
     import ot_notebook as ot
     from ot_notebook.services.inference_service import InferenceService
-    service = InferenceService("pictures").load(ot.assets.model())
+    service = InferenceService("{folder}").load(ot.assets.model())
     panel = ot.InferencePanel(service{mode})
     panel.set(steps=4, cfg_scale=3.0, scheduler="DDIM")
 """
 
 
 @pytest.fixture
-def panel(notebook):
-    notebook.open("inference.ipynb", [SETUP.format(mode=""), "panel", "panel.settings"])
+def folder(request):
+    """Of the pictures of one test: a panel begins with those that are there."""
+    return request.node.name
+
+
+@pytest.fixture
+def panel(notebook, folder):
+    setup = SETUP.format(mode="", folder=folder)
+    notebook.open("inference.ipynb", [setup, "panel", "panel.settings"])
     notebook.run(0)
     notebook.run(1)
     output = notebook.output(1)
@@ -66,6 +75,36 @@ def test_what_is_refused_is_said_and_escape_stops(notebook, page, panel):
     page.keyboard.press("Escape")
     expect(panel.get_by_role("alert")).to_contain_text("Stopped")
     notebook.shot("inference-stopped", panel)
+
+
+TOPS = """(root) => [".ot-past", ".ot-draw-actions", ".ot-draw-more"].map((name) => {
+    const [all, part] = [root, root.querySelector(name)].map((one) => one.getBoundingClientRect());
+    return Math.round(part.top - all.top);
+})"""
+
+
+def test_nothing_moves_while_it_draws_and_a_new_panel_shows_what_was_drawn(notebook, page, panel):
+    draw(panel, "a fox")
+    root = panel.locator(".ot-draw")
+    before = root.evaluate(TOPS)
+    panel.get_by_label("Steps").first.fill("900")
+    panel.get_by_label("Prompt", exact=True).press("Control+Enter")
+    expect(panel.locator(".ot-preview")).to_be_visible()
+    assert root.evaluate(TOPS) == before
+    page.keyboard.press("Escape")
+    expect(panel.get_by_role("alert")).to_contain_text("Stopped")
+    assert root.evaluate(TOPS)[:2] == before[:2]
+    page.set_viewport_size({"width": 700, "height": 1000})
+    past, actions, more = root.evaluate(TOPS)
+    assert actions < past < more  # the picture is right below what draws it
+    notebook.run(0)
+    notebook.run(1)
+    tiles = panel.locator(".ot-past .ot-tile")
+    expect(tiles.first).to_have_attribute("aria-label", re.compile("a fox"))
+    tiles.first.click()
+    expect(panel.locator("figcaption b")).to_have_text("a fox")
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-earlier-narrow", panel)
 
 
 def test_it_begins_with_a_picture_and_paints_into_a_mask(notebook, page, panel):
@@ -170,10 +209,10 @@ DROP = """(root, bytes) => {
 }"""
 
 
-def test_a_dropped_picture_gives_its_settings_back(notebook, lab, panel):
+def test_a_dropped_picture_gives_its_settings_back(lab, panel, folder):
     panel.get_by_label("Seed", exact=True).last.fill("7")
     draw(panel, "a fox")
-    (kept,) = sorted((lab.folder / "pictures").glob("*-7-*.png"))[-1:]
+    (kept,) = sorted((lab.folder / folder).glob("*-7-*.png"))[-1:]
     panel.get_by_label("Prompt", exact=True).fill("something else")
     panel.locator(".ot-draw").evaluate(DROP, list(kept.read_bytes()))
     expect(panel.get_by_label("Prompt", exact=True)).to_have_value("a fox")
@@ -191,16 +230,17 @@ PAINTED = """async () => {
 }"""
 
 
-def test_the_panel_is_painted_within_a_second(notebook, page):
-    notebook.open("first.ipynb", [SETUP.format(mode=""), "panel"])
+def test_the_panel_is_painted_within_a_second(notebook, page, folder):
+    notebook.open("first.ipynb", [SETUP.format(mode="", folder=folder), "panel"])
     notebook.run(0)
     page.evaluate("() => { window.otBegun = performance.now(); }")
     notebook.run(1, wait=False)
     assert page.evaluate(PAINTED) < 1
 
 
-def test_core_widgets_do_the_same(notebook, page):
-    notebook.open("core.ipynb", [SETUP.format(mode=', mode="core"'), "panel", "ot.WeightTools()"])
+def test_core_widgets_do_the_same(notebook, page, folder):
+    setup = SETUP.format(mode=', mode="core"', folder=folder)
+    notebook.open("core.ipynb", [setup, "panel", "ot.WeightTools()"])
     notebook.run(0)
     notebook.run(1)
     output = notebook.output(1)
