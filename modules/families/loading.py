@@ -20,6 +20,7 @@ from modules.config.paths import hub_revision, resolve
 from modules.families.folders import load_index, parts_of, read_index
 from modules.families.sources import (
     FAILURES,
+    cached_settings,
     cannot_load,
     check_file,
     check_filled,
@@ -137,6 +138,8 @@ def load_pipeline(
             settings = Path(source).with_suffix("")
             if read_index(settings):
                 options["config"] = str(settings)
+            elif config.offline_mode:  # diffusers would ask the hub all the same
+                options["config"] = cached_settings(Path(source), hub["cache_dir"])
             # One type for the whole file; the parts follow.
             whole = set(types.values())
             alike = whole.pop() if len(whole) == 1 else _stored(Path(source))

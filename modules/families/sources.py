@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from modules.config import ConfigError, Problem
@@ -96,6 +97,36 @@ def check_filled(source: str, parts: Mapping[str, Any]) -> None:
                 raise OSError(f"{source} lacks {empty[0]} of the {part} {count}")
 
 
+class NoSettingsError(OSError):
+    """A single file without the settings that its networks are made by."""
+
+
+def cached_settings(path: Path, cache: str | None) -> str:
+    """The folder in the hub's cache with the settings of a single file's architecture.
+
+    Raises:
+        NoSettingsError: if it was never downloaded.
+    """
+    from diffusers.loaders.single_file_utils import fetch_diffusers_config
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if path.suffix == ".safetensors":
+        with open_tensors(path) as opened:
+            weights: Any = {
+                key: torch.empty(shape.sizes, dtype=shape.dtype, device="meta")
+                for key, shape in opened.shapes.items()
+            }
+    else:
+        held = torch.load(path, map_location="meta", weights_only=True)
+        weights = held.get("state_dict", held)
+    name = fetch_diffusers_config(weights)["pretrained_model_name_or_path"]
+    try:
+        return str(snapshot_download(name, local_files_only=True, cache_dir=cache))
+    except LocalEntryNotFoundError as error:
+        raise NoSettingsError(f"it holds no settings, and those of {name} are not here") from error
+
+
 def follow_marks(pipeline: Any, path: Path) -> None:
     """Give a pipeline the objective that its single file names: no weight tells it.
 
@@ -134,6 +165,14 @@ def cannot_load(field: str, name: str, wanted: str, error: Exception, fix: str =
         "(offline_mode is off and HF_HUB_OFFLINE unset), and that your token may read the model; "
         "or give the path of a local folder or .safetensors file."
     )
+    if isinstance(error, NoSettingsError):
+        fix = (
+            f"Put a diffusers folder of its architecture beside it, named {source.stem}; or set "
+            f"offline_mode to false once, so that the settings alone are fetched."
+        )
+    if "from_single_file" in str(error) or "FromOriginalModelMixin" in str(error):
+        error = OSError("diffusers reads no single file of that")
+        fix = "Give a diffusers folder or a hub id."
     if "meta tensor" in str(error):  # torch's words for what was never filled
         error = OSError(f"{source} lacks some of the weights that this architecture has")
     reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"

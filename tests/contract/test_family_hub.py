@@ -1,6 +1,7 @@
 """Models of the hub, from a cache on this disk: their revisions, and what is said without them."""
 
 import os
+import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from threading import Thread
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from modules.config import ConfigError, ModelFormat, ModelType, TrainConfig, validate
 from modules.config.hardware import Hardware
@@ -165,3 +166,52 @@ def test_the_token_of_the_environment_is_shown_to_the_hub_and_to_nobody_else(tmp
     assert "Cannot load someone/secret@v2 as FluxPipeline" in done.stdout
     assert "your token may read the model" in done.stdout
     assert "hf_something" not in done.stdout + done.stderr
+
+
+def test_a_single_file_asks_nobody_for_its_settings_offline(tmp_path, monkeypatch):
+    """They come from the cache, if that has them; else it is said what to do."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **_: asked.append(where) or [])
+    kind = ModelType.STABLE_DIFFUSION_15
+    family, cache, file = family_for(kind), tmp_path / "cache", tmp_path / "m.safetensors"
+    parts = family.tiny()
+    save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32)
+    wanted = config(cache, str(file)).update(model_type=kind.value)
+    with pytest.raises(ConfigError) as caught:
+        family.load(wanted)
+    (problem,) = caught.value.problems
+    assert "it holds no settings, and those of stable-diffusion-v1-5/" in problem.message
+    assert "Put a diffusers folder of its architecture beside it, named m;" in problem.fix
+    held = cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    (held / "refs").mkdir(parents=True)
+    (held / "refs" / "main").write_text("a" * 40)
+    save_model(family, parts, held / "snapshots" / ("a" * 40), ModelFormat.DIFFUSERS, torch.float16)
+    own = parts.denoiser.state_dict()
+    found = family.load(wanted).denoiser.state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in own.items())
+    torch.save({"state_dict": load_file(file)}, tmp_path / "m.ckpt")
+    old = family.load(wanted.update(base_model_name=str(tmp_path / "m.ckpt")))
+    assert all(torch.equal(old.denoiser.state_dict()[key], own[key]) for key in own)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        (ModelType.STABLE_DIFFUSION_20_DEPTH, "base_model_name"),
+        (ModelType.PIXART_SIGMA, "transformer.model_name"),
+    ],
+    ids=str,
+)
+def test_a_single_file_that_diffusers_cannot_read_is_said_to_be_one(kind, field, tmp_path):
+    family, folder, file = family_for(kind), tmp_path / "model", tmp_path / "model.safetensors"
+    parts = family.tiny()
+    save_model(family, parts, folder, ModelFormat.DIFFUSERS, torch.float16)
+    save_model(family, parts, file, ModelFormat.LEGACY_SAFETENSORS, torch.float16)
+    wanted = config(tmp_path, str(folder)).update(**{"model_type": kind.value, field: str(file)})
+    with pytest.raises(ConfigError) as caught:
+        family.load(wanted)
+    (problem,) = caught.value.problems
+    assert problem.field == field
+    assert "diffusers reads no single file of that" in problem.message
+    assert problem.fix == "Give a diffusers folder or a hub id."
