@@ -118,9 +118,12 @@ def _convert_model(
     elif source.is_dir():
         _to_file(model, target, model_format, dtype, progress)
     else:
+        wanted = model_format.value
         raise AdapterError(
-            f"{source} is a single file already. Convert it to DIFFUSERS first, and that to "
-            f"{model_format.value}."
+            f"{source} is a single file already. Convert it to DIFFUSERS first, and that to {wanted}."
+            if model.family.single_file
+            else f"{source} is a {model.family.denoiser} alone. Convert a diffusers folder with it to "
+            f"{wanted}."
         )
 
 
