@@ -112,19 +112,15 @@ def _convert_model(
     dtype: torch.dtype | None,
     progress: Progress,
 ) -> None:
-    model = find_model(source, model_type)
+    model, wanted = find_model(source, model_type), model_format.value
     if model_format is ModelFormat.DIFFUSERS:
         _to_folder(model, target, dtype, progress)
     elif source.is_dir():
         _to_file(model, target, model_format, dtype, progress)
     else:
-        wanted = model_format.value
-        raise AdapterError(
-            f"{source} is a single file already. Convert it to DIFFUSERS first, and that to {wanted}."
-            if model.family.single_file
-            else f"{source} is a {model.family.denoiser} alone. Convert a diffusers folder with it to "
-            f"{wanted}."
-        )
+        alone = f"a {model.family.denoiser} alone. Convert a diffusers folder with it to {wanted}."
+        whole = f"a single file already. Convert it to DIFFUSERS first, and that to {wanted}."
+        raise AdapterError(f"{source} is {whole if model.family.single_file else alone}")
 
 
 def _to_file(
