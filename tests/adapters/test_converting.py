@@ -191,7 +191,7 @@ def test_a_format_that_a_model_lacks_is_refused(model, tmp_path):
     with pytest.raises(ConfigError, match="ORIGINAL_SINGLE_FILE, which Flux"):
         convert(model(FLUX).folder, tmp_path / "x.safetensors", "ORIGINAL_SINGLE_FILE")
     convert(model(FLUX).folder, tmp_path / "x.safetensors", "ORIGINAL_TRANSFORMER")
-    with pytest.raises(AdapterError, match=r"is a transformer alone\. Convert a diffusers folder with it"):
+    with pytest.raises(AdapterError, match=r"is a transformer alone\. Convert a diffusers"):
         convert(tmp_path / "x.safetensors", tmp_path / "y", "COMFY_TRANSFORMER")
     with pytest.raises(AdapterError, match=r"is a single file already\. Convert it to DIFFUSERS"):
         convert(model(SD).file, tmp_path / "y", "ORIGINAL_TRANSFORMER")
