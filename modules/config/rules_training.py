@@ -9,6 +9,7 @@ from pathlib import Path
 
 from modules.config.case import Case, Rule, refuse, warn
 from modules.config.concept_config import ConceptConfig
+from modules.config.describe import settings
 from modules.config.enums import (
     BalancingStrategy,
     ConceptType,
@@ -17,6 +18,7 @@ from modules.config.enums import (
     Optimizer,
     PromptSource,
     SpecialTagsMode,
+    TimestepDistribution,
     TimeUnit,
     TrainingMethod,
     VideoFormat,
@@ -194,6 +196,32 @@ def noise(case: Case) -> Iterator[Problem]:
         yield refuse("force_epsilon_prediction", message, "Set it to false.")
 
 
+UNREAD = {
+    TimestepDistribution.UNIFORM: ("noising_weight", "noising_bias"),
+    TimestepDistribution.COS_MAP: ("noising_weight", "noising_bias"),
+    TimestepDistribution.HEAVY_TAIL: ("noising_bias",),
+}
+"""Parameters that a distribution does not have."""
+
+
+def distribution(case: Case) -> Iterator[Problem]:
+    """Parameters of another distribution, and a shift that another one replaces."""
+    config = case.config
+    if config.training_method is TrainingMethod.FINE_TUNE_VAE:
+        return
+    kind = config.timestep_distribution
+    for field in UNREAD.get(kind, ()):
+        if value := config.get(field):
+            message = f"{field} is {value:g}, but the distribution {kind.value} does not have it."
+            yield warn(field, message, "Set it to 0, or choose another timestep_distribution.")
+    dynamic = next(s for s in settings(type(config)) if s.path == "dynamic_timestep_shifting")
+    shifts = config.dynamic_timestep_shifting and dynamic.fits_model(config)
+    if shifts and config.timestep_shift != 1:
+        field = "timestep_shift"
+        message = f"{field} is {config.timestep_shift:g}, but dynamic_timestep_shifting "
+        yield warn(field, f"{message}replaces it.", "Set one of them to its default.")
+
+
 def loss_terms(case: Case) -> Iterator[Problem]:
     """A loss of nothing."""
     config = case.config
@@ -362,6 +390,7 @@ RULES: tuple[Rule, ...] = (
     caching,
     judging,
     noise,
+    distribution,
     loss_terms,
     resolutions,
     film_lengths,
