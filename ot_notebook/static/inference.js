@@ -9,6 +9,8 @@ const NUMBERS = [
   ["clip_skip", "Clip skip", ""],
 ];
 
+const PLACES = ["model", "draw", "start", "loras", "words", "grid"]; // where something can be refused
+
 Object.assign(SHAPES, {
   dice: "M2 1h10a1 1 0 0 1 1 1v10a1 1 0 0 1-1 1H2a1 1 0 0 1-1-1V2a1 1 0 0 1 1-1zm2 2v2h2V3zm4 6v2h2V9zM6 6v2h2V6z",
   lock: "M4 6V4a3 3 0 0 1 6 0v2h1v7H3V6zm1.5 0h3V4a1.5 1.5 0 0 0-3 0z",
@@ -173,7 +175,7 @@ export default () => {
       status.setAttribute("role", "status");
       const loader = createLoader(model);
       head.append(element("h3", "", "Inference"), status, loader.source, loader.load);
-      const [loadAlert, alert] = [createAlert(), createAlert()];
+      const alerts = Object.fromEntries(PLACES.map((place) => [place, createAlert()]));
       const draw = button("ot-button ot-primary", "Draw", () => ask());
       draw.title = "Ctrl + Enter";
       const stop = button("ot-button ot-danger", "Stop", () => model.send({ op: "stop" }));
@@ -195,12 +197,14 @@ export default () => {
         await start.flush(); // the last stroke counts
         model.send({ op: "draw", settings: form.read() });
       };
-      root.append(head, loader.root, loadAlert.node);
+      root.append(head, loader.root, alerts.model.node);
       takeFiles(root, start.root, model);
       const actions = element("div", "ot-draw-actions");
       actions.append(draw, stop, track);
-      form.root.append(actions, alert.node); // what it says moves nothing that is in use
-      form.more.append(start.root, loras.root, words.root, grid.root);
+      form.root.append(actions, alerts.draw.node); // what it says moves nothing that is in use
+      for (const [place, part] of Object.entries({ start, loras, words, grid })) {
+        form.more.append(part.root, alerts[place].node);
+      }
       const body = element("div", "ot-draw-body");
       body.append(form.root, show.root, form.more);
       root.append(body);
@@ -216,9 +220,8 @@ export default () => {
         const busy = view.state === "drawing" || view.state === "loading";
         write(status, view.status);
         status.title = view.status;
-        const ofLoading = view.notice?.place === "model";
-        loadAlert.fill(ofLoading ? view.notice : null);
-        alert.fill(ofLoading ? null : view.notice);
+        const at = view.notice?.place ?? "draw";
+        for (const place of PLACES) alerts[place].fill(place === at ? view.notice : null);
         able(draw, view.state === "ready");
         able(stop, view.state === "drawing");
         loader.draw();

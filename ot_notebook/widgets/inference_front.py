@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import traitlets as t
 
-from modules.config import MODELS, NoiseScheduler
+from modules.config import MODELS, ConfigError, NoiseScheduler, Problem
 from ot_notebook.services.inference_grid import axis_names
 from ot_notebook.services.inference_request import ONE_PROMPT
 from ot_notebook.services.inference_service import InferenceService
@@ -17,6 +17,10 @@ from ot_notebook.widgets.live import Front, esm
 
 SAFE = 2**53 - 1
 """Largest whole number that a page holds as it is."""
+
+
+Place = Literal["model", "draw", "start", "loras", "words", "grid"]
+"""Part of a page where something was asked, and where it is refused."""
 
 
 class InferenceFront(Front):
@@ -80,6 +84,20 @@ def word_of(word: object, path: object) -> Any:
     """A word and its file, as `set_embeddings` takes them; without a word the file's name is it."""
     named = str(word).strip()
     return (named, str(path)) if named else str(path)
+
+
+def told(error: Exception) -> str:
+    """What is refused, for a page: settings are called as there, and once."""
+    if not isinstance(error, ConfigError):
+        return str(error)
+    return "\n".join(_problem(one) for one in error.problems)
+
+
+def _problem(one: Problem) -> str:
+    if not one.message.startswith(one.field):
+        return str(one)
+    text = f"{one.message} {one.fix}".rstrip()
+    return text.replace(one.field, "guidance") if one.field == "cfg_scale" else text
 
 
 def view_of(

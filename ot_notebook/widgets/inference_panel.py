@@ -28,10 +28,12 @@ from ot_notebook.services.inference_service import (
 from ot_notebook.widgets.core_inference import CoreInference
 from ot_notebook.widgets.inference_front import (
     InferenceFront,
+    Place,
     choices,
     for_page,
     seed_of,
     state_words,
+    told,
     view_of,
     word_of,
 )
@@ -137,7 +139,8 @@ class InferencePanel(AdaptiveView):
         """Pictures come beside a message, everything else inside it."""
         match content:
             case {"op": "start" | "mask" | "png" as op} if buffers:
-                self._do(lambda: self._given(op, bytes(buffers[0])))
+                place: Place = "draw" if op == "png" else "start"
+                self._do(lambda: self._given(op, bytes(buffers[0])), place)
             case _:
                 super()._on_message(front, content, buffers)
 
@@ -150,27 +153,30 @@ class InferencePanel(AdaptiveView):
                 self._do(self._start)
             case {"op": "grid", "axes": list() as axes, "settings": dict() as settings}:
                 self._keep(settings)
-                self._do(lambda: self._start_grid([(str(name), str(text)) for name, text in axes]))
+                written = [(str(name), str(text)) for name, text in axes]
+                self._do(lambda: self._start_grid(written), "grid")
             case {"op": "stop"}:
                 self.service.cancel()
             case {"op": "load", "model": str() as model}:
-                self._do(lambda: self._load(model, content))
+                self._do(lambda: self._load(model, content), "model")
             case {"op": "unload"}:
                 self._in_line(self.service.unload)
             case {"op": "starts"}:
                 self._do(self._find_starts)
             case {"op": "words", "words": list() as words}:
-                self._in_line(lambda: self.service.set_embeddings([word_of(*one) for one in words]))
+                held = [word_of(*one) for one in words]
+                self._in_line(lambda: self.service.set_embeddings(held), "words")
             case {"op": "loras", "loras": list() as loras}:
-                self._in_line(lambda: self.service.set_loras([(p, s) for p, s in loras]))
+                stack = [(path, strength) for path, strength in loras]
+                self._in_line(lambda: self.service.set_loras(stack), "loras")
             case {"op": "begin", "id": int() as number}:
-                self._do(lambda: self._begin(str(self._past.told(number).path)))
+                self._do(lambda: self._begin(str(self._past.told(number).path)), "start")
             case {"op": "begin", "path": str() as path}:
-                self._do(lambda: self._begin(path))
+                self._do(lambda: self._begin(path), "start")
             case {"op": "begin"}:
-                self._do(lambda: self._begin(""))
+                self._do(lambda: self._begin(""), "start")
             case {"op": "mask", "path": str() as path}:
-                self._do(lambda: self._mask(path))
+                self._do(lambda: self._mask(path), "start")
             case {"op": "png", "path": str() as path}:
                 self._do(lambda: self._take_settings(read_recipe(Path(path).expanduser())))
             case _:
@@ -200,24 +206,24 @@ class InferencePanel(AdaptiveView):
             kept["seed"] = seed_of(kept["seed"])
         self._settings |= kept
 
-    def _do(self, action: Callable[[], Any]) -> None:
-        """Do what a page asked for; a refusal is shown to who asked."""
+    def _do(self, action: Callable[[], Any], place: Place = "draw") -> None:
+        """Do what a page asked for; a refusal is shown where it was asked."""
         self._notice = None
         try:
             action()
         except Exception as error:  # noqa: BLE001 - shown to the person at the page
-            self._refuse(error)
+            self._refuse(error, place)
         self._show()
 
-    def _in_line(self, action: Callable[[], Any]) -> None:
+    def _in_line(self, action: Callable[[], Any], place: Place = "draw") -> None:
         """Do what waits for a picture that is being drawn; the page's line stays free for Stop."""
         if self.service.status.state == "ready":
-            self._do(action)
+            self._do(action, place)
         else:
-            threading.Thread(target=self._do, args=(action,), daemon=True).start()
+            threading.Thread(target=self._do, args=(action, place), daemon=True).start()
 
-    def _refuse(self, error: Exception, place: str = "draw") -> None:
-        self._notice = {"tone": "bad", "title": "Not done", "text": str(error), "place": place}
+    def _refuse(self, error: Exception, place: Place) -> None:
+        self._notice = {"tone": "bad", "title": "Not done", "text": told(error), "place": place}
 
     def _start(self) -> None:
         self._adopt()
@@ -235,7 +241,7 @@ class InferencePanel(AdaptiveView):
             name: value for name, value in _asked(self._settings).items() if name not in chosen
         }
         given: dict[str, Any] = dict(zip("xyz", read, strict=False))
-        self._work(lambda: self.service.grid(**given, **asked), "ot-inference-grid")
+        self._work(lambda: self.service.grid(**given, **asked), "ot-inference-grid", "grid")
 
     def _see(self, preview: Preview) -> None:
         self._preview = preview
@@ -250,8 +256,8 @@ class InferencePanel(AdaptiveView):
     def _find_starts(self) -> None:
         self._starts = starts(self.service)
 
-    def _work(self, action: Callable[[], Any], name: str, place: str = "draw") -> None:
-        """Do something long on a thread of its own, one at a time; `place` is where it is told."""
+    def _work(self, action: Callable[[], Any], name: str, place: Place = "draw") -> None:
+        """Do something long on a thread of its own, one at a time."""
         if self._thread is not None and self._thread.is_alive():
             raise RuntimeError("One thing at a time: wait, or press Stop.")
 

@@ -197,7 +197,7 @@ def test_a_grid_is_leafed_through_and_pictures_are_laid_beside_one_another(noteb
     expect(border).to_be_hidden()
     panel.get_by_label("Down: values").fill("many")
     panel.get_by_role("button", name="Draw grid").click()
-    expect(panel.get_by_role("alert")).to_contain_text("cfg_scale is 'many'")
+    expect(panel.get_by_role("alert")).to_contain_text("guidance is 'many'")
 
 
 DROP = """(root, bytes) => {

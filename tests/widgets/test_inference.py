@@ -379,6 +379,21 @@ def test_a_film_is_shown_with_its_frames(tmp_path, wire):
         panel.close()
 
 
+def test_a_refusal_is_told_where_it_was_asked(panel, tmp_path):
+    gone = str(tmp_path / "gone.safetensors")
+    for place, request, words in [
+        ("draw", {"op": "draw", "settings": {"cfg_scale": "x"}}, "^guidance is 'x', but must be a"),
+        ("draw", {"op": "draw", "settings": {"cfg_scale": 3.0, "width": 7}}, "^width is 7, but"),
+        ("grid", {"op": "grid", "axes": [["seed", "x"]], "settings": {"width": 64}}, "seed is 'x'"),
+        ("loras", {"op": "loras", "loras": [[gone, 1]]}, "gone.safetensors does not exist"),
+        ("words", {"op": "words", "words": [["", gone]]}, "gone.safetensors does not exist"),
+        ("start", {"op": "begin", "path": gone}, "image: .*does not exist"),
+    ]:
+        notice = ask(panel, **request)
+        assert notice["place"] == place
+        assert re.search(words, notice["text"])
+
+
 def test_what_is_refused_is_shown_and_nothing_is_drawn(panel, tmp_path):
     notice = ask(panel, op="draw", settings={"width": 67})
     assert "The nearest is 68" in notice["text"]
