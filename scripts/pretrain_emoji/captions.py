@@ -58,6 +58,7 @@ def train_tokenizer(pictures: Iterable[Picture], folder: Path) -> None:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(byte + "</w>" for byte in alphabet)]
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -72,8 +73,8 @@ def train_tokenizer(pictures: Iterable[Picture], folder: Path) -> None:
     for picture in pictures:
         corpus += [picture.name] * 6 + list(picture.keywords)
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - len(alphabet) - 2,
-        initial_alphabet=alphabet,
+        vocab_size=VOCABULARY - 2,
+        special_tokens=pieces,  # numbers that hang on no hash: pairs as frequent go by them
         end_of_word_suffix="</w>",
         min_frequency=2,
         show_progress=False,
@@ -81,7 +82,6 @@ def train_tokenizer(pictures: Iterable[Picture], folder: Path) -> None:
     tokenizer.train_from_iterator(corpus, trainer)
     learnt = json.loads(tokenizer.to_str())["model"]
 
-    pieces = [*alphabet, *(byte + "</w>" for byte in alphabet)]
     pieces += sorted(learnt["vocab"], key=learnt["vocab"].get)
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys([*pieces, START, END]))}
     special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from ot_notebook import assets
 from scripts.pretrain_emoji.__main__ import app
-from scripts.pretrain_emoji.captions import captions
+from scripts.pretrain_emoji.captions import captions, train_tokenizer
 from scripts.pretrain_emoji.colors import main_hue, recolored
 from scripts.pretrain_emoji.denoiser import build_scheduler, min_snr_weight, principal_components
 from scripts.pretrain_emoji.pictures import Picture, read_folder, spoken
@@ -100,6 +100,17 @@ def test_killed_and_started_again_it_makes_the_same_model(tmp_path):
     whole, killed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[key], killed[key]) for key in whole)
+
+
+def test_the_tokenizer_is_the_same_each_time(tmp_path):
+    pictures = read_folder(assets.dataset("pixel art"), 64)
+    made = []
+    for number in range(4):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        train_tokenizer(pictures, folder)
+        made.append([(folder / name).read_bytes() for name in ("vocab.json", "merges.txt")])
+    assert made.count(made[0]) == len(made)
 
 
 class PowerCutError(Exception):
