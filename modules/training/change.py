@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from modules.config import MODELS, ConfigError, TrainConfig, settings
 from modules.config.case import shown
 from modules.config.describe import Setting
 from modules.config.problems import error
+from modules.config.section import plain
 from modules.training.preflight import problems_of
 from modules.training.schedules import preview
 
@@ -34,6 +36,41 @@ def change(config: TrainConfig, setting: str, value: Any) -> TrainConfig:
     if refused := [problem for problem in new if problem.severity == "error"]:
         raise ConfigError(refused)
     return changed
+
+
+def record(config: TrainConfig, changed: TrainConfig, setting: str, step: int) -> dict[str, Any]:
+    """What a backup notes of a change, in plain values."""
+    old, value = (plain(one.get(setting)) for one in (config, changed))
+    return {"setting": setting, "old": old, "value": value, "step": step}
+
+
+def still_meant(
+    config: TrainConfig, changes: Sequence[Mapping[str, Any]], warn: Callable[[str], None]
+) -> list[Mapping[str, Any]]:
+    """The changes of a run that hold when it goes on: all but of what its settings now say anew.
+
+    Args:
+        config: with which it goes on.
+        changes: as `record` noted them, in order.
+        warn: is told of each setting whose change counts no more.
+    """
+    first = {change["setting"]: change for change in reversed(changes)}
+    last = {change["setting"]: change for change in changes}
+    dropped = set()
+    for setting, began in first.items():
+        now, then = _at(config, setting), last[setting]["value"]
+        if "old" in began and now != began["old"]:  # older backups do not say
+            dropped.add(setting)
+            if now != then:
+                warn(f"{setting} is {shown(now)}, as its settings now say; it was {shown(then)}.")
+    return [change for change in changes if change["setting"] not in dropped]
+
+
+def _at(config: TrainConfig, setting: str) -> Any:
+    try:
+        return plain(config.get(setting))
+    except ConfigError:  # of an item that is no longer there
+        return None
 
 
 def _why_in_vain(setting: Setting, config: TrainConfig, changed: TrainConfig) -> str:

@@ -100,8 +100,8 @@ class Due:
         self._every, self._unit, self._skip = every, unit, skip
 
     def again(self, seconds: float = 60.0) -> None:
-        """Fire once more after so long, because it could not be done this time."""
-        self._again = self._clock() + seconds
+        """Fire once more after so long, because it could not be done; in a resumed run, at once."""
+        self._asked, self._again = -1, self._clock() + seconds
 
     @property
     def seconds(self) -> float:
@@ -109,15 +109,21 @@ class Due:
         return self._clock() - self._began
 
     def state_dict(self) -> dict[str, float]:
-        """Seconds on its clocks, and the step it was last asked about."""
+        """Seconds on its clocks, the step it was last asked about, and whether it owes one."""
         now = self._clock()
-        return {"began": now - self._began, "fired": now - self._fired, "asked": self._asked}
+        return {
+            "began": now - self._began,
+            "fired": now - self._fired,
+            "asked": self._asked,
+            "owed": self._again is not None,
+        }
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on as if no time had passed since the backup."""
         now = self._clock()
         self._began, self._fired = now - state["began"], now - state["fired"]
         self._asked = int(state["asked"])
+        self._again = now if state.get("owed") else None  # older backups do not say
 
     def _time_is_up(self, unit: float) -> bool:
         now = self._clock()

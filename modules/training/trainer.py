@@ -22,7 +22,7 @@ from modules.training.attempts import attempt, patiently
 from modules.training.backups import Backups
 from modules.training.best import Best
 from modules.training.callbacks import TrainCallbacks
-from modules.training.change import change
+from modules.training.change import change, record, still_meant
 from modules.training.commands import (
     Backup,
     ChangeSetting,
@@ -388,15 +388,15 @@ class GenericTrainer:
         with self._parking.fetched(), self._update.shown():
             use(self._family, self.parts)
 
-    def _change(self, setting: str, value: Any) -> None:
-        """Change one setting of the running config; `change` says what may be."""
+    def _change(self, setting: str, value: Any, step: int | None = None) -> None:
+        """Change one setting of the running config, as was done at `step` or is done now."""
         changed = change(self.config, setting, value)
+        self._changes.append(record(self.config, changed, setting, step or self.step))
         old = self.config.get(setting)
         self._configure(changed)
         self._update.clip = changed.clip_grad_norm
         if self._update.ema is not None:
             self._update.ema.decay = changed.ema_decay
-        self._changes.append({"setting": setting, "value": value, "step": self.step})
         self._emit(SettingChanged(setting, old, changed.get(setting), self.step))
 
     def _take_samples(self) -> None:
@@ -415,6 +415,8 @@ class GenericTrainer:
         if found is not None:
             self._emit(found)
             self._best.judge(found.loss, self._place(), self.config)
+        elif self._commands.stop_requested:
+            self._due.validation.again(0)
 
     def _sample(self, definition: SampleConfig, index: int, averaged: bool = True) -> None:
         if index < 0 and (problems := sample_problems(self.config, definition)):
@@ -462,8 +464,9 @@ class GenericTrainer:
             return
         folder, place, changes = found
         self.step = place.step
-        for past in changes:
-            self._attempt(partial(self._change, past["setting"], past["value"]), "replay")
+        for past in still_meant(self.config, changes, self._voice.warn):
+            again = partial(self._change, past["setting"], past["value"], past["step"])
+            self._attempt(again, f"change {past['setting']} again")
         self._emit(StatusLine(f"Goes on from {folder.name}, step {self.step}"))
 
     def _place(self) -> Place:

@@ -53,8 +53,8 @@ class LiveRun:
         asked_to_stop: Callable[[LiveRun], None],
     ) -> None:
         self.config, self.after = config, after
-        self.now = config
-        """The settings as they are, with what was changed on the way."""
+        self.now = self.asked = config
+        """The settings with what was changed on the way, and with what was asked for as well."""
         self.id = f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{secrets.token_hex(2)}"
         self.commands = TrainCommands()
         self.state: e.State = "loading"
@@ -107,6 +107,7 @@ class LiveRun:
         """Follow a change of a setting."""
         with suppress(ConfigError):  # of an engine of another version
             self.now = self.now.update(**{changed.setting: changed.new})
+            self.asked = self.asked.update(**{changed.setting: changed.new})
 
     def keep(self, events: Sequence[tuple[float, e.Event]], history: History) -> None:
         """Write events to the store. What it does not take is tried again with the next ones.

@@ -205,7 +205,7 @@ class TrainerService(ShownRun):
     def set(self, setting: str, value: Any) -> None:
         """Change a setting of the live run, from its next step on.
 
-        The run answers with a `SettingChanged`, or with a warning that says why it cannot be.
+        The run answers with a `SettingChanged`.
 
         Args:
             setting: dotted name, such as "unet.learning_rate".
@@ -213,11 +213,14 @@ class TrainerService(ShownRun):
 
         Raises:
             CommandRefused: if no run is taking steps.
-            ConfigError: if the config has no such setting, or not with that value.
+            ConfigError: if the config has no such setting, or not with that value; if it is fixed
+                when a run starts, or would change nothing in this one.
         """
+        from modules.training.change import change
+
         with self._lock:
             live = self._live("set", STEPPING)
-            live.now.update(**{setting: value})  # only to find out now what would be refused
+            live.asked = change(live.asked, setting, value)
             live.commands.set(setting, value)
 
     def use_model(self, use: Use, failed: Callable[[], None] = nothing) -> threading.Event:

@@ -169,7 +169,8 @@ class Dashboard(LiveView):
 
     def _apply(self) -> None:
         """Give the run what was changed in the form since."""
-        for setting, value in self._edits():
+        by_need = sorted(self._edits(), key=lambda edit: not edit[1])  # what is turned off, last
+        for setting, value in by_need:
             self.service.set(setting.path, value)
 
     def _edits(self) -> list[tuple[Setting, object]]:

@@ -164,7 +164,19 @@ def test_set_refuses_at_once_what_the_config_does_not_take(stage):
     for setting, value in (("learning_rat", 1e-4), ("learning_rate", "fast")):
         with pytest.raises(ConfigError, match="learning_rate"):
             stage.service.set(setting, value)
+    with pytest.raises(ConfigError, match="epochs is fixed when a run starts"):
+        stage.service.set("epochs", 9)
+    with pytest.raises(ConfigError, match="are all 0"):
+        stage.service.set("mse_strength", 0.0)
     assert stage.run.commands.take() is None
+
+
+def test_set_counts_with_what_was_asked_for_before(stage):
+    bring_to(stage, "training")
+    stage.service.set("mae_strength", 1.0)
+    stage.service.set("mse_strength", 0.0)  # the other takes its place at the next step
+    asked = [stage.run.commands.take() for _ in range(2)]
+    assert asked == [c.ChangeSetting("mae_strength", 1.0), c.ChangeSetting("mse_strength", 0.0)]
 
 
 def test_paused_gives_the_trainer_between_steps_and_lets_go_also_after_an_error(stage):

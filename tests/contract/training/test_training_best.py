@@ -57,6 +57,21 @@ def test_a_small_gain_counts_only_without_a_least_one(judged, train):
     assert list(train(judged(**falling, **{"ot.early_stop_min_delta": 10.0})).losses) == [1, 2, 3]
 
 
+def test_a_validation_that_a_stop_cuts_short_is_made_after_a_resume(judged, train, tmp_path):
+    config = judged(workspace_dir=str(tmp_path / "run"), epochs=1)
+
+    def stop(event, commands):
+        if isinstance(event, e.StatusLine) and event.text.endswith("validation loss at step 2"):
+            commands.stop()
+
+    straight = train(judged(epochs=1))
+    cut = train(config, stop)
+    resumed = train(config.update(continue_last_backup=True))
+    assert [event.step for event in cut.of(e.ValidationLoss)] == [0, 1]
+    assert [event.step for event in resumed.of(e.ValidationLoss)] == [2, 3]
+    assert cut.of(e.ValidationLoss) + resumed.of(e.ValidationLoss) == straight.of(e.ValidationLoss)
+
+
 def test_the_best_models_are_kept_also_over_a_resume(judged, train, tmp_path):
     changes = {"learning_rate": 3e-2, "ot.keep_best": 2}
     straight = train(judged(**changes))

@@ -263,8 +263,34 @@ def test_settings_changed_during_the_run_come_back_with_it(make_config, train, t
     assert first.of(e.SettingChanged) == [e.SettingChanged("unet.learning_rate", None, 5e-4, 2)]
     rates = [event.learning_rate["unet"] for event in first.of(e.LossUpdate)]
     assert rates == [1e-3, 1e-3, 5e-4, 5e-4]
-    second = train(config.update(continue_last_backup=True))
+    resumed = config.update(continue_last_backup=True)
+    second = train(resumed)
     assert {event.learning_rate["unet"] for event in second.of(e.LossUpdate)} == {5e-4}
+    noted = [{"setting": "unet.learning_rate", "old": None, "value": 5e-4, "step": 2}]
+    assert second.trainer._changes == noted
+
+
+@pytest.mark.parametrize(("edited", "told"), [(2e-4, 1), (4e-4, 0)])
+def test_a_setting_that_was_edited_since_is_not_taken_back_to_what_the_run_had(
+    make_config, train, tmp_path, edited, told
+):
+    config = make_config(workspace_dir=tmp_path / "run", backup_before_save=True)
+
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.set("unet.learning_rate", 5e-4)
+            commands.set("unet.learning_rate", 4e-4)
+            commands.set("clip_grad_norm", 0.5)
+        if isinstance(event, e.LossUpdate) and event.step == 3:
+            commands.stop()
+
+    train(config, react)
+    edits = {"continue_last_backup": True, "unet.learning_rate": edited}
+    run = train(config.update(**edits))
+    assert {event.learning_rate["unet"] for event in run.of(e.LossUpdate)} == {edited}
+    assert [event.setting for event in run.of(e.SettingChanged)] == ["clip_grad_norm"]
+    words = "unet.learning_rate is 0.0002, as its settings now say; it was 0.0004."
+    assert run.warnings.count(words) == told
 
 
 def test_nothing_to_resume_is_said(make_config, train):
