@@ -83,6 +83,8 @@ class Backups:
     def take_up(self, config: TrainConfig) -> tuple[Path, Place, list[dict[str, Any]]] | None:
         """Go on from the chosen backup, or the newest that can be read; None if there is none.
 
+        What stands in the way is said, and that the run begins anew where nothing is found.
+
         Returns:
             Its folder, where in the run it was written, and the settings changed until then.
 
@@ -90,8 +92,10 @@ class Backups:
             ConfigError: if the chosen one cannot be read.
             ValueError: if the backup is of other weights than this run trains.
         """
+        damaged = 0
         for folder, found in _candidates(self._workspace.folder, config):
             if isinstance(found, BackupError):
+                damaged += 1
                 self._warn(f"Passed over a damaged backup: {found}.")
                 continue
             self._method.read_backup(folder)
@@ -104,6 +108,9 @@ class Backups:
                 if note := part.load_state_dict(found.state[name]):
                     self._warn(note)
             return folder, found.place, found.state["changes"]
+        place = self._workspace.folder / "backup"
+        there = f"There are backups in {place} ({damaged}), but none can be read"
+        self._warn(f"{there if damaged else f'No backup in {place}'}; the run begins anew.")
         return None
 
     def _take_up_foreign(self, name: str, found: ForeignBackup, config: TrainConfig) -> None:

@@ -456,11 +456,9 @@ class GenericTrainer:
             self._method.write(path, self.config, config_metadata(self.config))
 
     def _resume(self) -> None:
-        """Take up the newest backup that can be read; begin anew, and say so, if there is none."""
+        """Take up the newest backup that can be read; begin anew if there is none."""
         found = self._backups.take_up(self.config)
         if found is None:
-            folder = self._workspace.folder / "backup"
-            self._voice.warn(f"No backup in {folder}; the run begins anew.")
             return
         folder, place, changes = found
         self.step = place.step

@@ -174,6 +174,26 @@ def test_a_damaged_newest_backup_is_passed_over(make_config, train, tmp_path):
     assert resumed.losses == {s: loss for s, loss in straight.losses.items() if s > 4}
 
 
+def test_backups_of_which_none_can_be_read_are_not_called_missing(make_config, train, tmp_path):
+    config = make_config(
+        workspace_dir=tmp_path / "run", backup_after=1, backup_after_unit="STEP", epochs=1
+    )
+    train(config)
+    folder = tmp_path / "run" / "backup"
+    damaged = list(folder.iterdir())
+    for backup in damaged:
+        (backup / "ot" / "state.pt").write_bytes(b"")
+    run = train(config.update(continue_last_backup=True))
+    assert len(damaged) > 1
+    assert sum("Passed over a damaged backup" in each for each in run.warnings) == len(damaged)
+    assert (
+        f"There are backups in {folder} ({len(damaged)}), but none can be read; the run begins "
+        f"anew." in run.warnings
+    )
+    assert not any("No backup in" in each for each in run.warnings)
+    assert list(run.losses) == [1, 2, 3]
+
+
 def test_any_backup_can_be_gone_on_from(make_config, train, tmp_path):
     """By its name, or into another workspace by its path; a damaged one is not passed over."""
     config = make_config(
