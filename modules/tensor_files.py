@@ -175,25 +175,46 @@ def write_tensors(
             file.write(text.replace(EMPTY.encode(), f"0x{digest.hexdigest()}".encode(), 1))
 
 
-def finite(tensor: Tensor, dtype: torch.dtype, key: str) -> Tensor:
+def finite(
+    tensor: Tensor,
+    dtype: torch.dtype,
+    key: str,
+    *,
+    if_lost: str = "Lower the learning rate, and go on from a backup.",
+    if_large: str = "Choose BFLOAT_16 or FLOAT_32 as their type (output_dtype of a run).",
+) -> Tensor:
     """A tensor in the type that it is written in.
+
+    Args:
+        tensor: what is written.
+        dtype: the type.
+        key: its name in the file.
+        if_lost: what to do about numbers that are not finite.
+        if_large: what to do about those that are too large for the type.
 
     Raises:
         ValueError: if a number is not finite, or too large for the type; names it.
     """
     ready = tensor.detach().to(dtype)
-    if ready.is_floating_point() and not ready.isfinite().all():
+    if ready.is_floating_point() and not _held(tensor, ready):
         if not tensor.isfinite().all():
             raise ValueError(
-                f"{key} holds numbers that are not finite; nothing was written. Lower the learning "
-                f"rate, and go on from a backup."
+                f"{key} holds numbers that are not finite; nothing was written. {if_lost}"
             )
         word = str(dtype).removeprefix("torch.")
         raise ValueError(
             f"{key} holds numbers up to {float(tensor.abs().max()):.0f}, too large for {word}; "
-            f"nothing was written. Set output_dtype to BFLOAT_16 or FLOAT_32."
+            f"nothing was written. {if_large}"
         )
     return ready
+
+
+def _held(tensor: Tensor, ready: Tensor) -> bool:
+    """Whether a type holds all numbers: those of one byte are clipped to it without a sign."""
+    if ready.dtype.itemsize > 1:
+        return bool(ready.isfinite().all())
+    whole = tensor.detach().float()
+    return bool((whole.abs() <= torch.finfo(ready.dtype).max).all())
 
 
 def _bytes(tensor: Tensor, shape: Shape, key: str) -> bytes:

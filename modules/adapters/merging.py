@@ -18,10 +18,12 @@ from modules.atomic import atomic_folder
 from modules.config import ModelType
 from modules.families.folders import read_index
 from modules.families.stored import StoredModel, find_model, own_part, put_part
-from modules.tensor_files import MODEL_SPEC, Progress, open_tensors, silent, write_tensors
+from modules.tensor_files import MODEL_SPEC, Progress, finite, open_tensors, silent, write_tensors
 
 Changes = Mapping[str, Sequence[tuple[Mapping[str, Tensor], float]]]
 """By layer, `part.path`: the adapters that change it, each with its strength."""
+LOST = "Leave out the adapter that holds such, or take another model if it is that."
+LARGE = "Lower the strength of the adapters, or convert the model to BFLOAT_16 or FLOAT_32 first."
 
 
 def merge(
@@ -46,6 +48,7 @@ def merge(
     Raises:
         AdapterError: if an adapter is of another architecture, or changes a layer that the model's
             files lack.
+        ValueError: if a sum is not finite, or too large for the model's type; names the weight.
         OSError: if the model is missing.
     """
     source, goal = Path(model), Path(target)
@@ -123,6 +126,6 @@ def _rewrite(
                         f"fit: {error}"
                     ) from error
                 put_part(whole, place, own + torch.stack(sums).sum(0))
-            return whole.to(weight.dtype)
+            return finite(whole, weight.dtype, key, if_lost=LOST, if_large=LARGE)
 
         write_tensors(target, opened.shapes, read, {**opened.metadata, **notes}, progress)

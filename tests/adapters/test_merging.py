@@ -114,6 +114,36 @@ def test_an_adapter_that_does_not_fit_is_refused(model, tmp_path):
         merge(tmp_path / "gone.safetensors", tmp_path / "new", {sd.lora: 1.0})
 
 
+@pytest.mark.parametrize(
+    ("dtype", "word"),
+    [(torch.float16, "float16"), (torch.float8_e4m3fn, "float8_e4m3fn")],
+    ids=["float16", "float8"],
+)
+def test_sums_that_the_models_type_cannot_hold_are_refused(model, dtype, word, tmp_path):
+    its = model(FLUX)
+    convert(its.folder, tmp_path / "m.safetensors", "ORIGINAL_TRANSFORMER", dtype=dtype)
+    weights = to_format(
+        [each for each in its.layers if each.part == "transformer"],
+        its.family,
+        ModelFormat.COMFY_LORA,
+    )
+    save_tensors(weights, tmp_path / "l", torch.float32)
+    target = tmp_path / "new.safetensors"
+    merge(tmp_path / "m.safetensors", target, {tmp_path / "l": 1.0})
+    before = target.read_bytes()
+    with pytest.raises(
+        ValueError, match=rf"weight holds numbers up to \d+, too large for {word}; "
+    ):
+        merge(tmp_path / "m.safetensors", target, {tmp_path / "l": 1e7})
+    lost = {key: tensor * float("nan") for key, tensor in weights.items() if "lora_A" in key}
+    save_file({**weights, **lost}, tmp_path / "lost")
+    with pytest.raises(
+        ValueError, match=r"not finite; nothing was written\. Leave out the adapter"
+    ):
+        merge(tmp_path / "m.safetensors", target, {tmp_path / "lost": 1.0})
+    assert target.read_bytes() == before
+
+
 def test_a_merge_of_a_folder_keeps_its_index_true(model, tmp_path):
     its = model(SD)
     copy = tmp_path / "sharded"
