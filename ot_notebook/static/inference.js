@@ -152,9 +152,11 @@ function takeFiles(root, startRoot, model) {
     if (root.contains(document.activeElement)) document.activeElement.blur(); // what it holds may change, too
     sendFile(model, startRoot.contains(event.target) ? "start" : "png", file);
   });
+  const text = ["text/plain", "text/html"]; // what office programs copy comes with a picture of itself
   root.addEventListener("paste", (event) => {
     const file = pictureOf(event.clipboardData);
-    if (!file) return;
+    const written = text.every((type) => event.clipboardData?.types.includes(type));
+    if (!file || (written && event.target.matches("input, textarea"))) return;
     event.preventDefault();
     event.stopPropagation();
     sendFile(model, "start", file);

@@ -2,6 +2,7 @@
 
 const CRISP = 128; // smaller pictures show their pixels: blurred, a 64 px drawing looks broken
 const SEND_MS = 250; // after a stroke, before its mask travels
+const PART_BYTES = 4 * 2 ** 20; // of a file: a message of 10 MiB cuts the line to Jupyter's server
 
 /** A comm buffer is a DataView or a typed array, by platform; it may be a window on a larger one. */
 function blobAddress(bytes, mime) {
@@ -27,8 +28,13 @@ function fileButton(text, accept, taken) {
   return both;
 }
 
+/** A file in parts; of one that is too large the first, which is refused. */
 async function sendFile(model, op, file) {
-  model.send({ op }, undefined, [await file.arrayBuffer()]);
+  const told = { op, file: Math.random().toString(36).slice(2), of: file.size };
+  const end = file.size > model.get("choices").largest ? 1 : Math.max(1, file.size);
+  for (let at = 0; at < end; at += PART_BYTES) {
+    model.send({ ...told, at }, undefined, [await file.slice(at, at + PART_BYTES).arrayBuffer()]);
+  }
 }
 
 /** A part of the form that folds away; open where `open` was. */

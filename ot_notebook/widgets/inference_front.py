@@ -44,9 +44,7 @@ class InferenceFront(Front):
     start = t.Dict(help="The picture to begin with, and its mask.").tag(sync=True)
     sheet = t.Dict(help="The last grid as one image.").tag(sync=True)
     starts = t.List(help="Pictures that are offered to begin with.").tag(sync=True)
-    choices = t.Dict(help="Model types and precisions that a model can be loaded as.").tag(
-        sync=True
-    )
+    choices = t.Dict(help="Model types and precisions to load as; the largest file.").tag(sync=True)
     history = t.List(help="Small pictures, newest first.").tag(sync=True)
 
 

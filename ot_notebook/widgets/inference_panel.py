@@ -49,13 +49,11 @@ from ot_notebook.widgets.inference_pictures import (
     starts,
     story,
 )
+from ot_notebook.widgets.inference_upload import MAX_UPLOAD, Upload
 from ot_notebook.widgets.live import PULL_SECONDS, AdaptiveView, Front, Mode
 from ot_notebook.widgets.texts import brief
 
 Answer = TypeVar("Answer")
-
-MAX_UPLOAD = 64 * 2**20
-"""Largest picture that a page may give, in bytes."""
 
 
 class InferencePanel(AdaptiveView):
@@ -88,6 +86,7 @@ class InferencePanel(AdaptiveView):
         self._starts: list[dict[str, Any]] = []
         self._kept: dict[str, tuple[Any, Any]] = {}
         self._preview: Preview | None = None
+        self._upload = Upload()
         self._abilities = {"image": False, "mask": False}
         self._notice: dict[str, str] | None = None
         self._code = ""
@@ -140,7 +139,8 @@ class InferencePanel(AdaptiveView):
         match content:
             case {"op": "start" | "mask" | "png" as op} if buffers:
                 place: Place = "draw" if op == "png" else "start"
-                self._do(lambda: self._given(op, bytes(buffers[0])), place)
+                part = bytes(buffers[0])
+                self._do(lambda: self._given(op, self._upload.add(content, part)), place)
             case _:
                 super()._on_message(front, content, buffers)
 
@@ -328,12 +328,10 @@ class InferencePanel(AdaptiveView):
             said = f"Its settings are in the form. It was drawn with {drawer}, not with this model."
         self._notice = {"tone": "good", "title": "Settings read", "text": said}
 
-    def _given(self, op: str, data: bytes) -> None:
+    def _given(self, op: str, data: bytes | None) -> None:
         """A picture from the page: to begin with, a mask, or one whose settings are wanted."""
-        if len(data) > MAX_UPLOAD:
-            raise refused(
-                "image", f"The file has {len(data) // 2**20} MiB.", "At most 64 MiB are taken."
-            )
+        if data is None:
+            return  # more of it is on its way
         if op == "png":
             self._take_settings(read_recipe(io.BytesIO(data), "The picture"))
         elif op == "mask":
@@ -409,7 +407,8 @@ class InferencePanel(AdaptiveView):
         }
 
     def _make_rich(self) -> tuple[Front, Sequence[W.Widget]]:
-        self._front = InferenceFront(layout=W.Layout(width="100%"), choices=choices())
+        given = {**choices(), "largest": MAX_UPLOAD}
+        self._front = InferenceFront(layout=W.Layout(width="100%"), choices=given)
         return self._front, [self._front]
 
     def _make_core(self) -> Sequence[W.Widget]:

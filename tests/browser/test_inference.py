@@ -1,8 +1,11 @@
 """The inference panel on a real page."""
 
+import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 from test_views import violations
 
@@ -219,6 +222,90 @@ def test_a_dropped_picture_gives_its_settings_back(lab, panel, folder):
     expect(panel.get_by_role("alert")).to_contain_text("Settings read")
     panel.locator(".ot-draw").evaluate(DROP, [1, 2, 3])
     expect(panel.get_by_role("alert")).to_contain_text("is no picture")
+
+
+PASTE = """(node, [bytes, words]) => {
+    const held = new DataTransfer();
+    for (const [type, text] of Object.entries(words)) held.setData(type, text);
+    held.items.add(new File([new Uint8Array(bytes)], 'image.png', {type: 'image/png'}));
+    const options = {clipboardData: held, bubbles: true, cancelable: true};
+    return node.dispatchEvent(new ClipboardEvent('paste', options));
+}"""
+
+COPY = """async (bytes) => {
+    const type = 'image/png', blob = new Blob([new Uint8Array(bytes)], {type});
+    await navigator.clipboard.write([new ClipboardItem({[type]: blob})]);
+}"""
+
+
+def png(width, height):
+    """A picture that no format makes smaller."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()
+
+
+def begun_with(panel):
+    """Width and height of the picture to begin with, as the page shows it."""
+    image = panel.get_by_alt_text("The picture to begin with")
+    expect(image).to_be_visible()
+    return image.evaluate(
+        "async (one) => (await one.decode(), [one.naturalWidth, one.naturalHeight])"
+    )
+
+
+def begin_with_none(panel):
+    panel.get_by_role("button", name="Remove", exact=True).click()
+    expect(panel.get_by_alt_text("The picture to begin with")).to_be_hidden()
+
+
+def test_a_picture_is_pasted_to_begin_with_and_copied_text_stays_text(notebook, page, panel):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.evaluate(COPY, list(png(40, 24)))
+    prompt = panel.get_by_label("Prompt", exact=True)
+    for place in (prompt, panel.get_by_role("heading", name="Inference")):
+        place.click()
+        page.keyboard.press("Control+V")
+        assert begun_with(panel) == [40, 24]
+        begin_with_none(panel)
+    expect(prompt).to_have_value("")
+    root, of_a_table = (
+        panel.locator(".ot-draw"),
+        {"text/plain": "a fox", "text/html": "<b>a fox</b>"},
+    )
+    copied = list(png(24, 40))
+    assert prompt.evaluate(PASTE, [copied, of_a_table])  # left to the box, which takes the words
+    assert not prompt.evaluate(PASTE, [copied, {"text/html": "<img>"}])
+    assert begun_with(panel) == [24, 40]
+    draw(panel, "a fox")
+    expect(panel.locator("figcaption span").first).to_contain_text("from a picture")
+    root.evaluate(PASTE, [[1, 2, 3], {}])
+    expect(panel.get_by_role("alert")).to_contain_text("is no picture")
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-pasted", panel)
+
+
+def test_a_chosen_file_of_any_size_is_taken(notebook, page, panel):
+    panel.get_by_text("Begin with a picture").click()
+    with page.expect_file_chooser() as asked:
+        panel.get_by_role("button", name="Choose file…").click()
+    large = png(2000, 2000)
+    assert len(large) > 11 * 2**20  # Jupyter's server takes no message of 10 MiB
+    asked.value.set_files({"name": "large.png", "mimeType": "image/png", "buffer": large})
+    assert begun_with(panel) == [512, 512]
+    begin_with_none(panel)
+    box = panel.locator("input[type=file]").first
+    box.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": png(40, 24)})
+    assert begun_with(panel) == [40, 24]
+    box.set_input_files({"name": "words.png", "mimeType": "image/png", "buffer": b"no picture"})
+    expect(panel.get_by_role("alert")).to_contain_text("is no picture")
+    assert begun_with(panel) == [40, 24]
+    notebook.shot("inference-chosen-light", panel)
+    notebook.theme(dark=True)
+    page.set_viewport_size({"width": 460, "height": 1000})
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-chosen-dark-narrow", panel)
 
 
 PAINTED = """async () => {

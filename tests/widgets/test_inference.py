@@ -219,6 +219,28 @@ def test_a_picture_and_a_mask_from_the_page_decide_the_next_picture(panel):
     assert "image is a file, which is no picture" in panel._front.view["notice"]["text"]
 
 
+def test_a_file_comes_in_parts_and_one_that_is_too_large_is_refused_at_the_first(panel):
+    buffer = io.BytesIO()
+    Image.new("RGB", (48, 16), "red").save(buffer, "PNG")
+    data, half = buffer.getvalue(), buffer.tell() // 2
+
+    def send(at, part, file="a", of=None):
+        content = {"op": "start", "file": file, "at": at, "of": of or len(data)}
+        panel._front._handle_custom_msg(content, [memoryview(part)])
+        return panel._front.view["notice"]
+
+    assert send(0, b"of another", file="b") is None
+    assert send(half, data[half:]) is None  # threads may serve the parts in another order
+    assert "image" not in panel._front.start
+    assert send(0, data[:half]) is None
+    assert panel._front.start["width"] == 48
+    largest = panel._front.choices["largest"]
+    notice = send(0, data[:half], file="c", of=largest + 2**20)
+    assert (notice["place"], "65 MiB" in notice["text"]) == ("start", True)
+    assert panel._front.start["width"] == 48
+    ask(panel, op="begin")
+
+
 def test_a_png_from_the_page_gives_its_settings_back(panel):
     drawn = draw(panel, prompt="a fox", seed=11, clip_skip=1)
     panel.set(prompt="something else", seed=None, clip_skip=0)
