@@ -399,7 +399,7 @@ def live_model(service: TrainerService) -> InferenceModel:
         CommandRefused: if no run is taking steps.
     """
     service.flush()
-    service.use_model(lambda _family, _parts: None)  # refuses where no run takes steps
+    service.use_model(lambda _family, _parts: None, asked='load("live")')  # or it is refused
     run = service.run
     return InferenceModel("live", f"live, {run.id}", run.config, service)
 
@@ -424,7 +424,7 @@ def _between_steps(
             message = "The run could not lend its model: its messages say why, and it goes on."
             answer.set_exception(CommandRefused(message))
 
-    ended = service.use_model(use, failed)
+    ended = service.use_model(use, failed, asked="use of the live model")
     while True:
         over = ended.is_set()
         try:

@@ -223,11 +223,18 @@ class TrainerService(ShownRun):
             live.asked = change(live.asked, setting, value)
             live.commands.set(setting, value)
 
-    def use_model(self, use: Use, failed: Callable[[], None] = nothing) -> threading.Event:
+    def use_model(
+        self, use: Use, failed: Callable[[], None] = nothing, *, asked: str = "use_model"
+    ) -> threading.Event:
         """Call `use` with the live networks at the next step boundary, on the training thread.
 
         It must leave them as they are. If the run ends first it is not called; if they cannot be
         brought to the device, `failed` is.
+
+        Args:
+            use: called with the family and its networks.
+            failed: called where they cannot be lent.
+            asked: what needs them, for a refusal to name.
 
         Returns:
             What is set when the run is over.
@@ -236,7 +243,7 @@ class TrainerService(ShownRun):
             CommandRefused: if no run is taking steps.
         """
         with self._lock:
-            live = self._live("use_model", STEPPING)
+            live = self._live(asked, STEPPING, of_model=True)
             live.commands.use_model(use, failed)
             return live.ended
 
@@ -348,7 +355,7 @@ class TrainerService(ShownRun):
             f"Stop it first, or wait for its end."
         )
 
-    def _live(self, command: str, allowed: Sequence[e.State]) -> LiveRun:
+    def _live(self, command: str, allowed: Sequence[e.State], of_model: bool = False) -> LiveRun:
         """The run, if `command` makes sense in its state."""
         live = self._current
         state = self._state_of(live)
@@ -357,7 +364,7 @@ class TrainerService(ShownRun):
                 f"{command} is refused: this is a view of {self.elsewhere}. Only stop reaches it."
             )
         if live is None or state not in allowed:
-            raise refusal(command, state)
+            raise refusal(command, state, of_model)
         return live
 
     @staticmethod

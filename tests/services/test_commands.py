@@ -44,8 +44,8 @@ ALLOWED = {
 }
 REASONS = {
     "idle": "no run has been started",
-    "loading": "the model is loading",
-    "caching": "the training set is being cached",
+    "loading": "the run is still loading",
+    "caching": "the run is still caching its training set",
     "training": "the run is not paused",
     "sampling": "the run is not paused",
     "saving": "the run is not paused",

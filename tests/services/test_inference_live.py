@@ -62,3 +62,18 @@ def test_training_goes_on_bit_for_bit_and_the_picture_is_of_the_live_model(
         result = inference.generate("a fox", **SETTINGS)
         assert np.asarray(result.image).any()
     assert stored_run(run.id, run.workspace).id == run.id
+
+
+def test_a_run_that_takes_no_steps_yet_says_when_its_model_can_be_used(stage, tmp_path):
+    inference = InferenceService(tmp_path / "gallery", stage.service)
+    stage.start()
+    for state, doing in (("loading", "loading"), ("caching", "caching its training set")):
+        stage.run.enter(state)
+        stage.service.flush()
+        with pytest.raises(CommandRefused) as refused:
+            inference.load("live")
+        assert str(refused.value) == (
+            f'load("live") is refused: the run is still {doing}; its model can be used once it '
+            "takes steps."
+        )
+        assert inference.status.state == "empty"
