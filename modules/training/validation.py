@@ -6,7 +6,7 @@ Shapes: B batch, N noise levels.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 
@@ -37,6 +37,11 @@ class Validation:
     ) -> None:
         self._dataset, self._forward, self._parts = dataset, forward, parts
         self._device = device
+        measured = sorted({item.concept for item in dataset.items})
+        named = {index: dataset.concepts[index] for index in measured}
+        self._names = dict(
+            zip(named, _distinct(each.name or each.path for each in named.values()), strict=True)
+        )
 
     def of_weights(
         self, step: int, update: Update, should_stop: Callable[[], bool]
@@ -62,22 +67,20 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, should_stop: Callable[[], bool]) -> dict[str, float] | None:
-        """Mean loss of each concept, by its name; None if it was stopped.
+        """Mean loss of each concept, by a name of its own; None if it was stopped.
 
         Dropout is off, and no generator outside moves.
         """
         batches = Batches(self._dataset, 1, seed=0)  # one at a time: none is filled up or left out
-        sums: dict[str, list[float]] = defaultdict(list)
+        found: dict[int, list[float]] = defaultdict(list)
         with undisturbed(self._parts):
             for _ in range(batches.batches_in(0)):
                 if should_stop():
                     return None
                 batch = next(batches)
                 (item,) = batch.items
-                concept = self._dataset.concepts[self._dataset.items[item].concept]
-                name = concept.name or concept.path
-                sums[name].append(self._loss_of(batch, item))
-        return {name: sum(losses) / len(losses) for name, losses in sums.items()}
+                found[self._dataset.items[item].concept].append(self._loss_of(batch, item))
+        return {name: sum(found[index]) / len(found[index]) for index, name in self._names.items()}
 
     def _loss_of(self, batch: Batch, item: int) -> float:
         generator = torch.Generator(self._device).manual_seed(item)
@@ -88,6 +91,19 @@ class Validation:
             draw = self._forward.draw(batch, generator, timestep)
             total += self._forward.loss(draw).mean().item()
         return total / TIMES
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    """Names in their order, of which no two are alike: the second "cards" is "cards (2)"."""
+    wanted = list(names)
+    found: list[str] = []
+    for name in wanted:
+        tried, number = name, 1
+        while tried in found or (number > 1 and tried in wanted):
+            number += 1
+            tried = f"{name} ({number})"
+        found.append(tried)
+    return found
 
 
 def _mean(losses: Mapping[str, float]) -> float:

@@ -143,6 +143,25 @@ def test_validation_is_measured_alike_every_time(make_config, train, pictures, t
     assert run.losses == train(make_config(dropout_probability=0.5, epochs=2)).losses
 
 
+def test_validation_concepts_of_one_name_are_kept_apart(make_config, train, pictures, tmp_path):
+    def measured(*names):
+        concepts = [{"name": "cards", "path": str(pictures)}]
+        for name, colour in zip(names, ("red", "green", "blue"), strict=True):
+            one = tmp_path / colour
+            one.mkdir(exist_ok=True)
+            for ending in ("png", "txt"):
+                shutil.copy(pictures / f"{colour}.{ending}", one)
+            concepts.append({"name": name, "path": str(one), "type": "VALIDATION"})
+        config = make_config(concepts=concepts, validation=True)
+        stop = lambda event, commands: isinstance(event, e.ValidationLoss) and commands.stop()  # noqa: E731
+        return train(config, stop).of(e.ValidationLoss)[0]
+
+    apart, alike = measured("a", "b", "c"), measured("held out", "held out", "held out (2)")
+    assert list(alike.by_concept) == ["held out", "held out (3)", "held out (2)"]
+    assert list(alike.by_concept.values()) == list(apart.by_concept.values())
+    assert alike.loss == apart.loss
+
+
 def test_weights_beside_their_average_are_measured_where_they_would_be_saved(
     make_config, train, pictures, tmp_path
 ):
