@@ -1,4 +1,4 @@
-"""Values of a grid's axis as people write them: 1, 3, 7 or 1-5, prompts with | between them."""
+"""Axes of a grid as people write and read them: values such as 1, 3, 7 or 1-5, and words."""
 
 from __future__ import annotations
 
@@ -17,6 +17,23 @@ RANGE = re.compile(r"\s*(\d+)\s*-\s*(\d+)\s*")
 """From one whole number to another."""
 
 MAX_RANGE = 1000
+
+WORDS = {"cfg_scale": "guidance", "lora": "first LoRA"}
+"""Settings that a page calls otherwise than `generate` does."""
+
+
+def spoken(name: str) -> str:
+    """What a page calls a setting, in small letters."""
+    if name.startswith("lora:"):
+        return f"LoRA {name.removeprefix('lora:')}"
+    return WORDS.get(name, name.replace("_", " "))
+
+
+def axis_label(name: str, value: Any) -> str:
+    """A setting with its value in words; prompts and saves speak for themselves."""
+    plain = getattr(value, "value", value)
+    text = f"{plain:g}" if isinstance(plain, float) else str(plain)
+    return text if name in ("prompt", "save") else f"{spoken(name)} {text}"
 
 
 def read_axis(service: InferenceService, name: str, text: str) -> dict[str, list[Any]]:

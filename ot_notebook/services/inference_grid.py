@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modules.atomic import atomic_file
+from ot_notebook.services.inference_axes import axis_label
 from ot_notebook.services.inference_drawing import Drawing
 from ot_notebook.services.inference_gallery import FAST
 from ot_notebook.services.inference_held import Held
@@ -361,10 +362,7 @@ def _labelled(drawn: Sequence[tuple[Cell, Result]], x: Axis, y: Axis | None) -> 
 def _labels(axis: Axis) -> list[str]:
     ((name, values),) = axis.items()
     listed = [values] if isinstance(values, str) else values
-    plain = [getattr(value, "value", value) for value in listed]
-    texts = [f"{value:g}" if isinstance(value, float) else str(value) for value in plain]
-    if name not in ("prompt", "save"):
-        texts = [f"{name} {text}" for text in texts]
+    texts = [axis_label(name, value) for value in listed]
     return [text if len(text) <= LABEL_CHARS else f"{text[: LABEL_CHARS - 1]}…" for text in texts]
 
 

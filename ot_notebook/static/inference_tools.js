@@ -60,7 +60,7 @@ function createGrid(model, read) {
       for (const { select, values } of rows) {
         const chosen = select.value;
         const option = (value, text) => Object.assign(element("option", "", text), { value });
-        select.replaceChildren(option("", "nothing"), ...axes.map((name) => option(name, TITLES[name] ?? name)));
+        select.replaceChildren(option("", "nothing"), ...axes.map((name) => option(name, TITLES[name] ?? name.replace("lora:", "LoRA "))));
         select.value = axes.includes(chosen) ? chosen : "";
         values.disabled = !select.value;
         if (!select.value) values.placeholder = "";

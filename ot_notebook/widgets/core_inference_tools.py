@@ -9,6 +9,7 @@ from typing import Any
 
 import ipywidgets as W
 
+from ot_notebook.services.inference_axes import spoken
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.thumbnails import data_uri
 
@@ -125,7 +126,7 @@ class CoreTools:
             self._mask.value = settings.get("mask") or ""
             if view["state"] not in ("drawing", "loading"):
                 self.strength.value = str(settings.get("strength", ""))
-            names = [("nothing", ""), *((name, name) for name in view["axes"])]
+            names = [("nothing", ""), *((spoken(name), name) for name in view["axes"])]
             for select, _ in self._axes:
                 if list(select.options) != names:
                     chosen = select.value

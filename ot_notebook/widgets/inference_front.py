@@ -9,6 +9,7 @@ from typing import Any, Literal
 import traitlets as t
 
 from modules.config import MODELS, ConfigError, NoiseScheduler, Problem
+from ot_notebook.services.inference_axes import WORDS
 from ot_notebook.services.inference_grid import axis_names
 from ot_notebook.services.inference_request import ONE_PROMPT
 from ot_notebook.services.inference_service import InferenceService
@@ -95,7 +96,7 @@ def _problem(one: Problem) -> str:
     if not one.message.startswith(one.field):
         return str(one)
     text = f"{one.message} {one.fix}".rstrip()
-    return text.replace(one.field, "guidance") if one.field == "cfg_scale" else text
+    return text.replace(one.field, WORDS.get(one.field, one.field))
 
 
 def view_of(

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
+from ot_notebook.services.inference_axes import axis_label
 from ot_notebook.services.inference_grid import Grid
 from ot_notebook.services.inference_recipe import Recipe
 from ot_notebook.services.inference_result import Preview, Result, film_bytes
@@ -127,7 +128,7 @@ def beside(result: Result, shown: Result, number: int, to: int) -> dict[str, Any
 def series(grid: Grid, numbers: Sequence[int]) -> list[dict[str, Any]]:
     """The pictures of a grid, of these numbers, each with what sets it apart."""
     return [
-        {"id": number, "label": ", ".join(_label(name, row[name]) for name in grid.axes)}
+        {"id": number, "label": ", ".join(axis_label(name, row[name]) for name in grid.axes)}
         for number, row in zip(numbers, grid.rows, strict=True)
     ]
 
@@ -138,11 +139,6 @@ def sheet(grid: Grid) -> dict[str, Any]:
     whole = "" if grid.complete else " It was stopped before it was whole."
     words = f"{len(grid.results)} pictures. Kept as {grid.path}, with a table.{whole}"
     return {"image": image, "mime": mime, "words": words, "path": str(grid.path)}
-
-
-def _label(name: str, value: Any) -> str:
-    text = f"{value:g}" if isinstance(value, int | float) else str(value)
-    return text if name in ("prompt", "save") else f"{name.replace('_', ' ')} {text}"
 
 
 def begun(path: str, mask: str) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def test_a_grid_is_leafed_through_and_pictures_are_laid_beside_one_another(noteb
     series = panel.locator(".ot-series input")
     series.focus()
     page.keyboard.press("End")
-    expect(panel.locator(".ot-series span")).to_have_text("seed 3, cfg scale 4")
+    expect(panel.locator(".ot-series span")).to_have_text("seed 3, guidance 4")
     expect(panel.locator("figcaption span").first).to_contain_text("guidance 4")
     border = panel.get_by_label("Border between the two pictures")
     border.focus()

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import ot_notebook as ot
-from modules.config import ConfigError, SampleConfig
+from modules.config import ConfigError, NoiseScheduler, SampleConfig
 from ot_notebook.services.inference_model import InferenceModel
 from ot_notebook.services.inference_recipe import Recipe, read_recipe
 from ot_notebook.services.inference_service import InferenceService
@@ -229,6 +229,22 @@ def test_a_recipe_as_a_sample_definition_draws_the_same_during_training():
     assert (sample.prompt, sample.negative_prompt, sample.seed) == ("a fox", "blue", 7)
     assert (sample.width, sample.height, sample.diffusion_steps) == (64, 32, 20)
     assert (sample.cfg_scale, sample.noise_scheduler.value) == (3.5, "DPMPP_KARRAS")
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [({"cfg_scale": [3.0]}, "guidance 3"), ({"clip_skip": [1]}, "clip skip 1"),
+     ({"scheduler": [NoiseScheduler.DDIM]}, "scheduler DDIM"), ({"prompt": ["a fox"]}, "a fox")],
+)  # fmt: skip
+def test_labels_of_a_grid_are_the_page_s_words_and_its_table_keeps_the_names(service, axis, words):
+    shown = service.grid("" if "prompt" in axis else "an owl", x=axis, steps=1)
+    written = Image.new("RGB", (shown.image.width, 22), "white")
+    font = ImageFont.load_default(14)
+    ImageDraw.Draw(written).text(
+        (written.width / 2, 13), words, fill="black", font=font, anchor="mm"
+    )
+    assert shown.image.crop((0, 0, *written.size)).tobytes() == written.tobytes()
+    assert shown.table.columns[0] == next(iter(axis))
 
 
 def test_the_labelled_image_of_a_grid_is_a_picture_file(service):

@@ -280,7 +280,7 @@ def test_a_grid_becomes_a_sheet_a_table_and_a_series(panel):
     panel.wait(60)
     assert list(panel.grid.table["seed"]) == [1, 2, 3] * 2
     series = panel._front.view["series"]
-    assert [one["label"] for one in series][:2] == ["seed 1, cfg scale 1", "seed 2, cfg scale 1"]
+    assert [one["label"] for one in series][:2] == ["seed 1, guidance 1", "seed 2, guidance 1"]
     assert panel._front.sheet["path"] == str(panel.grid.path)
     ask(panel, op="pick", id=series[4]["id"])
     assert "seed 2" in panel._front.picture["words"]
@@ -411,7 +411,9 @@ def test_a_refusal_is_told_where_it_was_asked(panel, tmp_path):
         ("words", {"op": "words", "words": [["", gone]]}, "gone.safetensors does not exist"),
         ("start", {"op": "begin", "path": gone}, "image: .*does not exist"),
     ]:
-        notice = ask(panel, **request)
+        ask(panel, **request)
+        panel.wait(60)
+        notice = panel._front.view["notice"]
         assert notice["place"] == place
         assert re.search(words, notice["text"])
 
