@@ -65,6 +65,11 @@ class ModelFacts:
     """Of the films that it reads and draws; 0 for a model of pictures."""
     frame_multiple: int = 1
     """Frames of a film that one frame of its latents stands for, but for the first."""
+    joined: tuple[str, ...] = ()
+    """Layers of its denoiser, `{i}` for any number, that the original code holds as one with
+    others: so do adapter files in its layout."""
+    turned: tuple[str, ...] = ()
+    """Layers whose halves it holds the other way round."""
 
     def film_lengths(self, text: str) -> tuple[int, ...]:
         """What the setting `frames` names, ascending: `25`, or several as `9,25`.
@@ -150,6 +155,22 @@ _Z_FILTERS = _filters(
 )
 
 
+def _attention(*paths: str) -> tuple[str, ...]:
+    """Queries, keys and values of attention layers."""
+    return tuple(f"{path}.to_{leaf}" for path in paths for leaf in "qkv")
+
+
+_OUTPUT = ("norm_out.linear",)
+_DOUBLE_STREAM = (
+    *_attention("transformer_blocks.{i}.attn"),
+    *(f"transformer_blocks.{{i}}.attn.add_{leaf}_proj" for leaf in "qkv"),
+)
+_SINGLE_STREAM = (
+    *_attention("single_transformer_blocks.{i}.attn"),
+    "single_transformer_blocks.{i}.proj_mlp",
+)
+
+
 def _sd(title: str, size: int, scheduler: NoiseScheduler, hint: Hint = "none") -> ModelFacts:
     return ModelFacts(
         title,
@@ -193,6 +214,8 @@ def _transformer(
     caption_dropout: bool = True,
     text_training: bool | None = None,
     tokens: int = 0,
+    joined: tuple[str, ...] = (),
+    turned: tuple[str, ...] = (),
 ) -> ModelFacts:
     names = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
     methods = (FULL, LORA, EMBEDDING) if embedding else (FULL, LORA)
@@ -208,6 +231,8 @@ def _transformer(
         caption_dropout,
         caption_dropout if text_training is None else text_training,
         tokens=tokens,
+        joined=joined,
+        turned=turned,
     )
 
 
@@ -218,6 +243,8 @@ _SD3 = _transformer(
     encoders=3,
     formats=(*_LORAS, *_LEGACY, F.DIFFUSERS, F.ORIGINAL_SINGLE_FILE),
     embedding=True,
+    joined=(*_DOUBLE_STREAM, *_attention("transformer_blocks.{i}.attn2")),
+    turned=_OUTPUT,
 )
 _FLUX = _transformer(
     "Flux.1",
@@ -226,6 +253,8 @@ _FLUX = _transformer(
     encoders=2,
     formats=(*_TRANSFORMER, *_LEGACY),
     embedding=True,
+    joined=(*_DOUBLE_STREAM, *_SINGLE_STREAM),
+    turned=_OUTPUT,
 )
 _PIXART = _transformer(
     "PixArt",
@@ -235,6 +264,10 @@ _PIXART = _transformer(
     pixel_multiple=16,
     formats=(*_TRANSFORMER, *_LEGACY),
     embedding=True,
+    joined=(
+        *_attention("transformer_blocks.{i}.attn1"),
+        *_attention("transformer_blocks.{i}.attn2")[1:],
+    ),
 )
 _CHROMA_NEGATIVE = (
     "low quality, ugly, unfinished, out of focus, deformed, disfigure, blurry, smudged, "
@@ -291,6 +324,8 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 30, 4.0),
             formats=(*_TRANSFORMER, *_LEGACY),
             caption_dropout=False,
+            joined=_DOUBLE_STREAM,
+            turned=_OUTPUT,
         ),
         M.SANA: _transformer(
             "Sana",
@@ -312,6 +347,12 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
                 formats=(*_TRANSFORMER, *_LEGACY),
                 embedding=True,
                 tokens=256,
+                joined=(
+                    *_DOUBLE_STREAM,
+                    *_attention("context_embedder.token_refiner.refiner_blocks.{i}.attn"),
+                    *_SINGLE_STREAM,
+                ),
+                turned=_OUTPUT,
             ),
             frames_per_second=24,
             frame_multiple=4,
@@ -331,6 +372,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 30, 3.5, negative=_CHROMA_NEGATIVE),
             formats=(*_TRANSFORMER, *_LEGACY),
             embedding=True,
+            joined=(*_DOUBLE_STREAM, *_SINGLE_STREAM),
         ),
         M.QWEN: _transformer(
             "Qwen-Image",
@@ -383,6 +425,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 25, 3.0),
             extra=("unconditional_transformer",),
             caption_dropout=False,
+            joined=_attention("layers.{i}.attention"),
         ),
         M.LUMINA_2: _transformer(
             "Lumina 2",
@@ -390,6 +433,9 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 30, 4.0),
             text_training=False,
             tokens=256,  # with the words that its pipeline puts before each
+            joined=_attention(
+                "layers.{i}.attn", "noise_refiner.{i}.attn", "context_refiner.{i}.attn"
+            ),
         ),
         M.WAN_2: replace(
             _transformer(
@@ -409,6 +455,7 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             _sampling(1024, 1024, 30, 3.5),
             text_training=False,
             tokens=256,
+            turned=_OUTPUT,
         ),
     }
 )

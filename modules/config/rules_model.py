@@ -20,6 +20,7 @@ from modules.config.models import MODELS
 from modules.config.problems import Problem
 from modules.config.resolve import CUSTOM
 from modules.config.section import unknown_name
+from modules.config.train_config import TrainConfig
 
 FULL_FORMATS = frozenset(
     {
@@ -30,6 +31,10 @@ FULL_FORMATS = frozenset(
         ModelFormat.LEGACY_SAFETENSORS,
     }
 )
+ORIGINAL_NAMES = frozenset(
+    {ModelFormat.KOHYA_LORA, ModelFormat.ORIGINAL_LORA, ModelFormat.COMFY_LORA}
+)
+"""Formats of adapters in the layout of the model's original code."""
 WHOLE_NUMBERS = frozenset({DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16})
 """Types in which weights can be trained themselves; the rest are for frozen weights."""
 COMPUTED = WHOLE_NUMBERS | {DataType.TFLOAT_32}
@@ -109,6 +114,39 @@ def rotations(case: Case) -> Iterator[Problem]:
     if config.oft_block_size == 1:
         message = "oft_block_size is 1, but a block of one number cannot be rotated."
         yield refuse("oft_block_size", message, "Use 32.")
+
+
+def joined_layers(case: Case) -> Iterator[Problem]:
+    """Other adapters than LoRA in a format that has no place for them on these layers.
+
+    Where the filter may leave those layers out, only the loaded model can tell.
+    """
+    config, facts, chosen = case.config, case.facts, case.config.output_model_format
+    plain = config.peft_type is PeftType.LORA and not config.lora_decompose
+    if config.training_method is not TrainingMethod.LORA or plain or chosen not in ORIGINAL_NAMES:
+        return
+    turned = () if config.peft_type is PeftType.OFT_2 else facts.turned  # rotates inputs alone
+    selected = [layer for layer in (*facts.joined, *turned) if _is_selected(config, layer)]
+    if not selected or not config.get(facts.denoiser).train:
+        return
+    layer = selected[0].replace("{i}", "0")
+    joins = selected[0] in facts.joined
+    does = f"joins {layer} with others" if joins else f"swaps the halves of {layer}"
+    kind = "DoRA" if config.peft_type is PeftType.LORA else config.peft_type.value
+    others = [word.value for word in fitting_formats(case) if word not in ORIGINAL_NAMES]
+    message = f"output_model_format is {chosen.value}, which {does}: {kind} cannot be written so."
+    yield refuse("output_model_format", message, f"Use {' or '.join(others)}, or plain LoRA.")
+
+
+def _is_selected(config: TrainConfig, layer: str) -> bool:
+    """Whether the filter is sure to select layers of a path, whatever number stands for `{i}`.
+
+    Expressions are not tried: one that somebody else wrote may take for ever.
+    """
+    items = [item.strip() for item in config.layer_filter.split(",")]
+    if "" in items or config.layer_filter_regex:
+        return "" in items
+    return any(all(item in layer.replace("{i}", number) for number in "017") for item in items)
 
 
 def loss_weight(case: Case) -> Iterator[Problem]:
@@ -275,6 +313,7 @@ RULES: tuple[Rule, ...] = (
     destination,
     input_lengths,
     rotations,
+    joined_layers,
     loss_weight,
     caption_dropout,
     text_training,

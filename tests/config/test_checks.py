@@ -51,6 +51,7 @@ FLUX = {
     "output_model_format": "DIFFUSERS_LORA",
     "train_dtype": "BFLOAT_16",
 }
+LOHA = {"peft_type": "LOHA", "output_model_format": "KOHYA_LORA"}
 FULL = {"training_method": "FINE_TUNE", "output_model_format": "DIFFUSERS"}
 EMBEDDING = {"training_method": "EMBEDDING", "output_model_format": "SAFETENSORS"}
 INPAINTING = {
@@ -80,6 +81,8 @@ CASES = [
     ({**FULL, FILE: "models/a.safetensors"}, f"error {FILE}: {FILE} is models/a.safetensors, but DIFFUSERS is a folder. Use models/a, or another output_model_format."),
     ({FILE: "models/a.ckpt"}, f"error {FILE}: {FILE} ends in .ckpt, but models are safetensors. Use models/a.safetensors."),
     ({"lora_decompose": True, "output_model_format": "DIFFUSERS_LORA"}, "error lora_decompose_output_axis: lora_decompose_output_axis is false, but diffusers reads DoRA along the outputs alone. Set it to true, or use KOHYA_LORA or COMFY_LORA."),
+    ({**FLUX, **LOHA}, "error output_model_format: output_model_format is KOHYA_LORA, which joins transformer_blocks.0.attn.to_q with others: LOHA cannot be written so. Use DIFFUSERS_LORA or LEGACY_LORA, or plain LoRA."),
+    ({**FLUX, **LOHA, "model_type": "AURA_FLOW"}, "output_model_format is KOHYA_LORA, which swaps the halves of norm_out.linear: LOHA cannot be written so. Use DIFFUSERS_LORA, or plain LoRA."),
     ({**FLUX, "loss_weight_fn": "MIN_SNR_GAMMA"}, "error loss_weight_fn: loss_weight_fn is MIN_SNR_GAMMA, but Flux.1 is a flow model. Use one of CONSTANT, SIGMA."),
     ({"loss_weight_fn": "SIGMA"}, "loss_weight_fn is SIGMA, but Stable Diffusion 1.5 is not a flow model. Use one of CONSTANT, P2, MIN_SNR_GAMMA, DEBIASED_ESTIMATION."),
     ({**FLUX, "model_type": "QWEN", "text_encoder.dropout_probability": 0.1}, "error text_encoder.dropout_probability: text_encoder.dropout_probability is 0.1, but Qwen-Image cannot drop captions. Set it to 0."),
@@ -218,6 +221,29 @@ def test_every_rule_is_among_the_cases(good, tmp_path):
     silent = {rule.__name__ for rule in silent}
     # speaks only while the engine cannot stop a part, see the test below
     assert silent <= {"stops_a_part"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({}, True),
+        ({"layer_filter": "attn"}, True),
+        ({"layer_filter": "ff.net, single_transformer_blocks"}, True),
+        ({"layer_filter": "norm_out"}, True),
+        ({"layer_filter": "norm_out", "peft_type": "OFT_2"}, False),
+        ({"layer_filter": "ff.net"}, False),
+        ({"layer_filter": "blocks.0.attn"}, False),  # only the loaded model knows its numbers
+        ({"layer_filter": "attn", "layer_filter_regex": True}, False),
+        ({"transformer.train": False, "text_encoder.train": True}, False),
+        ({"peft_type": "LORA"}, False),
+        ({"peft_type": "LORA", "lora_decompose": True}, True),
+        ({"output_model_format": "LEGACY_LORA"}, False),
+        ({"model_type": "STABLE_DIFFUSION_15"}, False),
+    ],
+)
+def test_adapters_that_a_format_cannot_join_are_refused_where_that_is_sure(good, changes, refused):
+    config = good.update(**{**FLUX, **LOHA, "layer_filter_preset": "custom", **changes})
+    assert ("error output_model_format" in said(config)) is refused
 
 
 def test_a_film_needs_its_encoder(good, monkeypatch):

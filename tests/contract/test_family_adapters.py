@@ -10,7 +10,10 @@ from modules.adapters.kinds import adapter_layers, add_adapter, canonical, in_fo
 from modules.adapters.lora import add_lora, lora_layers, matching_layers
 from modules.adapters.reading import read_adapter
 from modules.adapters.writing import by_layer
-from modules.config import ConfigError, ModelFormat, SampleConfig, TrainConfig
+from modules.config import MODELS, ConfigError, ModelFormat, SampleConfig, TrainConfig
+from modules.config.case import Case
+from modules.config.hardware import Hardware
+from modules.config.rules_model import ORIGINAL_NAMES, joined_layers
 from modules.families import all_families
 from modules.families.base import SCHEDULED
 from modules.families.storage import SmallLinear, shrink
@@ -42,6 +45,12 @@ def one_of_each(facts):
 
 LAYOUTS = one_of_each(lambda family: (type(family), family.lora_formats))
 NETWORKS = one_of_each(type)
+
+
+def joins(family):
+    """Whether files in the layout of its original code join layers."""
+    native = family.lora_formats[ModelFormat.COMFY_LORA].native
+    return native is not None and bool(native.fused)
 
 
 def toy(family):
@@ -148,6 +157,39 @@ KINDS = {
     "lokr": {"peft_type": "LOKR", "lokr_dim": 2, "lokr_decompose_both": True},
     "oft": {"peft_type": "OFT_2", "oft_block_size": 2},
 }
+
+
+def test_the_config_knows_which_layers_each_format_joins():
+    for family in FAMILIES:
+        for model_format, key_map in family.lora_formats.items():
+            native, facts = key_map.native, MODELS[family.model_types[0]]
+            joined = [path for group in native.fused for path in group.members] if native else []
+            turned = list(native.swapped) if native else []
+            known = model_format in ORIGINAL_NAMES
+            assert set(joined) == set(facts.joined if known else ()), model_format
+            assert set(turned) == set(facts.turned if known else ()), model_format
+
+
+@pytest.mark.parametrize("family", cases([each for each in LAYOUTS if joins(each)]))
+def test_what_is_refused_before_the_model_loads_is_what_its_layers_would_refuse(family):
+    network, (kind, *_) = family.tiny().denoiser, family.model_types
+    paths = matching_layers(network, "", regex=False)
+    filters = [each.layer_filter for each in MODELS[kind].filters.values() if not each.regex]
+    ends = {path.rpartition(".")[2] for path in paths} - {"0", "1", "2"}
+    key_map = family.lora_formats[ModelFormat.COMFY_LORA]
+    config = TrainConfig().update(
+        model_type=kind, training_method="LORA", peft_type="OFT_2", output_model_format="COMFY_LORA"
+    )
+    seen = set()
+    for text in [*filters, *ends]:
+        places = [
+            key_map.place(family.denoiser, path) for path in matching_layers(network, text, False)
+        ]
+        case = Case(config.update(layer_filter=text), MODELS[kind], Hardware("cpu", "cpu"))
+        refused = any(joined_layers(case))
+        assert refused is any(place.fused for place in places), text
+        seen.add(refused)
+    assert seen == {True, False}
 
 
 @pytest.mark.parametrize("kind", KINDS)
