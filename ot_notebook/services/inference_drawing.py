@@ -46,6 +46,7 @@ class Drawing:
         gallery: keeps the pictures.
         say: told what is being done, as changes of `Status`.
         stopped: whether the picture shall end.
+        kept: called with each picture that the gallery has taken up.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Drawing:
         gallery: InferenceGallery,
         say: Callable[..., None],
         stopped: Callable[[InferenceModel], bool],
+        kept: Callable[[Result], None],
     ) -> None:
-        self._gallery, self._say, self._stopped = gallery, say, stopped
+        self._gallery, self._say, self._stopped, self._tell = gallery, say, stopped, kept
 
     def say(self, words: str) -> None:
         """Tell what is done in between."""
@@ -144,7 +146,7 @@ class Drawing:
         path = self._gallery.keep(image, drawn.recipe)
         if len(drawn.frames) > 1:
             film = self._gallery.keep_film(path, drawn.frames, drawn.frames_per_second)
-        return Result(
+        result = Result(
             image=image,
             recipe=drawn.recipe,
             path=path,
@@ -153,3 +155,5 @@ class Drawing:
             frames=tuple(drawn.frames) if film else (),
             film=film,
         )
+        self._tell(result)
+        return result

@@ -59,10 +59,11 @@ class InferenceService:
         self.status = Status()
         """What it does now; read-only."""
         self._held = Held(service)
-        self._drawing = Drawing(self.gallery, self._say, self._stopped)
+        self._drawing = Drawing(self.gallery, self._say, self._stopped, self._kept)
         self._line = Line()
         self._cancel = threading.Event()
         self._listeners: tuple[Callable[[], None], ...] = ()
+        self._followers: tuple[Callable[[Result], None], ...] = ()
 
     # ---------------------------------------------------------------- model
 
@@ -408,6 +409,18 @@ class InferenceService:
 
         return remove
 
+    def follow(self, follower: Callable[[Result], None]) -> Callable[[], None]:
+        """Call `follower` with each picture once it is kept, whoever asked for it.
+
+        It is called on whatever thread, while others may wait for it; the answer ends it.
+        """
+        self._followers = (*self._followers, follower)
+
+        def remove() -> None:
+            self._followers = tuple(one for one in self._followers if one is not follower)
+
+        return remove
+
     # ---------------------------------------------------------------- inside
 
     def _request(self, model: InferenceModel, prompt: str, settings: dict[str, Any]) -> Request:
@@ -437,6 +450,10 @@ class InferenceService:
             total=0,
             words="",
         )
+
+    def _kept(self, result: Result) -> None:
+        for follower in self._followers:
+            follower(result)
 
     def _say(self, **changes: Any) -> None:
         self.status = replace(self.status, **changes)

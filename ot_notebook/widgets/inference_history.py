@@ -1,4 +1,4 @@
-"""The pictures that an inference panel holds: those drawn here, and before them the gallery's."""
+"""The pictures that an inference panel holds: those drawn since, and before them the gallery's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ot_notebook.services.inference_gallery import InferenceGallery, Picture
@@ -25,7 +26,7 @@ TOLD_EACH = 10
 
 
 class History:
-    """Pictures by number: those drawn here count up from 0, those of the gallery down from -1.
+    """Pictures by number: those drawn since count up from 0, those of the gallery down from -1.
 
     Args:
         gallery: holds them all.
@@ -34,6 +35,8 @@ class History:
     def __init__(self, gallery: InferenceGallery) -> None:
         self._gallery = gallery
         self._drawn: dict[int, Result] = {}
+        self._known: dict[Path, int] = {}
+        self._own: set[int] = set()
         self._earlier: dict[int, Picture] = {}
         self._tiles: dict[int, dict[str, Any]] = {}
         self._numbers = itertools.count()
@@ -43,20 +46,34 @@ class History:
 
     @property
     def results(self) -> list[Result]:
-        """The last `HISTORY` pictures drawn here, oldest first."""
-        return list(self._drawn.values())[-HISTORY:]
+        """The last `HISTORY` pictures of one's own, oldest first."""
+        with self._lock:
+            return [self._drawn[number] for number in sorted(self._own)[-HISTORY:]]
 
-    def add(self, result: Result) -> int:
-        """Take up a picture, and give its number."""
-        number = next(self._numbers)
-        self._drawn[number] = replace(result, frames=())  # its file has them: films are large
-        return number
+    def add(self, result: Result, own: bool = True) -> int:
+        """Take up a picture, once, and give its number.
+
+        Args:
+            result: the picture.
+            own: whether it was asked for here.
+        """
+        with self._lock:
+            if result.path not in self._known:
+                number = self._known[result.path] = next(self._numbers)
+                self._drawn[number] = replace(
+                    result, frames=()
+                )  # its file has them: they are large
+            number = self._known[result.path]
+            self._own |= {number} if own else set()
+            return number
 
     def trim(self, wanted: Collection[int | None]) -> None:
         """Let go of pictures drawn before the last `HISTORY`, but for those that are `wanted`."""
-        for number in list(self._drawn)[:-HISTORY]:
-            if number not in wanted:
-                del self._drawn[number]
+        with self._lock:
+            for number in list(self._drawn)[:-HISTORY]:
+                if number not in wanted:
+                    del self._known[self._drawn.pop(number).path]
+                    self._own.discard(number)
 
     def __getitem__(self, number: int) -> Result:
         """A picture; one of the gallery is read anew.
@@ -64,9 +81,7 @@ class History:
         Raises:
             ValueError: if there is none of this number, or its file is gone.
         """
-        if number in self._drawn:
-            return self._drawn[number]
-        return _opened(self._found(number))
+        return self._drawn.get(number) or _opened(self._found(number))
 
     def told(self, number: int) -> Picture:
         """File and settings of a picture, without reading it.
@@ -74,15 +89,13 @@ class History:
         Raises:
             ValueError: if there is none of this number.
         """
-        if number in self._drawn:
-            return Picture(self._drawn[number].path, self._drawn[number].recipe)
-        return self._found(number)
+        drawn = self._drawn.get(number)
+        return Picture(drawn.path, drawn.recipe) if drawn is not None else self._found(number)
 
     def tiles(self) -> list[dict[str, Any]]:
         """The last `HISTORY` pictures small, newest first: each made once."""
         with self._lock:
-            here = {result.path for result in self._drawn.values()}
-            earlier = [at for at, one in self._earlier.items() if one.path not in here]
+            earlier = [at for at, one in self._earlier.items() if one.path not in self._known]
             shown = [*list(self._drawn)[-HISTORY:][::-1], *earlier][:HISTORY]
             self._tiles = {at: self._tiles.get(at) or small(self._drawn[at], at) for at in shown}
             return list(self._tiles.values())

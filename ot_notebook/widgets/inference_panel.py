@@ -93,7 +93,11 @@ class InferencePanel(AdaptiveView):
         self._thread: threading.Thread | None = None
         self._dirty, self._pulled_at, self._drawn_at = False, -math.inf, -math.inf
         self.add_class("ot-card")
-        self._unlisten = self.service.subscribe(self._on_status)
+        self._unlisten = [
+            self.service.follow(self._follow),
+            self.service.subscribe(self._on_status),
+            self._past.close,
+        ]
         self._use(self.mode)
 
     # from code ---------------------------------------------------------------------------------
@@ -273,6 +277,7 @@ class InferencePanel(AdaptiveView):
             except Exception as error:  # noqa: BLE001 - shown to the person at the page
                 self._refuse(error, place)
             self._preview = None
+            self._trim()
             self._on_status(final=True)
 
         self._thread = threading.Thread(target=work, name=name, daemon=True)
@@ -280,7 +285,6 @@ class InferencePanel(AdaptiveView):
 
     def _take(self, result: Result) -> None:
         self._pick(self._past.add(result))
-        self._trim()
         if result.notes:
             self._notice = {"tone": "hold", "title": "Note", "text": "\n".join(result.notes)}
 
@@ -290,7 +294,13 @@ class InferencePanel(AdaptiveView):
         numbers = [self._past.add(result) for result in grid.results]
         self._pick(numbers[0])
         self._series = series(grid, numbers)
-        self._trim()
+
+    def _follow(self, result: Result) -> None:
+        """Take up a picture, whoever asked for it."""
+        self._past.add(result, own=False)
+        if self._thread is None or not self._thread.is_alive():  # else that is on the way
+            self._trim()
+        self._on_status()
 
     def _trim(self) -> None:
         """Hold what the page can show, and no more."""
@@ -479,10 +489,8 @@ class InferencePanel(AdaptiveView):
 
     def close(self) -> None:
         """Leave the service, which goes on as it is, and free everything on the page."""
-        unlisten = getattr(self, "_unlisten", None)
-        if unlisten is not None:
+        for unlisten in getattr(self, "_unlisten", ()):
             unlisten()
-            self._past.close()
         super().close()
 
 

@@ -142,6 +142,39 @@ def test_a_new_kernel_shows_and_uses_the_pictures_of_the_gallery(later, tmp_path
     assert "a fox" in core._core._words.value
 
 
+def test_pictures_drawn_from_code_and_in_another_panel_are_taken_up_once(later, monkeypatch):
+    monkeypatch.setattr(inference_history, "HISTORY", 4)
+    panel = later()
+    service = panel.service.load(ot.assets.model())
+    other = InferencePanel(service)
+    panel.set(**QUICK)
+    fox = draw(panel, prompt="a fox", seed=3)
+    owl = service.generate("an owl", seed=5, steps=1)
+    for one, own in ((panel, [fox]), (other, [])):
+        assert [tile["words"][:6] for tile in sought(one)] == ["an owl", "a fox,"]
+        assert one.results == own
+    assert panel._front.picture["id"] == 0  # what a person looks at stays
+    assert other._front.picture == {}
+    newest = other._front.history[0]["id"]
+    assert ask(other, op="pick", id=newest) is None
+    assert other._front.picture["image"] == owl.path.read_bytes()
+    ask(other, op="reuse", id=newest, seed=True)
+    assert other.settings["seed"] == 5
+
+    service.batch("a cat", 6, seed=1, steps=1)
+    assert [re.search(r"seed (\d+)", tile["words"])[1] for tile in sought(panel)] == list("6543")
+    assert len(panel._past._drawn) == 4
+    assert ask(panel, op="grid", axes=[["seed", "1-6"]], settings={}) is None
+    panel.wait(60)
+    assert [one.recipe.seed for one in panel.results] == [3, 4, 5, 6]
+    assert [one["label"] for one in panel._front.view["series"]] == [
+        f"seed {n}" for n in range(1, 7)
+    ]
+    assert len(sought(other)) == len(other._past._drawn) == 4
+    other.close()
+    assert len(service._followers) == 1
+
+
 def test_a_page_holds_the_last_pictures_and_those_of_the_last_grid(panel, monkeypatch):
     monkeypatch.setattr(inference_history, "HISTORY", 3)
     for seed in range(4):
@@ -525,9 +558,12 @@ def test_a_saved_notebook_keeps_the_pictures_and_escapes_prompts(panel):
 
 
 def test_closing_leaves_the_service_as_it_is(service, wire):
-    before = len(service._listeners)
+    def held():
+        return len(service._listeners), len(service._followers)
+
+    before = held()
     panel = InferencePanel(service)
-    assert len(service._listeners) == before + 1
+    assert held() == (before[0] + 1, before[1] + 1)
     panel.close()
-    assert len(service._listeners) == before
+    assert held() == before
     assert service.status.state == "ready"
