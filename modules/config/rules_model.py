@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import PurePath
+from typing import Any
 
 from modules.config.case import Case, Rule, refuse, shown, warn
 from modules.config.describe import settings
@@ -37,6 +38,8 @@ ORIGINAL_NAMES = frozenset(
 """Formats of adapters in the layout of the model's original code."""
 WHOLE_NUMBERS = frozenset({DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16})
 """Types in which weights can be trained themselves; the rest are for frozen weights."""
+OF_EVERY_PART = ("gradient_checkpointing", "offload_fraction", "activation_offloading")
+"""What files of older versions set for every part alike, that it says nothing to as well."""
 COMPUTED = WHOLE_NUMBERS | {DataType.TFLOAT_32}
 """Types that a computation can run in."""
 
@@ -279,22 +282,33 @@ def trained_types(case: Case) -> Iterator[tuple[str, DataType]]:
 
 
 def without_effect(case: Case) -> Iterator[Problem]:
-    """A setting that was changed though it counts for other model types only.
+    """A setting that was changed though it counts for other model types only, or other parts.
 
-    Sections of parts that the model lacks are left out: files carry them for every model.
+    Sections of parts that the model lacks are left out: files carry them for every model, and what
+    they had when it was another.
     """
     config = case.config
     parts = {part for facts in MODELS.values() for part in facts.parts}
+    known = {setting.path for setting in settings(type(config), collections=True)}
     for setting in settings(type(config)):
         section, dot, _ = setting.path.partition(".")
         of_part = section in parts if dot else section.startswith("text_encoder")
         if of_part and section not in case.facts.parts:
             continue
-        value = config.get(setting.path)
-        if value == setting.default or setting.fits_model(config) or not setting.is_reached(config):
-            continue
-        message = f"{setting.path} is {shown(value)}, which has no effect on {case.facts.title}."
-        yield warn(setting.path, message, f"Set it to {shown(setting.default)}.")
+        if not setting.fits_model(config) and setting.is_reached(config):
+            yield from _idle(case, setting.path, setting.default)
+    usual = type(config)()
+    for path in type(config).names():
+        section, _, name = path.partition(".")
+        if section in case.facts.parts and path not in known and name not in OF_EVERY_PART:
+            yield from _idle(case, path, usual.get(path))
+
+
+def _idle(case: Case, path: str, usual: Any) -> Iterator[Problem]:
+    value = case.config.get(path)
+    if value != usual:
+        message = f"{path} is {shown(value)}, which has no effect on {case.facts.title}."
+        yield warn(path, message, f"Set it to {shown(usual)}.")
 
 
 def unmasked(case: Case) -> Iterator[Problem]:

@@ -223,6 +223,18 @@ def test_every_rule_is_among_the_cases(good, tmp_path):
     assert silent <= {"stops_a_part"}
 
 
+def test_what_old_files_carry_for_every_part_is_no_cause_for_a_warning():
+    """The guidance of a Chroma is a setting of its own part, though of other models' alone."""
+    found = {}
+    for file in Path(__file__).parent.glob("files/v*.json"):
+        problems = validate(TrainConfig.load(file)[0], CPU)
+        found[file.stem] = [p.field for p in problems if "has no effect on" in p.message]
+    assert len(found) > 10
+    assert {stem: fields for stem, fields in found.items() if fields} == {
+        "v8": ["transformer.guidance_scale"]
+    }
+
+
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
