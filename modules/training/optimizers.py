@@ -315,7 +315,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
         if needless not in saved:
             group.pop(needless, None)
         for parameter, number in zip(group["params"], saved["params"], strict=True):
-            _keep_types(parameter, optimizer.state[parameter], state["state"].get(number, {}))
+            if number in state["state"]:  # none of what no gradient has reached yet
+                _keep_types(parameter, optimizer.state[parameter], state["state"][number])
 
 
 def _keep_types(parameter: nn.Parameter, loaded: dict[str, Any], saved: Mapping[str, Any]) -> None:

@@ -114,6 +114,15 @@ def test_moments_follow_weights_that_have_another_type_now():
     steps(again, wide, 1)
 
 
+def test_what_no_gradient_has_reached_has_no_moments_after_a_resume():
+    groups = parameters()
+    optimizer = build(Optimizer.ADAMW, groups)
+    steps(optimizer, {"unet": groups["unet"]}, 1)
+    again = build(Optimizer.ADAMW, groups)
+    load_optimizer_state(again, optimizer.state_dict())
+    assert again.state_dict()["state"].keys() == optimizer.state_dict()["state"].keys() == {0, 1}
+
+
 def test_numbers_reach_the_class():
     optimizer = build_optimizer(
         settings(Optimizer.ADAMW, beta1=0.8, beta2=0.95, eps=1e-6, weight_decay=0.3),
