@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +76,19 @@ def read_adapter(
     """Find the layer of each tensor of an adapter file.
 
     A missing alpha is the rank. A layer that the file holds as a part of a whole gets its share.
+    What it holds of layers that have no say is left out.
 
     Args:
         tensors: the file.
         family: the architecture of the model.
         networks: its live networks, by pipeline name.
     """
-    return read_with(tensors, spellings(family, _paths(networks)))
+    found = read_with(tensors, spellings(family, _paths(networks)))
+    for key in list(found.tensors):
+        part, _, path = key.partition(".")
+        if not family.learns(part, path):  # other tools write them all the same
+            del found.tensors[key]
+    return found
 
 
 def read_with(tensors: Mapping[str, Tensor], index: Index) -> Adapter:
@@ -243,13 +249,18 @@ def _key_maps(family: Family) -> Iterator[KeyMap]:
             yield KeyMap({family.denoiser: prefix}, native, dotted=False)
         for prefix in ("", "diffusion_model.", f"{family.denoiser}."):
             yield KeyMap({family.denoiser: prefix}, native)
-    comfy = family.lora_formats[ModelFormat.COMFY_LORA].prefixes
+    comfy = family.lora_formats[ModelFormat.COMFY_LORA]
     for number, encoder in enumerate(family.text_encoders, 1):
         prefixes = [f"lora_te{number}_", *(["lora_te_"] if len(family.text_encoders) == 1 else [])]
-        if "t5xxl" in comfy.get(encoder, ""):  # kohya's number of a T5 in every architecture
+        if "t5xxl" in comfy.prefixes.get(encoder, ""):  # kohya's number of a T5 everywhere
             prefixes.append("lora_te3_")
         for prefix in prefixes:
             yield KeyMap({encoder: prefix}, dotted=False)
+        if encoder in comfy.native_parts:  # which transformers names otherwise since its 4.52
+            yield KeyMap({encoder: comfy.prefixes[encoder]})
+            yield replace(comfy, prefixes={encoder: f"{encoder}."})
+            for prefix in prefixes:
+                yield replace(comfy, prefixes={encoder: prefix}, dotted=False)
 
 
 def _own(found: Mapping[str, Tensor], place: Place) -> dict[str, Tensor] | None:

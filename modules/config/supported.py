@@ -312,7 +312,6 @@ BY_MODEL: Mapping[e.ModelType, Mapping[str, tuple[Any, ...]]] = MappingProxyType
             "unconditional_transformer.model_name": ANY,
             "unconditional_transformer.offload_fraction": ANY,
         },
-        e.ModelType.QWEN: {"{encoder}.train": (False,)},
     }
 )
 """Where a model type differs from HONOURED: a setting's narrower values, or settings of its own."""

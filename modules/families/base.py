@@ -159,6 +159,8 @@ class Family(Protocol):
     """Networks that encode captions, by pipeline name."""
     trainable_encoders: tuple[str, ...] = ()
     """Those of them that can train."""
+    idle: Mapping[str, tuple[str, ...]] = {}
+    """By text encoder: what the paths begin with of its layers that no caption passes through."""
     optional_encoders: tuple[str, ...] = ()
     """Those of them that can be left out."""
     words: Mapping[str, WordTable] = {}
@@ -379,6 +381,10 @@ class Family(Protocol):
         Those of a film have frames, [B, C, F, H, W], where there is more than one.
         """
         return latents.squeeze(2) if latents.ndim == 5 else latents
+
+    def learns(self, part: str, path: str) -> bool:
+        """Whether a layer, or a weight, of a network has a say in what it is trained for."""
+        return not path.startswith(self.idle.get(part, ()))
 
     def adapter_name(self, part: str, path: str) -> str:
         """The module path under which other tools know a layer of a network.

@@ -6,18 +6,36 @@ Shapes: B batch, C latent channels, H W latent height and width, h w pixels, T t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.adapters.key_map import lora_formats
-from modules.config import ModelType, SampleConfig
+from modules.adapters.key_map import Native, lora_formats, renamer
+from modules.config import ModelFormat, ModelType, SampleConfig
 from modules.families import latents as space
 from modules.families.base import Condition, Family, Parts, TextOptions
 
 TOKENS = 512
+_LOADED = ("model.language_model.", "model.visual.")
+"""What the paths begin with of the text encoder's layers once transformers has loaded it."""
+
+_FORMATS = lora_formats(
+    "transformer",
+    None,
+    kohya_encoders={"text_encoder": "lora_te"},
+    comfy_encoders={"text_encoder": "qwen25_7b"},
+    legacy="",
+    encoders=("text_encoder",),
+)
+_COMFY = replace(
+    _FORMATS[ModelFormat.COMFY_LORA],
+    native=Native(renamer([("model.language_model", "model"), ("model.visual", "visual")])),
+    native_parts=frozenset({"text_encoder"}),
+)
+"""ComfyUI calls the text encoder's layers as the model's files do, not as transformers does."""
 
 
 class QwenImage(Family):
@@ -26,7 +44,9 @@ class QwenImage(Family):
     model_types = (ModelType.QWEN,)
     architecture = "Qwen-Image"
     pipeline = "QwenImagePipeline"
-    lora_formats = lora_formats("transformer", None, legacy="")
+    trainable_encoders = ("text_encoder",)
+    idle = {"text_encoder": ("model.visual.", "lm_head")}  # noqa: RUF012 - read only
+    lora_formats = {**_FORMATS, ModelFormat.COMFY_LORA: _COMFY}  # noqa: RUF012 - read only
 
     def encode_images(self, parts: Parts, pixels: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> normalised latents [B, C, H, W]: a single frame."""
@@ -57,7 +77,7 @@ class QwenImage(Family):
     ) -> Tensor:
         """The velocity [B, C, H, W] at sigmas [B]."""
         height, width = noisy.shape[-2:]
-        lengths = condition["mask"].sum(1).int().tolist()
+        lengths = condition["mask"].int().sum(1).tolist()  # no sum beyond 256 is exact in bfloat16
         longest = max(lengths)
         mask = condition["mask"][:, :longest]
         tokens = parts.denoiser(
@@ -88,6 +108,16 @@ class QwenImage(Family):
     def spatial(self, latents: Tensor, height: int, width: int) -> Tensor:
         """Tokens [B, L, 4C] of a picture [h, w] -> latents [B, C, H, W]."""
         return space.from_patches(latents, height // 8, width // 8)
+
+    def adapter_name(self, part: str, path: str) -> str:
+        """The path that transformers gives a layer, also where it is spelled as in model files."""
+        if part != "text_encoder":
+            return path
+        if path.startswith("visual."):
+            return f"model.{path}"
+        if path.startswith("model.") and not path.startswith(_LOADED):
+            return path.replace("model.", "model.language_model.", 1)
+        return path
 
     def tiny(self) -> Parts:
         """Two blocks and a Qwen 2.5 VL, random weights."""

@@ -130,10 +130,9 @@ class Lora(Method):
             if not getattr(config, name).train:
                 continue
             network = parts.module(name)
-            chosen = config.layer_filter if name == family.denoiser else ""
             self.trainable[name] = add_lora(
                 network,
-                matching_layers(network, chosen, config.layer_filter_regex),
+                _layers(config, family, name, network),
                 rank=config.lora_rank,
                 alpha=config.lora_alpha,
                 dropout=config.dropout_probability,
@@ -196,8 +195,7 @@ class OtherAdapter(Method):
         for name in _trained(family):
             if getattr(config, name).train:
                 network = parts.module(name)
-                chosen = config.layer_filter if name == family.denoiser else ""
-                layers = matching_layers(network, chosen, config.layer_filter_regex)
+                layers = _layers(config, family, name, network)
                 self.trainable[name] = add_adapter(network, layers, config)
         _store(self.trainable, config.lora_weight_dtype)
         self.networks = {name: parts.module(name) for name in self.trainable}
@@ -279,7 +277,8 @@ class FineTune(Method):
     def _choose(self, name: str, config: TrainConfig) -> None:
         network = self._parts.module(name)
         if name != self._family.denoiser or not config.layer_filter:
-            network.requires_grad_(True)
+            for path, weight in network.named_parameters():
+                weight.requires_grad_(self._family.learns(name, path))
             return
         weights = dict(network.named_parameters())  # those of norms as well
         for path in matching(list(weights), config.layer_filter, config.layer_filter_regex):
@@ -303,16 +302,18 @@ class FineTune(Method):
                 raise OSError(f"{folder / name} holds no weights")
             network = self._parts.module(name)
             own = network.state_dict()
-            # CLIP's keys had this prefix before transformers 5.6
-            tensors = {
-                key if key in own else key.removeprefix("text_model."): tensor
-                for key, tensor in tensors.items()
-            }
+            tensors = {self._own_key(name, key, own): tensor for key, tensor in tensors.items()}
             # transformers leaves tied and buffer-only tensors out of its files
             odd = sorted(key for key in tensors if key not in own)
             if odd:
                 raise ValueError(f"{name} has no {odd[0]}, which the backup holds")
             network.load_state_dict({**own, **tensors})
+
+    def _own_key(self, part: str, key: str, own: Mapping[str, torch.Tensor]) -> str:
+        """A weight's key in the live network: files of transformers have other ones at times."""
+        loaded = self._family.adapter_name(part, key)
+        bare = key.removeprefix("text_model.")  # CLIP's, before transformers 5.6
+        return next((each for each in (key, loaded, bare) if each in own), key)
 
     def write(self, path: Path, config: TrainConfig, metadata: Mapping[str, str]) -> None:
         """The whole model: a diffusers folder, or a file of the original layout."""
@@ -414,6 +415,13 @@ def _store(trainable: Mapping[str, Sequence[nn.Parameter]], dtype: DataType) -> 
     for parameters in trainable.values():
         for parameter in parameters:
             parameter.data = parameter.data.to(DTYPES[dtype])
+
+
+def _layers(config: TrainConfig, family: Family, part: str, network: nn.Module) -> list[str]:
+    """Paths of the layers of a part that get an adapter; the config's filter is the denoiser's."""
+    chosen = config.layer_filter if part == family.denoiser else ""
+    paths = matching_layers(network, chosen, config.layer_filter_regex)
+    return [path for path in paths if family.learns(part, path)]
 
 
 def _trained(family: Family) -> tuple[str, ...]:

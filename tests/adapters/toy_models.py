@@ -45,7 +45,8 @@ class Model:
         generator = torch.Generator().manual_seed(2)
         for name in (self.family.denoiser, *self.family.trainable_encoders):
             network = parts.module(name)
-            layers = matching_layers(network, "", regex=False)
+            paths = matching_layers(network, "", regex=False)
+            layers = [path for path in paths if self.family.learns(name, path)]
             add_lora(network, layers, rank=3, alpha=1.5, dropout=0.0, seed=1)
             for layer in lora_layers({name: network}):
                 layer.up.data.normal_(std=0.1, generator=generator)

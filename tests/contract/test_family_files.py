@@ -56,7 +56,8 @@ def trained(family):
     networks = {}
     for name in (family.denoiser, *family.trainable_encoders):
         network = parts.module(name)
-        layers = matching_layers(network, "", regex=False)
+        paths = matching_layers(network, "", regex=False)
+        layers = [path for path in paths if family.learns(name, path)]
         add_lora(network, layers, rank=4, alpha=2.0, dropout=0.0, seed=1)
         generator = torch.Generator().manual_seed(2)
         for layer in lora_layers({name: network}):
