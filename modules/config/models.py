@@ -70,6 +70,8 @@ class ModelFacts:
     others: so do adapter files in its layout."""
     turned: tuple[str, ...] = ()
     """Layers whose halves it holds the other way round."""
+    denoiser_only: tuple[F, ...] = (F.ORIGINAL_LORA,)
+    """Adapter files without a place for its text encoders."""
 
     def film_lengths(self, text: str) -> tuple[int, ...]:
         """What the setting `frames` names, ascending: `25`, or several as `9,25`.
@@ -282,6 +284,7 @@ _WUERSTCHEN = ModelFacts(
     _CASCADE_FILTERS,
     (FULL, LORA, EMBEDDING),
     _sampling(1024, 1024, 25, 4.0),
+    denoiser_only=(F.ORIGINAL_LORA, F.COMFY_LORA),
 )
 
 MODELS: Mapping[M, ModelFacts] = MappingProxyType(
@@ -327,16 +330,19 @@ MODELS: Mapping[M, ModelFacts] = MappingProxyType(
             joined=_DOUBLE_STREAM,
             turned=_OUTPUT,
         ),
-        M.SANA: _transformer(
-            "Sana",
-            _filters(
-                attn_mlp="attn1,attn2,ff.", attn_only="attn1,attn2", blocks="transformer_block"
+        M.SANA: replace(
+            _transformer(
+                "Sana",
+                _filters(
+                    attn_mlp="attn1,attn2,ff.", attn_only="attn1,attn2", blocks="transformer_block"
+                ),
+                _sampling(1024, 1024, 20, 4.5),
+                pixel_multiple=32,
+                formats=(*_LORAS, F.DIFFUSERS),
+                embedding=True,
+                tokens=300,
             ),
-            _sampling(1024, 1024, 20, 4.5),
-            pixel_multiple=32,
-            formats=(*_LORAS, F.DIFFUSERS),
-            embedding=True,
-            tokens=300,
+            denoiser_only=(F.ORIGINAL_LORA, F.COMFY_LORA),
         ),
         M.HUNYUAN_VIDEO: replace(
             _transformer(

@@ -119,6 +119,21 @@ def rotations(case: Case) -> Iterator[Problem]:
         yield refuse("oft_block_size", message, "Use 32.")
 
 
+def text_in_adapter(case: Case) -> Iterator[Problem]:
+    """A text encoder that trains, in an adapter file that has no place for it."""
+    config, facts, chosen = case.config, case.facts, case.config.output_model_format
+    if config.training_method is not TrainingMethod.LORA or chosen not in facts.denoiser_only:
+        return
+    for part in facts.text_encoders if facts.text_training else ():
+        if config.get(f"{part}.train"):
+            others = [word for word in fitting_formats(case) if word not in facts.denoiser_only]
+            message = f"output_model_format is {chosen.value}, which has no place for {part}."
+            words = ", ".join(word.value for word in others)
+            fix = f"Use one of {words}, or set {part}.train to false."
+            yield refuse("output_model_format", message, fix)
+            return
+
+
 def joined_layers(case: Case) -> Iterator[Problem]:
     """Other adapters than LoRA in a format that has no place for them on these layers.
 
@@ -327,6 +342,7 @@ RULES: tuple[Rule, ...] = (
     destination,
     input_lengths,
     rotations,
+    text_in_adapter,
     joined_layers,
     loss_weight,
     caption_dropout,

@@ -154,6 +154,7 @@ CASES = [
     ({**EMBEDDING, "embedding_weight_dtype": "FLOAT_16"}, "error embedding_weight_dtype: embedding_weight_dtype is FLOAT_16 and so is train_dtype, whose gradients are scaled. Set embedding_weight_dtype to FLOAT_32, or train_dtype to BFLOAT_16."),
     ({"lora_weight_dtype": "BFLOAT_16"}, "warning optimizer.stochastic_rounding: lora_weight_dtype is BFLOAT_16 and optimizer.stochastic_rounding is false, so updates below a five-hundredth of a weight get lost. Set optimizer.stochastic_rounding to true, or lora_weight_dtype to FLOAT_32."),
     ({"peft_type": "OFT_2", "dropout_probability": 0.1}, "error dropout_probability: dropout_probability is 0.1, but OFT_2 has no dropout here. Set it to 0."),
+    ({"output_model_format": "ORIGINAL_LORA", "text_encoder.train": True}, "error output_model_format: output_model_format is ORIGINAL_LORA, which has no place for text_encoder. Use one of DIFFUSERS_LORA, KOHYA_LORA, COMFY_LORA, LEGACY_LORA, or set text_encoder.train to false."),
     ({"peft_type": "OFT_2", "oft_block_size": 1}, "error oft_block_size: oft_block_size is 1, but a block of one number cannot be rotated. Use 32."),
     ({"unmasked_probability": 0.3}, "warning unmasked_probability: unmasked_probability is 0.3, but no mask is read. Turn masked_training on, or set it to 0.1."),
     ({"custom_conditioning_image": True}, "warning custom_conditioning_image: custom_conditioning_image is true, which has no effect on Stable Diffusion 1.5. Set it to false."),

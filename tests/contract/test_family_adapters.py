@@ -170,6 +170,15 @@ def test_the_config_knows_which_layers_each_format_joins():
             assert set(turned) == set(facts.turned if known else ()), model_format
 
 
+def test_the_config_knows_which_formats_hold_text_encoders():
+    for family in FAMILIES:
+        facts, trained = MODELS[family.model_types[0]], set(family.trainable_encoders)
+        assert facts.text_training or not trained
+        for model_format, key_map in family.lora_formats.items() if trained else ():
+            held = trained <= key_map.prefixes.keys()
+            assert held is (model_format not in facts.denoiser_only), (family, model_format)
+
+
 @pytest.mark.parametrize("family", cases([each for each in LAYOUTS if joins(each)]))
 def test_what_is_refused_before_the_model_loads_is_what_its_layers_would_refuse(family):
     network, (kind, *_) = family.tiny().denoiser, family.model_types
