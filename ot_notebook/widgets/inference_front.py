@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import traitlets as t
 
 from modules.config import MODELS, ConfigError, NoiseScheduler, Problem
-from ot_notebook.services.inference_axes import WORDS
+from ot_notebook.services.inference_axes import WORDS, read_axis
 from ot_notebook.services.inference_grid import axis_names
-from ot_notebook.services.inference_request import ONE_PROMPT
+from ot_notebook.services.inference_request import ONE_PROMPT, START, refused
 from ot_notebook.services.inference_service import InferenceService
 from ot_notebook.widgets import markup
 from ot_notebook.widgets.live import Front, esm
@@ -66,6 +66,28 @@ def for_page(settings: Mapping[str, Any]) -> dict[str, Any]:
     seed = settings.get("seed")
     large = isinstance(seed, int) and abs(seed) > SAFE
     return {**settings, **({"seed": str(seed)} if large else {})}
+
+
+def asked_for(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as `generate` takes them: strength goes only with a picture."""
+    left_out = () if settings.get("image") else START
+    return {name: value for name, value in settings.items() if name not in left_out}
+
+
+def grid_for(
+    service: InferenceService, axes: Sequence[tuple[str, str]], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Axes as they were written, and the settings that are on none, as `grid` takes them.
+
+    Raises:
+        ConfigError: where no setting is on an axis, or for values that cannot be read.
+    """
+    read = [read_axis(service, name, text) for name, text in axes]
+    if not read:
+        raise refused("x", "No setting is on an axis.", "Choose one, and write its values.")
+    chosen = {name for axis in read for name in axis}
+    others = {name: value for name, value in asked_for(settings).items() if name not in chosen}
+    return {**dict(zip("xyz", read, strict=False)), **others}
 
 
 def seed_of(written: Any) -> Any:

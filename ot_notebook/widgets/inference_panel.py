@@ -6,17 +6,16 @@ import io
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ipywidgets as W
 
 from modules.training.events import Event
-from ot_notebook.services.inference_axes import read_axis
 from ot_notebook.services.inference_grid import Grid
 from ot_notebook.services.inference_recipe import Recipe, read_recipe
-from ot_notebook.services.inference_request import START, STRENGTH, refused
+from ot_notebook.services.inference_request import STRENGTH, refused
 from ot_notebook.services.inference_result import Preview
 from ot_notebook.services.inference_service import (
     Cancelled,
@@ -29,8 +28,10 @@ from ot_notebook.widgets.core_inference import CoreInference
 from ot_notebook.widgets.inference_front import (
     InferenceFront,
     Place,
+    asked_for,
     choices,
     for_page,
+    grid_for,
     seed_of,
     state_words,
     told,
@@ -89,6 +90,7 @@ class InferencePanel(AdaptiveView):
         self._upload = Upload()
         self._abilities = {"image": False, "mask": False}
         self._notice: dict[str, str] | None = None
+        self._newest = False  # whether each picture is shown as it comes
         self._code = ""
         self._thread: threading.Thread | None = None
         self._dirty, self._pulled_at, self._drawn_at = False, -math.inf, -math.inf
@@ -122,7 +124,7 @@ class InferencePanel(AdaptiveView):
         """
         self._adopt()
         changed = {**self._settings, **settings}
-        self.service.check(**_asked(changed))
+        self.service.check(**asked_for(changed))
         self._settings = changed
         self._show()
 
@@ -188,6 +190,7 @@ class InferencePanel(AdaptiveView):
 
     def _on_picture(self, content: dict[str, Any]) -> None:
         """What is asked about a picture that was drawn."""
+        self._newest = False  # it stays in sight
         match content:
             case {"op": "pick", "id": int() as number}:
                 self._do(lambda: self._pick(number))
@@ -231,21 +234,19 @@ class InferencePanel(AdaptiveView):
 
     def _start(self) -> None:
         self._adopt()
-        asked = _asked(self._settings)
+        asked = asked_for(self._settings)
         self.service.check(**asked)
         self._work(lambda: self.service.generate(**asked, preview=self._see), "ot-inference")
 
     def _start_grid(self, axes: list[tuple[str, str]]) -> None:
         """Draw a grid of what was written; its pictures are a series."""
-        read = [read_axis(self.service, name, text) for name, text in axes]
-        if not read:
-            raise refused("x", "No setting is on an axis.", "Choose one, and write its values.")
-        chosen = {name for axis in read for name in axis}
-        asked = {
-            name: value for name, value in _asked(self._settings).items() if name not in chosen
-        }
-        given: dict[str, Any] = dict(zip("xyz", read, strict=False))
-        self._work(lambda: self.service.grid(**given, **asked), "ot-inference-grid", "grid")
+        asked = grid_for(self.service, axes, self._settings)
+
+        def draw() -> Grid:
+            self._newest = True
+            return self.service.grid(**asked)
+
+        self._work(draw, "ot-inference-grid", "grid")
 
     def _see(self, preview: Preview) -> None:
         self._preview = preview
@@ -276,7 +277,7 @@ class InferencePanel(AdaptiveView):
                 self._notice = {"tone": "hold", "title": "Stopped", "text": str(stopped)}
             except Exception as error:  # noqa: BLE001 - shown to the person at the page
                 self._refuse(error, place)
-            self._preview = None
+            self._preview, self._newest = None, False
             self._trim()
             self._on_status(final=True)
 
@@ -297,7 +298,9 @@ class InferencePanel(AdaptiveView):
 
     def _follow(self, result: Result) -> None:
         """Take up a picture, whoever asked for it."""
-        self._past.add(result, own=False)
+        number = self._past.add(result, own=False)
+        if self._newest:
+            self._pick(number)
         if self._thread is None or not self._thread.is_alive():  # else that is on the way
             self._trim()
         self._on_status()
@@ -492,9 +495,3 @@ class InferencePanel(AdaptiveView):
         for unlisten in getattr(self, "_unlisten", ()):
             unlisten()
         super().close()
-
-
-def _asked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as `generate` takes them: strength goes only with a picture."""
-    left_out = () if settings.get("image") else START
-    return {name: value for name, value in settings.items() if name not in left_out}

@@ -203,6 +203,44 @@ def test_a_grid_is_leafed_through_and_pictures_are_laid_beside_one_another(noteb
     expect(panel.get_by_role("alert")).to_contain_text("guidance is 'many'")
 
 
+def test_a_grid_shows_its_newest_picture_and_a_panel_what_code_draws(notebook, page, folder):
+    cells = [
+        SETUP.format(mode="", folder=folder),
+        "panel",
+        'service.generate("an owl", steps=2).path',
+    ]
+    notebook.open("newest.ipynb", cells)
+    notebook.run(0)
+    notebook.run(1)
+    panel = notebook.output(1)
+    notebook.run(2)
+    tiles = panel.locator(".ot-past .ot-tile")
+    expect(tiles).to_have_count(1)
+    expect(tiles.first).to_have_attribute("aria-label", re.compile("an owl"))
+    expect(panel.get_by_text("Pictures appear here.")).to_be_visible()
+    panel.get_by_label("Prompt", exact=True).fill("a fox")
+    panel.get_by_label("Steps").first.fill("40")
+    panel.get_by_text("Grid of settings").click()
+    panel.get_by_label("Across: setting").select_option("seed")
+    panel.get_by_label("Across: values").fill("1-60")
+    panel.get_by_role("button", name="Draw grid").click()
+    title = panel.locator("figcaption b")
+    expect(title).to_have_text("a fox")
+    expect(panel.locator(".ot-past .ot-tile[aria-pressed=true]")).to_have_count(1)
+    assert panel.get_by_role("button", name="Stop", exact=True).is_enabled()
+    notebook.shot("inference-grid-newest-light", panel)
+    page.set_viewport_size({"width": 460, "height": 1000})
+    notebook.theme(dark=True)
+    tiles.last.click()
+    expect(title).to_have_text("an owl")
+    assert violations(page, ".ot-draw") == []
+    notebook.shot("inference-grid-newest-dark-narrow", panel)
+    expect(title).to_have_text("an owl")  # the grid goes on, and this one stays
+    assert panel.get_by_role("button", name="Stop", exact=True).is_enabled()
+    page.keyboard.press("Escape")
+    expect(panel.get_by_text("It was stopped before it was whole.")).to_be_visible()
+
+
 DROP = """(root, bytes) => {
     const file = new File([new Uint8Array(bytes)], 'old.png', {type: 'image/png'});
     const held = new DataTransfer();

@@ -142,12 +142,12 @@ def test_a_new_kernel_shows_and_uses_the_pictures_of_the_gallery(later, tmp_path
     assert "a fox" in core._core._words.value
 
 
-def test_pictures_drawn_from_code_and_in_another_panel_are_taken_up_once(later, monkeypatch):
+def test_pictures_drawn_from_code_and_in_another_panel_are_taken_up_once(
+    panel, service, monkeypatch
+):
     monkeypatch.setattr(inference_history, "HISTORY", 4)
-    panel = later()
-    service = panel.service.load(ot.assets.model())
+    monkeypatch.setattr(inference_history, "EARLIER", 2)  # the two below, found there as well
     other = InferencePanel(service)
-    panel.set(**QUICK)
     fox = draw(panel, prompt="a fox", seed=3)
     owl = service.generate("an owl", seed=5, steps=1)
     for one, own in ((panel, [fox]), (other, [])):
@@ -327,6 +327,38 @@ def test_a_grid_becomes_a_sheet_a_table_and_a_series(panel):
         panel.wait(60)
         assert words in panel._front.view["notice"]["text"]
     assert "save" in panel._front.view["axes"]
+
+
+def test_each_picture_of_a_grid_is_shown_as_it_comes_but_not_over_one_that_is_looked_at(
+    panel, service
+):
+    seen = []
+
+    def watch(result):
+        if len(seen) == 6:
+            ask(panel, op="pick", id=2)
+        ask(panel, op="beat")
+        seen.append((result.path.read_bytes(), panel._front.picture))
+
+    leave = service.follow(watch)
+    ask(panel, op="grid", axes=[["seed", "1-12"]], settings={"prompt": "a fox"})
+    panel.wait(60)
+    leave()
+    assert [shown["image"] for _, shown in seen[:6]] == [image for image, _ in seen[:6]]
+    assert {shown["id"] for _, shown in seen[6:]} == {2}
+    assert panel._front.picture["id"] == 0  # the first of the series, when it is whole
+    service.generate("an owl", steps=1)
+    ask(panel, op="beat")
+    assert panel._front.picture["id"] == 0
+
+
+def test_a_grid_sends_a_few_pictures_a_second_at_most(panel, wire):
+    wire.clear()
+    begun = time.monotonic()
+    ask(panel, op="grid", axes=[["seed", "1-32"]], settings={"prompt": "a fox"})
+    panel.wait(60)
+    sent = [state for state in wire.states(panel._front) if "picture" in state]
+    assert 1 <= len(sent) <= 2 + 5 * (time.monotonic() - begun)
 
 
 def test_two_pictures_are_laid_beside_one_another_with_their_difference(panel):
