@@ -98,6 +98,7 @@ def _described(defaults: Section, prefix: str, group: str, outer: Show) -> Itera
         if name in outer.omit:
             continue
         own = next((item for item in info.metadata if isinstance(item, Show)), Show())
+        own = replace(own, methods=_both(own.methods, outer.only.get(name)))
         show = _inside(outer, own, prefix, cls.conditions(name))
         heading = own.group or group or _home(cls, name).GROUP
         value = getattr(defaults, name)

@@ -97,17 +97,26 @@ _TRANSFORMER_ONLY = ("attention_mask", "guidance_scale")
 _FROZEN = tuple(
     name for name in TrainModelPartConfig.model_fields if name not in ("model_name", "weight_dtype")
 )
+_OF_VAE_TRAINING = ("learning_rate", "stop_training_after", "stop_training_after_unit")
 _OMITTED = {
     "unet": _ENCODER_ONLY + _TRANSFORMER_ONLY,
     "prior": _ENCODER_ONLY + _TRANSFORMER_ONLY,
     "transformer": _ENCODER_ONLY,
     "unconditional_transformer": (*_ENCODER_ONLY[1:], *_TRANSFORMER_ONLY),
+    "vae": tuple(name for name in _FROZEN if name not in _OF_VAE_TRAINING),
 }
+_ONLY = {"vae": dict.fromkeys(_OF_VAE_TRAINING, frozenset({TrainingMethod.FINE_TUNE_VAE}))}
 
 
 def _part(group: str, name: str) -> Show:
     usual = _TRANSFORMER_ONLY if name.startswith("text_encoder") else _FROZEN
-    return Show(group=group, families=with_part(name), omit=_OMITTED.get(name, usual))
+    omitted = _OMITTED.get(name, usual)
+    return Show(
+        group=group,
+        families=with_part(name),
+        omit=omitted,
+        only=_ONLY.get(name, {}),
+    )
 
 
 class PartSettings(Section):

@@ -66,6 +66,10 @@ class Show:
     """Other settings and the values they must have for this one to count."""
     omit: tuple[str, ...] = ()
     """On a section: its fields that mean nothing here."""
+    only: Mapping[str, frozenset[TrainingMethod]] = dataclass_field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    """On a section: its fields that some training methods alone use here."""
     default: str = ""
     """The default in words, where it is not the same on every machine."""
     offers: str = ""

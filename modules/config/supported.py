@@ -212,6 +212,9 @@ HONOURED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "{encoder}.model_name": ANY,
         **{f"{part}.model_name": ANY for part in _FROZEN},
         **{f"{part}.weight_dtype": _WHOLE for part in _FROZEN},
+        "vae.learning_rate": ANY,
+        "vae.stop_training_after": ANY,
+        "vae.stop_training_after_unit": ANY,
         # adapter
         "peft_type": ANY,
         "lora_model_name": ANY,

@@ -63,7 +63,7 @@ def patiently(
             emit(
                 Warned(
                     f"{what} could not be written: {reason}. Free some space: it is tried again in "
-                    f"{WAIT:.0f} seconds, {left} more times."
+                    f"{WAIT:.0f} seconds, {left} more times. Stop ends the wait."
                 )
             )
         left = 0 if wait(WAIT) else left - 1

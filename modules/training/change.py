@@ -23,8 +23,8 @@ def change(config: TrainConfig, setting: str, value: Any) -> TrainConfig:
     """
     changed = config.update(**{setting: value})
     known = {one.path: one for one in settings(TrainConfig, collections=True)}
-    one = known.get(setting) or known[setting.partition(".")[0]]  # of an item of a list: the list
-    if one.applies != "now":
+    one = known.get(setting) or known.get(setting.partition(".")[0])  # of an item: its list
+    if one is None or one.applies != "now":
         fix = "Stop, change it, and start again (continue_last_backup goes on from here)."
         raise error(setting, f"{setting} is fixed when a run starts.", fix)
     if changed == config:
@@ -38,10 +38,14 @@ def change(config: TrainConfig, setting: str, value: Any) -> TrainConfig:
     return changed
 
 
-def record(config: TrainConfig, changed: TrainConfig, setting: str, step: int) -> dict[str, Any]:
-    """What a backup notes of a change, in plain values."""
-    old, value = (plain(one.get(setting)) for one in (config, changed))
-    return {"setting": setting, "old": old, "value": value, "step": step}
+def record(given: TrainConfig, changed: TrainConfig, setting: str, step: int) -> dict[str, Any]:
+    """What a backup notes of a change, in plain values; `old` is what the run was given."""
+    return {
+        "setting": setting,
+        "old": _at(given, setting),
+        "value": _at(changed, setting),
+        "step": step,
+    }
 
 
 def still_meant(

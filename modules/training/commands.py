@@ -75,7 +75,7 @@ class TrainCommands:
         self._changed = threading.Condition()
         self._pending: deque[Command] = deque()
         self._stops = 0
-        self._pause = False
+        self._pause = self._waiting = False
 
     def stop(self) -> None:
         """End the run after the current step; a paused run ends at once.
@@ -149,11 +149,24 @@ class TrainCommands:
         with self._changed:
             self._changed.wait_for(lambda: self._stops or not self._pause or self._pending)
 
+    @property
+    def pending(self) -> bool:
+        """Whether requests wait for the next step boundary."""
+        return bool(self._pending)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the run waits for room on the disk, which a further stop ends."""
+        return self._waiting
+
     def wait(self, seconds: float) -> bool:
         """Wait so long, or until a stop is asked for meanwhile; whether it was. For the trainer."""
         with self._changed:
-            before = self._stops
-            return self._changed.wait_for(lambda: self._stops > before, seconds)
+            before, self._waiting = self._stops, True
+            try:
+                return self._changed.wait_for(lambda: self._stops > before, seconds)
+            finally:
+                self._waiting = False
 
     def _add(self, command: Command) -> None:
         with self._changed:

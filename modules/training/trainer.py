@@ -95,7 +95,7 @@ class GenericTrainer:
         self._family = family_for(config.model_type)
         self._workspace = Workspace(config)
         self._device = torch.device(config.train_device)
-        self._changes: list[dict[str, Any]] = []
+        self._given, self._changes = config, list[dict[str, Any]]()
         self._light = frozenset((*self.__dict__, "_light"))
 
     @property
@@ -186,9 +186,13 @@ class GenericTrainer:
             )
 
     def _cache(self, *types: ConceptType) -> Dataset:
-        made, stop = (self._family, self.parts, self._method), lambda: self._commands.stop_requested
+        def stop() -> bool:
+            return self._commands.stop_requested
+
+        made = (self._family, self.parts, self._method)
         fill = partial(fill_cache, self.config, *made, self._emit, stop, types)
-        return patiently(fill, "The cache", self._emit, self._commands.wait)
+        wait = self._commands.wait
+        return patiently(fill, "The cache", self._emit, lambda seconds: stop() or wait(seconds))
 
     def _prepare(self) -> None:
         """Build what the loop needs: batches, forward pass, schedules, optimizer, generators."""
@@ -391,12 +395,13 @@ class GenericTrainer:
     def _change(self, setting: str, value: Any, step: int | None = None) -> None:
         """Change one setting of the running config, as was done at `step` or is done now."""
         changed = change(self.config, setting, value)
-        self._changes.append(record(self.config, changed, setting, step or self.step))
         old = self.config.get(setting)
         self._configure(changed)
         self._update.clip = changed.clip_grad_norm
         if self._update.ema is not None:
             self._update.ema.decay = changed.ema_decay
+        when = self.step if step is None else step
+        self._changes.append(record(self._given, changed, setting, when))
         self._emit(SettingChanged(setting, old, changed.get(setting), self.step))
 
     def _take_samples(self) -> None:

@@ -80,7 +80,11 @@ class Validation:
                 batch = next(batches)
                 (item,) = batch.items
                 found[self._dataset.items[item].concept].append(self._loss_of(batch, item))
-        return {name: sum(found[index]) / len(found[index]) for index, name in self._names.items()}
+        return {
+            name: sum(found[index]) / len(found[index])
+            for index, name in self._names.items()
+            if index in found  # one may be drawn too seldom for any image
+        }
 
     def _loss_of(self, batch: Batch, item: int) -> float:
         generator = torch.Generator(self._device).manual_seed(item)

@@ -130,6 +130,7 @@ class TrainerService(ShownRun):
         """End the run after this step; a run that loads or caches ends at once, so a pre-flight.
 
         A run that is live in another process, see `ot.attach`, is asked to end and does so soon.
+        One that stops and waits for room on the disk for what it leaves waits no more.
 
         Raises:
             CommandRefused: if no run is live, or it is stopping already.
@@ -140,6 +141,10 @@ class TrainerService(ShownRun):
                 return
             if self._follower is not None:
                 self._follower.ask_to_stop()
+                return
+            live = self._current
+            if live is not None and live.stopping and live.commands.waiting:
+                live.commands.stop()
                 return
             live = self._live("stop", LIVE)
             live.commands.stop()
@@ -220,7 +225,11 @@ class TrainerService(ShownRun):
 
         with self._lock:
             live = self._live("set", STEPPING)
-            live.asked = change(live.asked, setting, value)
+            before = live.asked if live.commands.pending else live.now
+        asked = change(before, setting, value)  # looks at disks: others need not wait for that
+        with self._lock:
+            live = self._live("set", STEPPING)
+            live.asked = asked
             live.commands.set(setting, value)
 
     def use_model(

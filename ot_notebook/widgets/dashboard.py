@@ -12,6 +12,7 @@ import anywidget
 import ipywidgets as W
 import traitlets as t
 
+from modules.config import ConfigError, Problem
 from modules.training.events import ENDED, Event, LossUpdate
 from ot_notebook.services import curve
 from ot_notebook.services.refusals import CommandRefused
@@ -169,9 +170,14 @@ class Dashboard(LiveView):
 
     def _apply(self) -> None:
         """Give the run what was changed in the form since."""
-        by_need = sorted(self._edits(), key=lambda edit: not edit[1])  # what is turned off, last
-        for setting, value in by_need:
-            self.service.set(setting.path, value)
+        refused: list[Problem] = []
+        for setting, value in sorted(self._edits(), key=lambda edit: not edit[1]):  # zeros last
+            try:
+                self.service.set(setting.path, value)
+            except ConfigError as error:  # the others count all the same
+                refused += error.problems
+        if refused:
+            raise ConfigError(refused)
 
     def _edits(self) -> list[tuple[Setting, object]]:
         """What the run could take up from the form, unless that holds a job of the queue."""

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from modules.config import MODELS, ModelType, TrainConfig, TrainingMethod, checks, validate
+from modules.config import (
+    MODELS,
+    ModelType,
+    TrainConfig,
+    TrainingMethod,
+    checks,
+    settings,
+    validate,
+)
 from modules.config import rules_files as files
 from modules.config.case import Case, DataFacts
 from modules.config.hardware import Hardware, detect
@@ -259,6 +267,34 @@ def test_adapters_that_a_format_cannot_join_are_refused_where_that_is_sure(good,
     assert ("error output_model_format" in said(config)) is refused
 
 
+def test_a_vae_that_trains_has_a_rate_and_an_end_of_its_own(good):
+    vae = {"vae.learning_rate": 1e-6, "vae.stop_training_after": 5}
+    training = {"training_method": "FINE_TUNE_VAE", "output_model_format": "DIFFUSERS"}
+    assert "has no effect" not in said(good.update(**training, **vae))
+    shown = {one.path: one for one in settings(TrainConfig)}
+    assert shown["vae.learning_rate"].applies_to(good.update(**training))
+    assert not shown["vae.learning_rate"].applies_to(good)
+
+
+def test_a_backup_that_is_not_the_newest_is_said_to_lead_back(good, tmp_path):
+    """Once the run has gone on from it and written newer ones, it still goes back to it."""
+    names = [f"2026-01-0{day}_10-00-00-backup-{day}-0-0" for day in (1, 2, 3)]
+    for name in (*names, "kept for later"):
+        (tmp_path / "work" / "backup" / name).mkdir(parents=True)
+    config = good.update(workspace_dir=str(tmp_path / "work"), continue_last_backup=True)
+
+    def chosen(name):
+        return said(config.update(**{"ot.resume_from": str(name)}))
+
+    assert chosen(names[0]) == (
+        f"warning ot.resume_from: ot.resume_from is {names[0]}, but there are 2 newer ones in "
+        f"{tmp_path / 'work' / 'backup'}: the run goes back behind what it had reached. Leave it "
+        f"empty to go on from the newest, {names[2]}."
+    )
+    assert "but there is a newer one in" in chosen(tmp_path / "work" / "backup" / names[1])
+    assert [chosen(name) for name in (names[2], "kept for later", "")] == ["", "", ""]
+
+
 def test_a_film_needs_its_encoder(good, monkeypatch):
     config = good.update(**FLUX, **{"samples.0.frames": 9}).update(model_type="WAN_2")
     assert "samples.0.frames" not in said(config)
@@ -322,6 +358,9 @@ def test_a_cpu_does_not_mix_two_types_of_16_bits(good, trains):
     words = "{}.weight_dtype is FLOAT_16 and the computation BFLOAT_16, which CPUs cannot mix."
     assert words.format("unet") in said(config, CPU)
     assert (words.format("text_encoder") in said(config, CPU)) is trains
+    learned = config.update(additional_embeddings=[{"placeholder": "<card>", "train": trains}])
+    assert (words.format("text_encoder") in said(learned, CPU)) is trains
+    assert said(learned.update(**{"text_encoder.train_embedding": False}), CPU) == said(config, CPU)
     assert "cannot mix" not in said(config, H100)
     assert "cannot mix" not in said(config.update(train_dtype="FLOAT_32"), CPU)
 

@@ -179,6 +179,28 @@ def test_set_counts_with_what_was_asked_for_before(stage):
     assert asked == [c.ChangeSetting("mae_strength", 1.0), c.ChangeSetting("mse_strength", 0.0)]
 
 
+def test_what_was_refused_by_the_run_is_not_counted_with(stage):
+    bring_to(stage, "training")
+    stage.service.set("mae_strength", 1.0)
+    stage.run.commands.take()  # and the run says no
+    with pytest.raises(ConfigError, match="are all 0"):
+        stage.service.set("mse_strength", 0.0)
+
+
+def test_a_stop_reaches_a_run_again_that_waits_for_room_on_the_disk(stage):
+    bring_to(stage, "stopping")
+    commands, ended = stage.run.commands, []
+    waiting = threading.Thread(target=lambda: ended.append(commands.wait(60)))
+    waiting.start()
+    while not commands.waiting:
+        time.sleep(0.01)
+    stage.service.stop()
+    waiting.join(5)
+    assert ended == [True]
+    with pytest.raises(CommandRefused, match="is stopping"):
+        stage.service.stop()
+
+
 def test_paused_gives_the_trainer_between_steps_and_lets_go_also_after_an_error(stage):
     bring_to(stage, "training")
     holder = threading.Timer(0.05, lambda: stage.run.enter("paused"))

@@ -148,6 +148,16 @@ def test_an_edit_of_the_form_is_offered_to_the_run_and_applied(stage, view):
     assert f"(run: {5e-4})" in asked(view)[0]
 
 
+def test_edits_that_can_be_are_applied_beside_one_that_cannot(stage, view):
+    stage.go("loading", "training")
+    view.job.update(mse_strength=0.0, clip_grad_norm=0.5)
+    view._pull()
+    press(view, "apply")
+    assert stage.run.commands.take() == c.ChangeSetting("clip_grad_norm", 0.5)
+    assert stage.run.commands.take() is None
+    assert "are all 0" in view._alert["text"]
+
+
 def test_settings_that_do_not_count_for_the_run_are_not_offered(stage, view):
     stage.go("loading", "training")
     view.job["transformer.learning_rate"] = 5e-4  # the model has none

@@ -152,6 +152,7 @@ def test_validation_concepts_of_one_name_are_kept_apart(make_config, train, pict
             for ending in ("png", "txt"):
                 shutil.copy(pictures / f"{colour}.{ending}", one)
             concepts.append({"name": name, "path": str(one), "type": "VALIDATION"})
+        concepts.append({**concepts[-1], "name": "never drawn", "balancing": 0.3})
         config = make_config(concepts=concepts, validation=True)
         stop = lambda event, commands: isinstance(event, e.ValidationLoss) and commands.stop()  # noqa: E731
         return train(config, stop).of(e.ValidationLoss)[0]

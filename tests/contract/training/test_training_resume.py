@@ -313,6 +313,27 @@ def test_a_setting_that_was_edited_since_is_not_taken_back_to_what_the_run_had(
     assert run.warnings.count(words) == told
 
 
+def test_edits_of_a_list_and_of_what_is_in_it_come_back_together(make_config, train, tmp_path):
+    drawn = {"prompt": "a", "height": 64, "width": 64, "diffusion_steps": 1}
+    config = make_config(
+        workspace_dir=tmp_path / "run", backup_before_save=True, samples=[drawn], sample_after=100
+    )
+
+    def react(event, commands):
+        if isinstance(event, e.LossUpdate) and event.step == 2:
+            commands.set("samples.0.prompt", "b")
+            commands.set("samples", [drawn, {**drawn, "prompt": "c"}])
+            commands.set("samples.1.prompt", "d")
+        if isinstance(event, e.LossUpdate) and event.step == 3:
+            commands.stop()
+
+    first = train(config, react)
+    second = train(config.update(continue_last_backup=True))
+    assert [one.prompt for one in first.trainer.config.samples] == ["a", "d"]
+    assert second.trainer.config.samples == first.trainer.config.samples
+    assert second.warnings == first.warnings
+
+
 def test_nothing_to_resume_is_said(make_config, train):
     run = train(make_config(continue_last_backup=True, epochs=1))
     assert any("No backup" in warning for warning in run.warnings)

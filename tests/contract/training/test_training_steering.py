@@ -115,6 +115,8 @@ def test_changes_apply_at_the_next_step(make_config, train):
     [
         ("epochs", 5, "fixed when a run starts"),
         ("learning_rat", 1e-4, "learning_rate"),
+        ("unet", {"learning_rate": 1e-4}, "unet is fixed when a run starts"),
+        ("unet.train_embedding", False, "unet.train_embedding is fixed when a run starts"),
         ("learning_rate", -1.0, "learning_rate"),
     ],
 )
