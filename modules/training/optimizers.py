@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -287,8 +287,28 @@ def step_alone(optimizer: torch.optim.Optimizer, group: dict[str, Any], index: i
         optimizer.param_groups = groups
 
 
+def saved_state(
+    optimizer: torch.optim.Optimizer, wide: Collection[torch.dtype] = ()
+) -> dict[str, Any]:
+    """What `load_optimizer_state` takes up again: moments, and for which weights they were made.
+
+    Args:
+        optimizer: whose they are.
+        wide: types of parameters that it sees in float32.
+    """
+    seen = [
+        [torch.float32 if p.dtype in wide else p.dtype for p in group["params"]]
+        for group in optimizer.param_groups
+    ]
+    return {**optimizer.state_dict(), SEEN: seen}
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Take up a backup's moments; rates, decays and the like stay as the config says them.
+
+    Args:
+        optimizer: with its parameters in the types in which it sees them.
+        state: of `saved_state`; older backups lack the types of their weights.
 
     Raises:
         ValueError: if the backup is of other parameters.
@@ -307,30 +327,47 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, A
     if type(optimizer).__module__.startswith("adv_optm"):
         # Version 2.5 reads a key on loading that Lion, and Adam beside Muon, never write.
         groups = [{needless: "auto", **group} for group in groups]
-    optimizer.load_state_dict({**state, "param_groups": groups})
-    for group, own, saved in zip(
-        optimizer.param_groups, current, state["param_groups"], strict=True
+    optimizer.load_state_dict({"state": state["state"], "param_groups": groups})
+    types = state.get(SEEN) or [[None] * len(group["params"]) for group in groups]
+    for group, own, saved, seen in zip(
+        optimizer.param_groups, current, state["param_groups"], types, strict=True
     ):
         group.update({key: value for key, value in own.items() if key in SETTINGS})
         if needless not in saved:
             group.pop(needless, None)
-        for parameter, number in zip(group["params"], saved["params"], strict=True):
+        for parameter, number, dtype in zip(group["params"], saved["params"], seen, strict=True):
             if number in state["state"]:  # none of what no gradient has reached yet
-                _keep_types(parameter, optimizer.state[parameter], state["state"][number])
+                _keep_bits(parameter, dtype, optimizer.state[parameter], state["state"][number])
 
 
-def _keep_types(parameter: nn.Parameter, loaded: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    """Give numbers that an optimizer keeps in types of its own these back.
+def _keep_bits(
+    parameter: nn.Parameter,
+    seen: torch.dtype | None,
+    loaded: dict[str, Any],
+    saved: Mapping[str, Any],
+) -> None:
+    """Give an optimizer its numbers back as they were, in types of its own.
 
-    torch makes all of them of their parameter's type. Where none had it, the run has another type
-    of weights than the backup's, and torch is right.
+    torch makes all of them of their parameter's type, which is right where the run has another type
+    of weights than the backup's, and costs bits where weights are narrower than moments.
+
+    Args:
+        parameter: as the optimizer sees it.
+        seen: its type when they were saved; None if the backup does not tell: then it was this one
+            if any of them has it.
+        loaded: what torch has made of them.
+        saved: what the backup holds.
     """
-    types = {name: value.dtype for name, value in saved.items() if isinstance(value, torch.Tensor)}
-    if parameter.dtype in (types[name] for name in types if name != "step"):
-        for name, dtype in types.items():
+    tensors = {name: value for name, value in saved.items() if isinstance(value, torch.Tensor)}
+    types = [seen] if seen else [tensors[name].dtype for name in tensors if name != "step"]
+    if parameter.dtype in types:
+        for name, value in tensors.items():
             if isinstance(loaded.get(name), torch.Tensor):
-                loaded[name] = loaded[name].to(dtype)
+                loaded[name] = value.to(loaded[name].device)
 
+
+SEEN = "seen_as"
+"""Where a saved state has the types of its parameters, group by group."""
 
 SETTINGS = frozenset(
     ("lr", "betas", "eps", "weight_decay", "momentum", "dampening", "nesterov", "amsgrad")

@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from modules.config import DataType, EMAMode, TrainConfig
 from modules.config.optimizer_defaults import ONE_BY_ONE
 from modules.training.ema import Ema
-from modules.training.optimizers import build_optimizer, load_optimizer_state, step_alone
+from modules.training.optimizers import (
+    build_optimizer,
+    load_optimizer_state,
+    saved_state,
+    step_alone,
+)
 from modules.training.rounding import wide_types, widened
 from modules.training.waiting import beside, waiting
 
@@ -225,7 +230,7 @@ class Update:
         """Moments, loss scale and average."""
         return {
             "kind": type(self.optimizer).__name__,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": saved_state(self.optimizer, self._wide),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
         }

@@ -12,7 +12,9 @@ from modules.training.optimizers import (
     build_optimizer,
     load_optimizer_state,
     optimizer_problems,
+    saved_state,
 )
+from modules.training.rounding import widened
 
 INSTALLED = [
     kind for kind, recipe in RECIPES.items() if importlib.util.find_spec(recipe.package) is not None
@@ -23,14 +25,12 @@ def settings(kind, **numbers):
     return TrainConfig().update(optimizer={"optimizer": kind.value, **numbers}).optimizer
 
 
-def parameters():
+def parameters(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     shapes = [(16, 8), (8, 16), (12,), (4, 3, 3, 3)]
     return {
-        "unet": [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes[:2]],
-        "text_encoder": [
-            nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes[2:]
-        ],
+        part: [nn.Parameter(torch.randn(s, generator=generator).to(dtype)) for s in of_part]
+        for part, of_part in (("unet", shapes[:2]), ("text_encoder", shapes[2:]))
     }
 
 
@@ -48,12 +48,12 @@ def steps(optimizer, groups, count, first=0):
         optimizer.zero_grad()
 
 
-def build(kind, groups, rate=0.05):
+def build(kind, groups, rate=0.05, **numbers):
     other = rate if RECIPES[kind].one_rate else rate / 2
     network = nn.ParameterList([p for group in groups.values() for p in group])
     split = split_groups(settings(kind), groups, [network])
     rates = {name: rate if name.startswith("unet") else other for name in split}
-    return build_optimizer(settings(kind), split, rates)
+    return build_optimizer(settings(kind, **numbers), split, rates)
 
 
 @pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.value)
@@ -73,18 +73,19 @@ def test_every_installed_optimizer_goes_downhill(kind):
     assert all(p.isfinite().all() for group in groups.values() for p in group)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", INSTALLED, ids=lambda kind: kind.value)
-def test_a_reloaded_optimizer_goes_on_bit_for_bit(kind, tmp_path):
-    straight = parameters()
-    optimizer = build(kind, straight)
+def test_a_reloaded_optimizer_goes_on_bit_for_bit(kind, dtype, tmp_path):
+    straight = parameters(dtype)
+    optimizer = build(kind, straight, stochastic_rounding=False)
     steps(optimizer, straight, 3)
-    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save(saved_state(optimizer), tmp_path / "optimizer.pt")
     resumed = {
         name: [nn.Parameter(p.detach().clone()) for p in group] for name, group in straight.items()
     }
     steps(optimizer, straight, 3, first=3)
 
-    again = build(kind, resumed)
+    again = build(kind, resumed, stochastic_rounding=False)
     load_optimizer_state(again, torch.load(tmp_path / "optimizer.pt", weights_only=True))
     steps(again, resumed, 3, first=3)
     for name, group in straight.items():
@@ -102,16 +103,45 @@ def test_a_reloaded_optimizer_goes_on_bit_for_bit(kind, tmp_path):
                 assert torch.equal(found, expected), key
 
 
-def test_moments_follow_weights_that_have_another_type_now():
+def test_an_older_backup_goes_on_bit_for_bit_where_its_moments_tell_the_type():
+    """CAME keeps one number in the type of the weights, beside moments of float32."""
+    straight = parameters(torch.bfloat16)
+    optimizer = build(Optimizer.CAME, straight, stochastic_rounding=False)
+    steps(optimizer, straight, 3)
+    again = build(Optimizer.CAME, parameters(torch.bfloat16), stochastic_rounding=False)
+    load_optimizer_state(again, optimizer.state_dict())
+    for number, moments in optimizer.state_dict()["state"].items():
+        for key, expected in moments.items():
+            found = again.state_dict()["state"][number][key]
+            assert (found == expected) if key == "step" else torch.equal(found, expected), key
+
+
+@pytest.mark.parametrize("saved", [saved_state, torch.optim.Optimizer.state_dict])
+def test_moments_follow_weights_that_have_another_type_now(saved):
     groups = {"unet": [nn.Parameter(torch.ones(3, dtype=torch.bfloat16))]}
     plain = settings(Optimizer.ADAMW, stochastic_rounding=False)
     optimizer = build_optimizer(plain, groups, {"unet": 1e-3})
     steps(optimizer, groups, 1)
     wide = {"unet": [nn.Parameter(torch.ones(3))]}
     again = build_optimizer(plain, wide, {"unet": 1e-3})
-    load_optimizer_state(again, optimizer.state_dict())
+    load_optimizer_state(again, saved(optimizer))
     assert again.state[wide["unet"][0]]["exp_avg"].dtype == torch.float32
     steps(again, wide, 1)
+
+
+def test_moments_of_weights_that_were_wide_follow_those_that_are_no_more():
+    """Rounding at random was on, for which the optimizer saw float32, and is off now."""
+    groups = {"unet": [nn.Parameter(torch.ones(3, dtype=torch.bfloat16))]}
+    optimizer = build_optimizer(settings(Optimizer.ADAMW), groups, {"unet": 1e-3})
+    with widened(groups["unet"]):
+        steps(optimizer, groups, 1)
+    state = saved_state(optimizer, wide=(torch.bfloat16,))
+    again = build_optimizer(settings(Optimizer.ADAMW), groups, {"unet": 1e-3})
+    load_optimizer_state(again, state)
+    assert again.state[groups["unet"][0]]["exp_avg"].dtype == torch.bfloat16
+    with widened(groups["unet"]):
+        load_optimizer_state(again, state)
+    assert again.state[groups["unet"][0]]["exp_avg"].dtype == torch.float32
 
 
 def test_what_no_gradient_has_reached_has_no_moments_after_a_resume():

@@ -75,6 +75,16 @@ CASES = {
         "optimizer.relative_step": True,
         "optimizer.scale_parameter": True,
     },
+    "CAME on an adapter of bfloat16 that is rounded to nearest": {
+        "lora_weight_dtype": "BFLOAT_16",
+        "optimizer.optimizer": "CAME",
+        "optimizer.stochastic_rounding": False,
+    },
+    "Adafactor on such a one": {
+        "lora_weight_dtype": "BFLOAT_16",
+        "optimizer.optimizer": "ADAFACTOR",
+        "optimizer.stochastic_rounding": False,
+    },
     "Muon, average": {"ema": "CPU", "optimizer.optimizer": "MUON", **BOTH},
     "no cache, an encoder that stops": {
         "latent_caching": False,
