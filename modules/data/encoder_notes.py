@@ -29,6 +29,9 @@ _NOTE = re.compile(r"(image|hint|text)-[0-9a-f]{16}\.txt")
 _SPACE = re.compile(r"((image|hint|text)-[0-9a-f]{16})?")
 """What the name of a note looks like, and what stands in it."""
 
+NOTE_BYTES = 64
+"""More than any note has."""
+
 _WHOLE = (DataType.FLOAT_32, DataType.FLOAT_16, DataType.BFLOAT_16)
 """Types of weights that are used as they are stored; others are unpacked to the run's own."""
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from modules.atomic import atomic_file
 from modules.data.cache import DAMAGED, SUFFIX, checksum, keys_of
-from modules.data.encoder_notes import FOLDER, all_notes, is_note, take_notes
+from modules.data.encoder_notes import FOLDER, NOTE_BYTES, all_notes, is_note, take_notes
 
 _NAME = re.compile(r"((image|text|hint)-[0-9a-f]{16}|mask)/[0-9a-f]{32}\.safetensors")
 
@@ -90,13 +90,12 @@ def take_in(path: Path, cache_dir: Path) -> int:
             for info in archive.infolist():
                 if _NAME.fullmatch(info.filename):
                     continue
-                folder, _, name = info.filename.partition("/")
-                notes[name] = archive.read(info).decode("ascii", "replace")
-                if folder != FOLDER or not is_note(name, notes[name]):
+                if (text := _note(archive, info)) is None:
                     raise ValueError(
                         f"{path} holds {info.filename!r}, which is no part of a cache. Choose a "
                         f"file that was exported from one."
                     )
+                notes[PurePosixPath(info.filename).name] = text
             new = 0
             for name in filter(_NAME.fullmatch, archive.namelist()):
                 target = cache_dir / PurePosixPath(name)
@@ -110,6 +109,16 @@ def take_in(path: Path, cache_dir: Path) -> int:
         raise ValueError(
             f"{path} is no zip file. Choose a file that was exported from a cache."
         ) from None
+
+
+def _note(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> str | None:
+    """What a note says; None for any other file, of which no more is read than a note may have."""
+    folder, _, name = info.filename.partition("/")
+    if folder != FOLDER or not is_note(name, "") or info.file_size > NOTE_BYTES:
+        return None
+    with archive.open(info) as file:
+        text = file.read(NOTE_BYTES).decode("ascii", "replace")
+    return text if is_note(name, text) else None
 
 
 def _damage(path: Path) -> str:

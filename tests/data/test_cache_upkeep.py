@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+import tracemalloc
 import zipfile
 
 import pytest
@@ -144,6 +145,22 @@ def test_a_zip_of_anything_else_is_refused(tmp_path, name, content):
     (tmp_path / "no.zip").write_text("no")
     with pytest.raises(ValueError, match="no zip file"):
         take_in(tmp_path / "no.zip", tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["films/long.mp4", "encoders/long.mp4", "encoders/text-0123456789abcdef.txt"],
+)
+def test_a_zip_of_anything_else_is_not_unpacked(tmp_path, name):
+    size = 32 << 20
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(size))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="no part of a cache"):
+        take_in(tmp_path / "bad.zip", tmp_path / "there")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size / 10
 
 
 def test_many_small_shards_become_few(tmp_path):
