@@ -1,7 +1,6 @@
 """Models of the hub, from a cache on this disk: their revisions, and what is said without them."""
 
 import os
-import socket
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -132,35 +131,55 @@ except ConfigError as error:
 """
 
 
+class Gate:
+    """A hub that lets nobody in, and a process that may ask it."""
+
+    def __init__(self, folder):
+        self.asked = asked = []
+        """Paths, and what each request was authorised by."""
+        self._folder = folder
+
+        class Door(BaseHTTPRequestHandler):
+            def do_GET(self):
+                asked.append((self.path, self.headers.get("Authorization")))
+                self.send_error(401)
+
+            do_HEAD = do_GET  # noqa: N815
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def run(self, code, *arguments):
+        """Run code in the folder, where the hub may be asked, unlike in these tests."""
+        environment = {
+            **os.environ,
+            "HF_ENDPOINT": f"http://127.0.0.1:{self.server.server_port}",
+            "HF_TOKEN": "hf_something",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(self._folder / "home"),
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=environment, cwd=self._folder, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def gate(tmp_path):
+    found = Gate(tmp_path)
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
 @pytest.mark.slow
-def test_the_token_of_the_environment_is_shown_to_the_hub_and_to_nobody_else(tmp_path):
-    asked = []
-
-    class Gate(BaseHTTPRequestHandler):
-        def do_GET(self):
-            asked.append((self.path, self.headers.get("Authorization")))
-            self.send_error(401)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Gate)
-    Thread(target=server.serve_forever, daemon=True).start()
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
-        "HF_TOKEN": "hf_something",
-        "HF_HUB_OFFLINE": "0",
-        "HF_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-    }
-    command = [sys.executable, "-c", LOAD]
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    server.shutdown()
+def test_the_token_of_the_environment_is_shown_to_the_hub_and_to_nobody_else(gate):
+    done = gate.run(LOAD)
+    asked = gate.asked
     assert any("/someone/secret/" in path and "v2" in path for path, _ in asked)
     assert {header for path, header in asked if "someone" in path} == {"Bearer hf_something"}
     assert "Cannot load someone/secret@v2 as FluxPipeline" in done.stdout
@@ -168,10 +187,16 @@ def test_the_token_of_the_environment_is_shown_to_the_hub_and_to_nobody_else(tmp
     assert "hf_something" not in done.stdout + done.stderr
 
 
-def test_a_single_file_asks_nobody_for_its_settings_offline(tmp_path, monkeypatch):
-    """They come from the cache, if that has them; else it is said what to do."""
-    asked = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *where, **_: asked.append(where) or [])
+def put_into(cache, family, parts):
+    """As the model from which single files of Stable Diffusion 1.5 have their settings."""
+    held = cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
+    (held / "refs").mkdir(parents=True)
+    (held / "refs" / "main").write_text("a" * 40)
+    save_model(family, parts, held / "snapshots" / ("a" * 40), ModelFormat.DIFFUSERS, torch.float16)
+
+
+def test_a_single_file_takes_its_settings_from_the_cache_offline(tmp_path):
+    """If that has them; else it is said what to do."""
     kind = ModelType.STABLE_DIFFUSION_15
     family, cache, file = family_for(kind), tmp_path / "cache", tmp_path / "m.safetensors"
     parts = family.tiny()
@@ -182,17 +207,43 @@ def test_a_single_file_asks_nobody_for_its_settings_offline(tmp_path, monkeypatc
     (problem,) = caught.value.problems
     assert "it holds no settings, and those of stable-diffusion-v1-5/" in problem.message
     assert "Put a diffusers folder of its architecture beside it, named m;" in problem.fix
-    held = cache / "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
-    (held / "refs").mkdir(parents=True)
-    (held / "refs" / "main").write_text("a" * 40)
-    save_model(family, parts, held / "snapshots" / ("a" * 40), ModelFormat.DIFFUSERS, torch.float16)
+    put_into(cache, family, parts)
     own = parts.denoiser.state_dict()
     found = family.load(wanted).denoiser.state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in own.items())
     torch.save({"state_dict": load_file(file)}, tmp_path / "m.ckpt")
     old = family.load(wanted.update(base_model_name=str(tmp_path / "m.ckpt")))
     assert all(torch.equal(old.denoiser.state_dict()[key], own[key]) for key in own)
-    assert asked == []
+
+
+LOAD_FILE = """
+import sys
+from modules.config import ConfigError, TrainConfig
+from modules.families import family_for
+config = TrainConfig().update(
+    model_type="STABLE_DIFFUSION_15", base_model_name="m.safetensors",
+    huggingface_cache_dir="cache", offline_mode=sys.argv[1] != "online",
+)
+try:
+    family_for(config.model_type).load(config)
+    print("Loaded m.safetensors")
+except ConfigError as error:
+    print(error.problems[0].message)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["online", "offline", "offline, from the cache"])
+def test_a_single_file_asks_the_hub_for_its_settings_unless_offline(gate, tmp_path, mode):
+    family = family_for(ModelType.STABLE_DIFFUSION_15)
+    file, parts, cached = tmp_path / "m.safetensors", family.tiny(), "cache" in mode
+    save_model(family, parts, file, ModelFormat.ORIGINAL_SINGLE_FILE, torch.float32)
+    if cached:
+        put_into(tmp_path / "cache", family, parts)
+    done = gate.run(LOAD_FILE, mode)
+    assert ("Loaded" if cached else "Cannot load") + " m.safetensors" in done.stdout
+    assert any("/stable-diffusion-v1-5/" in path for path, _ in gate.asked) is (mode == "online")
+    assert bool(gate.asked) is (mode == "online")
 
 
 @pytest.mark.parametrize(
