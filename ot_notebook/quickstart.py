@@ -165,9 +165,9 @@ def _write_diffusers_layout(run: Run, path: Path) -> None:
 
     from modules.adapters.files import save_tensors, to_format
     from modules.config import ModelFormat
+    from modules.config.paths import backups
     from modules.families import family_for
     from modules.families.loading import DTYPES
-    from modules.training.checkpoint import backups
 
     found = backups(run.workspace)
     if not found:

@@ -58,6 +58,15 @@ def backup_folder(workspace: str, name: str) -> Path:
     return path if path.parts[1:] else Path(resolve(workspace)) / "backup" / path
 
 
+def backups(workspace: Path) -> list[Path]:
+    """Backup folders of a workspace, newest first."""
+    folder = workspace / "backup"
+    if not folder.is_dir():
+        return []
+    found = (path for path in folder.iterdir() if path.is_dir() and "-backup-" in path.name)
+    return sorted((path for path in found if not path.name.startswith(".")), reverse=True)
+
+
 def hub_revision(text: str) -> tuple[str, str | None]:
     """A model's name without, and with what stands behind its `@`: a branch, tag or commit.
 

@@ -16,7 +16,7 @@ from modules.config.concept_config import (
     ConceptConfig,
 )
 from modules.config.enums import ConceptType, TrainingMethod
-from modules.config.paths import HUB_ID, backup_folder, hub_revision, is_local, resolve
+from modules.config.paths import HUB_ID, backup_folder, backups, hub_revision, is_local, resolve
 from modules.config.problems import ConfigError, Problem
 from modules.config.section import clip
 
@@ -101,13 +101,13 @@ def overwriting(case: Case) -> Iterator[Problem]:
 
 
 def chosen_backup(case: Case) -> Iterator[Problem]:
-    """A backup to go on from that is not there, or that nothing asks for."""
+    """A backup to go on from that is not there, is not the newest, or that nothing asks for."""
     config, field = case.config, "ot.resume_from"
     name = config.ot.resume_from
     if not name:
         return
     _, problem = _path(field, name)
-    _, other = _path("workspace_dir", config.workspace_dir)
+    workspace, other = _path("workspace_dir", config.workspace_dir)
     if problem or other:
         yield from filter(None, [problem])
     elif not config.continue_last_backup:
@@ -116,6 +116,11 @@ def chosen_backup(case: Case) -> Iterator[Problem]:
     elif not (folder := backup_folder(config.workspace_dir, name)).is_dir():
         message = f"{field} is {name}, but {folder} is not there."
         yield refuse(field, message, "Check the name, or leave it empty for the newest.")
+    elif newer := [path for path in backups(Path(workspace)) if path.name > folder.name]:
+        there = "is a newer one" if len(newer) == 1 else f"are {len(newer)} newer ones"
+        message = f"{field} is {name}, but there {there} in {newer[0].parent}: the run goes back "
+        fix = f"Leave it empty to go on from the newest, {newer[0].name}."
+        yield warn(field, f"{message}behind what it had reached.", fix)
 
 
 def file_names(case: Case) -> Iterator[Problem]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from modules.config import TrainConfig
-from modules.config.paths import backup_folder
+from modules.config.paths import backup_folder, backups
 from modules.config.problems import error
 from modules.data import Batches
 from modules.training.checkpoint import (
     BackupError,
     Checkpoint,
-    backups,
     prune,
     read_backup,
     read_newest,

@@ -20,6 +20,7 @@ from torch.serialization import default_restore_location
 
 from modules.atomic import atomic_folder
 from modules.config import TrainConfig
+from modules.config.paths import backups
 from modules.training.onetrainer_backup import ForeignBackup, is_foreign, read_foreign
 from modules.training.places import Place
 
@@ -96,15 +97,6 @@ def read_backup(folder: Path, device: str = "cpu") -> Checkpoint | ForeignBackup
         return Checkpoint(Place(state["step"], **progress), optimizer, state)
     except Exception as error:
         raise BackupError(f"{folder / name} cannot be read: {error}") from error
-
-
-def backups(workspace: Path) -> list[Path]:
-    """Backup folders of a workspace, newest first."""
-    folder = workspace / "backup"
-    if not folder.is_dir():
-        return []
-    found = (path for path in folder.iterdir() if path.is_dir() and "-backup-" in path.name)
-    return sorted((path for path in found if not path.name.startswith(".")), reverse=True)
 
 
 def read_newest(

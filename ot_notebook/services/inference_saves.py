@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.config import TrainingMethod
+from modules.config.paths import backups
 from modules.training.events import ModelSaved
 from ot_notebook.services.inference_request import refused
 from ot_notebook.services.inference_source import trained_parts
@@ -63,7 +64,7 @@ def saves_of(run: Run | str | Path | None) -> list[Save]:
 
 
 def _adapters(run: Run) -> dict[int, Save]:
-    adapters = ((folder, folder / "lora" / "lora.safetensors") for folder in _backups(run))
+    adapters = ((folder, folder / "lora" / "lora.safetensors") for folder in backups(run.workspace))
     kept = {_step(folder): adapter for folder, adapter in adapters if adapter.is_file()}
     saved = {step: path for step, path in _saved(run).items() if path.is_file()}
     kin = frozenset(path.absolute() for path in [*kept.values(), *saved.values()])
@@ -72,17 +73,11 @@ def _adapters(run: Run) -> dict[int, Save]:
 
 def _models(run: Run) -> dict[int, Save]:
     config = run.config
-    kept = [folder for folder in _backups(run) if trained_parts(config, folder)]
+    kept = [folder for folder in backups(run.workspace) if trained_parts(config, folder)]
     found = {_step(folder): Save(_step(folder), folder, whole=folder) for folder in kept}
     for step, path in _saved(run).items():
         found[step] = Save(step, path, whole=config.update(base_model_name=str(path)))
     return found
-
-
-def _backups(run: Run) -> list[Path]:
-    from modules.training.checkpoint import backups
-
-    return backups(run.workspace)
 
 
 def _saved(run: Run) -> dict[int, Path]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from modules.config import ConfigError, DataType, ModelType, Problem, TrainConfig, TrainingMethod
 from modules.config.models import MODELS
-from modules.config.paths import hub_revision, resolve
+from modules.config.paths import backups, hub_revision, resolve
 from modules.training.events import ModelSaved
 from ot_notebook.services.run import Run
 
@@ -92,7 +92,6 @@ def find_source(model: object, model_type: ModelType | str | None, dtype: DataTy
 
 def _of_run(run: Run, dtype: DataType) -> Source:
     """The base model of a run with its newest result."""
-    from modules.training.checkpoint import backups
     from modules.training.embeddings import backup_files, embedding_files
 
     config, name = run.config, f"run {run.id}"
