@@ -56,10 +56,13 @@ def mixed_precision(case: Case) -> Iterator[Problem]:
     if case.hardware.kind != "cpu" or config.training_method is TrainingMethod.FINE_TUNE_VAE:
         return
     pair = {DataType.FLOAT_16, DataType.BFLOAT_16}
-    for part in (case.facts.denoiser, *case.facts.text_encoders):
+    encoders = [part for part in case.facts.text_encoders if config.get(f"{part}.include")]
+    cached = config.latent_caching and not config.embeddings_in_use
+    if cached and not any(config.get(f"{part}.train") for part in encoders):
+        encoders = []  # no step reads a caption
+    for part in (case.facts.denoiser, *encoders):
         stored = config.get(f"{part}.weight_dtype")
-        seen = part == case.facts.denoiser or config.get(f"{part}.train")
-        if seen and {stored, computed} == pair:
+        if {stored, computed} == pair:
             field = f"{part}.weight_dtype"
             message = f"{field} is {stored.value} and the computation {computed.value}, which CPUs "
             fix = f"Use {computed.value} or FLOAT_32 for {field}."

@@ -349,18 +349,24 @@ def test_a_gpu_that_is_not_there_is_refused(good):
     assert detect("cpu") == Hardware("cpu", "cpu")
 
 
-@pytest.mark.parametrize("trains", [True, False])
-def test_a_cpu_does_not_mix_two_types_of_16_bits(good, trains):
-    parts = {"unet.weight_dtype": "FLOAT_16", "text_encoder.weight_dtype": "FLOAT_16"}
-    config = good.update(
-        train_device="cpu", train_dtype="BFLOAT_16", **parts, **{"text_encoder.train": trains}
-    )
+@pytest.mark.parametrize(
+    ("changes", "reads"),
+    [
+        ({}, False),
+        ({"text_encoder.train": True}, True),
+        ({"text_encoder_2.train": True}, True),  # captions go through both
+        ({"text_encoder_2.train": True, "text_encoder.include": False}, False),
+        ({"additional_embeddings": [{"placeholder": "<card>", "train": False}]}, True),
+        ({"latent_caching": False}, True),
+    ],
+)
+def test_a_cpu_does_not_mix_two_types_of_16_bits(good, changes, reads):
+    parts = {"transformer.weight_dtype": "FLOAT_16", "text_encoder.weight_dtype": "FLOAT_16"}
+    parts["text_encoder_2.train"] = False
+    config = good.update(**FLUX, **parts, train_device="cpu").update(**changes)
     words = "{}.weight_dtype is FLOAT_16 and the computation BFLOAT_16, which CPUs cannot mix."
-    assert words.format("unet") in said(config, CPU)
-    assert (words.format("text_encoder") in said(config, CPU)) is trains
-    learned = config.update(additional_embeddings=[{"placeholder": "<card>", "train": trains}])
-    assert (words.format("text_encoder") in said(learned, CPU)) is trains
-    assert said(learned.update(**{"text_encoder.train_embedding": False}), CPU) == said(config, CPU)
+    assert words.format("transformer") in said(config, CPU)
+    assert (words.format("text_encoder") in said(config, CPU)) is reads
     assert "cannot mix" not in said(config, H100)
     assert "cannot mix" not in said(config.update(train_dtype="FLOAT_32"), CPU)
 
