@@ -307,7 +307,8 @@ class InferencePanel(AdaptiveView):
 
     def _trim(self) -> None:
         """Hold what the page can show, and no more."""
-        self._past.trim({one["id"] for one in self._series})
+        large = {pair[0] for pair in (self._shown, self._beside) if pair is not None}
+        self._past.trim(large | {one["id"] for one in self._series})
 
     def _pick(self, number: int) -> None:
         self._shown, self._code = (number, self._past[number]), ""

@@ -163,14 +163,14 @@ def test_pictures_drawn_from_code_and_in_another_panel_are_taken_up_once(
 
     service.batch("a cat", 6, seed=1, steps=1)
     assert [re.search(r"seed (\d+)", tile["words"])[1] for tile in sought(panel)] == list("6543")
-    assert len(panel._past._drawn) == 4
+    assert sorted(panel._past._drawn) == [0, 4, 5, 6, 7]  # 0 is shown large
     assert ask(panel, op="grid", axes=[["seed", "1-6"]], settings={}) is None
     panel.wait(60)
     assert [one.recipe.seed for one in panel.results] == [3, 4, 5, 6]
     assert [one["label"] for one in panel._front.view["series"]] == [
         f"seed {n}" for n in range(1, 7)
     ]
-    assert len(sought(other)) == len(other._past._drawn) == 4
+    assert len(sought(other)) == len(other._past._drawn) - 1 == 4
     other.close()
     assert len(service._followers) == 1
 
@@ -191,6 +191,25 @@ def test_a_page_holds_the_last_pictures_and_those_of_the_last_grid(panel, monkey
         assert ask(panel, op="pick", id=one["id"]) is None
     draw(panel, prompt="an owl", seed=9)
     assert len(panel._past._drawn) <= 3 + 5
+
+
+def test_pictures_that_are_looked_at_stay_however_many_come_after_them(panel, service, monkeypatch):
+    monkeypatch.setattr(inference_history, "HISTORY", 3)
+    for seed in range(3):
+        draw(panel, prompt="a fox", seed=seed)
+    ask(panel, op="pick", id=0)
+    ask(panel, op="beside", id=1)
+    service.batch("a cat", 5, seed=10, steps=1)
+    assert sorted(panel._past._drawn) == [0, 1, 5, 6, 7]
+    assert ask(panel, op="code", id=0, **{"as": "web"}) is None
+    assert "Seed: 0" in panel._front.view["code"]
+    assert ask(panel, op="reuse", id=1, seed=True) is None
+    assert panel.settings["seed"] == 1
+    ask(panel, op="beside")
+    ask(panel, op="pick", id=7)
+    service.generate("a cat", steps=1)
+    assert sorted(panel._past._drawn) == [6, 7, 8]
+    assert "no picture 0 here any more" in ask(panel, op="pick", id=0)["text"]
 
 
 @pytest.mark.parametrize("mode", ["rich", "core"])
