@@ -70,7 +70,7 @@ class Drawing:
         words: str = "",
         preview: Callable[[Preview], None] | None = None,
     ) -> list[Result]:
-        """Pictures side by side.
+        """Pictures side by side; for want of memory the first alone, so ask for the rest again.
 
         Args:
             model: draws them.
@@ -138,7 +138,7 @@ class Drawing:
         notes = tuple(model.notes(requests[0], stack))
         return [
             _Drawn(frames, model.recipe(request, stack), seconds, notes, rate)
-            for request, frames in zip(requests, pictures, strict=True)
+            for request, frames in zip(requests, pictures, strict=False)
         ]
 
     def _kept(self, drawn: _Drawn) -> Result:

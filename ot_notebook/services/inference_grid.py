@@ -7,7 +7,7 @@ import io
 import itertools
 import math
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -173,14 +173,15 @@ def draw(
                     model = held.need()
                     _refuse_twice(model, some)
                 requests = requests or {cell.place: ask(model, cell.settings) for cell in cells}
-                size = min(model.together(one, TOGETHER) for one in requests.values())
-                shares = [(share, model.fit(share[0].loras)) for share in _shares(some, size)]
-                for share, stack in shares:
-                    _refuse_lost(found.values())
-                    words = f"{_numbers(len(found) + 1, len(share))} of {len(cells)}"
-                    wanted = [requests[cell.place] for cell in share]
-                    begun = begin(model, wanted, stack, words)
-                    found |= zip((cell.place for cell in share), begun, strict=True)
+                for left, stack in [(alike, model.fit(alike[0].loras)) for alike in _alike(some)]:
+                    while left:
+                        _refuse_lost(found.values())
+                        size = model.together(requests[left[0].place], TOGETHER)
+                        wanted = [requests[cell.place] for cell in left[:size]]
+                        words = f"{_numbers(len(found) + 1, len(wanted))} of {len(cells)}"
+                        begun = begin(model, wanted, stack, words)
+                        found |= zip((cell.place for cell in left), begun, strict=False)
+                        left = left[len(begun) :]
                 del model  # its networks go before others come
         except Cancelled:
             if not found:
@@ -188,16 +189,14 @@ def draw(
     return [(cell, found[cell.place].result()) for cell in cells if cell.place in found]
 
 
-def _shares(cells: Iterable[Cell], size: int) -> Iterator[list[Cell]]:
-    """Those that differ in nothing but their seed, at most so many at a time."""
+def _alike(cells: Iterable[Cell]) -> Iterable[list[Cell]]:
+    """Those that differ in nothing but their seed."""
     alike: dict[tuple[int, ...], list[Cell]] = {}
     for cell in cells:
         places = zip(cell.axes, cell.place, strict=False)
         key = tuple(place for name, place in places if name != "seed")
         alike.setdefault(key, []).append(cell)
-    for some in alike.values():
-        for first in range(0, len(some), size):
-            yield some[first : first + size]
+    return alike.values()
 
 
 def _numbers(first: int, count: int) -> str:

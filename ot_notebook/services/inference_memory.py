@@ -31,7 +31,9 @@ class MemoryLadder:
 
     def __init__(self, owned: bool) -> None:
         self._owned = owned
-        self._apart = self._offloaded = self._tiled = False
+        self.apart = False
+        """Whether pictures are drawn one at a time."""
+        self._offloaded = self._tiled = False
         self._several = False
         """Whether what is being done is pictures side by side."""
 
@@ -39,7 +41,7 @@ class MemoryLadder:
     def taken(self) -> tuple[str, ...]:
         """What was done so far, in words."""
         steps = [
-            (self._apart, "pictures are drawn one at a time"),
+            (self.apart, "pictures are drawn one at a time"),
             (self._offloaded, "layers wait in main memory until they are used"),
             (self._tiled, "the VAE works on tiles"),
         ]
@@ -65,10 +67,10 @@ class MemoryLadder:
                     tried = " and ".join(self.taken) or "nothing else could be tried"
                     raise MemoryError(OUT.format(tried=tried)) from error
 
-    def shares(self, seeds: Sequence[int]) -> list[Sequence[int]]:
-        """Which of the pictures are drawn side by side, one share after the other."""
+    def share(self, seeds: Sequence[int]) -> Sequence[int]:
+        """The first of the pictures: as many as are drawn side by side."""
         self._several = len(seeds) > 1
-        return [[seed] for seed in seeds] if self._apart else [seeds]
+        return seeds[:1] if self.apart else seeds
 
     def offload(self, parts: Parts) -> None:
         """Keep layers in main memory, and bring each to the device only while it works."""
@@ -84,8 +86,8 @@ class MemoryLadder:
         self._offloaded = True
 
     def _climb(self, parts: Parts) -> bool:
-        if self._several and not self._apart:
-            self._apart = True
+        if self._several and not self.apart:
+            self.apart = True
             return True
         if self._owned and not self._offloaded:
             self.offload(parts)

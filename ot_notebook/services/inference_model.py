@@ -125,7 +125,7 @@ class InferenceModel:
         stack: Stack,
         **watch: Any,
     ) -> list[list[Image]] | None:
-        """Pictures side by side; None if they were stopped.
+        """Pictures side by side, or the first alone for want of memory; None if stopped.
 
         Each is a list: of one, or of all frames of a film.
 
@@ -147,14 +147,11 @@ class InferenceModel:
             self._reading(family, parts, adapters),
         ):
             reading, encoded = self._read(family, parts, request, adapters)
-            start, images = request.start(), []
-            for some in self.memory.shares([one.definition.seed for one in requests]):
-                drawn = sample_batch(
-                    reading, parts, request.definition, some, start=start, encoded=encoded, **watch
-                )
-                if drawn is None:
-                    return None
-                images += drawn
+            seeds = self.memory.share([one.definition.seed for one in requests])
+            given = {"start": request.start(), "encoded": encoded, **watch}
+            images = sample_batch(reading, parts, request.definition, seeds, **given)
+        if images is None:
+            return None
         return [images] if request.definition.frames > 1 else [[image] for image in images]
 
     def _read(
@@ -191,7 +188,7 @@ class InferenceModel:
 
         Where pictures are read as well, pipelines draw their noise from one generator for all.
         """
-        one = request.definition.frames == 1
+        one = request.definition.frames == 1 and not self.memory.apart
         return most if one and request.image is None and self.hint == "none" else 1
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from ot_notebook.services.inference_result import NoModelError as NoModelError
 from ot_notebook.services.inference_result import Preview, Status
 from ot_notebook.services.inference_result import Result as Result
 from ot_notebook.services.inference_stream import stream
+from ot_notebook.services.readers import Readers
 from ot_notebook.services.trainer_service import TrainerService
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class InferenceService:
         self._drawing = Drawing(self.gallery, self._say, self._stopped, self._kept)
         self._line = Line()
         self._cancel = threading.Event()
+        self._readers = Readers(self._warn)
         self._listeners: tuple[Callable[[], None], ...] = ()
         self._followers: tuple[Callable[[Result], None], ...] = ()
 
@@ -281,13 +284,12 @@ class InferenceService:
             model = self._held.need()
             request = self._request(model, prompt, settings)
             stack = self._held.loras if loras is None else model.fit(loras)
-            together = model.together(request, n)
+            wanted = [request.with_seed(request.definition.seed + at) for at in range(n)]
             results: list[Result] = []
             try:
-                for first in range(0, n, together):
-                    words = f"Picture {first + 1} of {n}" if 1 == together < n else ""
-                    seeds = range(first, first + together)
-                    some = [request.with_seed(request.definition.seed + at) for at in seeds]
+                while left := wanted[len(results) :]:
+                    some = left[: model.together(request, len(left))]
+                    words = f"Picture {len(results) + 1} of {n}" if len(some) == 1 < n else ""
                     results += self._drawing.draw(model, some, stack, words, preview)
             except Cancelled:
                 if not results:
@@ -401,7 +403,11 @@ class InferenceService:
         return comfy_workflow(recipe)
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener` whenever `status` changes, on whatever thread; the answer ends it."""
+        """Call `listener` whenever `status` changes, on whatever thread; the answer ends it.
+
+        If it raises, that is reported, and nothing else is affected.
+        """
+        self._readers.forget()
         self._listeners = (*self._listeners, listener)
 
         def remove() -> None:
@@ -412,8 +418,10 @@ class InferenceService:
     def follow(self, follower: Callable[[Result], None]) -> Callable[[], None]:
         """Call `follower` with each picture once it is kept, whoever asked for it.
 
-        It is called on whatever thread, while others may wait for it; the answer ends it.
+        It is called on whatever thread, while others may wait for it; the answer ends it. If it
+        raises, that is reported, and nothing else is affected.
         """
+        self._readers.forget()
         self._followers = (*self._followers, follower)
 
         def remove() -> None:
@@ -453,12 +461,17 @@ class InferenceService:
 
     def _kept(self, result: Result) -> None:
         for follower in self._followers:
-            follower(result)
+            self._readers.call(follower, result)
 
     def _say(self, **changes: Any) -> None:
         self.status = replace(self.status, **changes)
         for listener in self._listeners:
-            listener()
+            self._readers.call(listener)
+
+    def _warn(self, text: str) -> None:
+        """Tell it where one looks: in the kernel's log, and in the cell that draws."""
+        self._held.trainer.history.note(text, "warning")
+        warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 if "_service" not in globals():  # `%autoreload` runs this file again; the model must survive it

@@ -1,4 +1,4 @@
-"""Functions of others that are told of a run; one that raises is reported and harms nobody."""
+"""Functions of others that are told of news; one that raises is reported and harms nobody."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class Readers:
                 if count % each.every == 0:
                     self.call(each.function, event)
 
-    def call(self, function: Handler, argument: Any) -> None:
+    def call(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call a function of somebody else."""
         try:
-            function(argument)
+            function(*arguments)
         except Exception as error:  # noqa: BLE001 - a user's function must change nothing else
             where = traceback.extract_tb(error.__traceback__)[-1]
             name = getattr(function, "__qualname__", repr(function))

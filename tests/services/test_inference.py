@@ -186,6 +186,36 @@ def test_requests_from_two_threads_are_served_one_after_the_other(service):
     assert totals == sorted(totals) or totals == sorted(totals, reverse=True)
 
 
+def test_observers_that_raise_are_reported_and_end_neither_picture_nor_grid(service):
+    def broken_follower(result):
+        raise KeyError("follower")
+
+    def broken_listener():
+        raise KeyError("listener")
+
+    kept = []
+    ends = [
+        service.subscribe(broken_listener),
+        *map(service.follow, (broken_follower, kept.append)),
+    ]
+    try:
+        with pytest.warns(RuntimeWarning) as warned:
+            shown = service.grid("a fox", x={"cfg_scale": [1, 2]}, steps=1)
+        alone = service.generate("a fox", seed=1, steps=2)
+    finally:
+        for end in ends:
+            end()
+    assert shown.complete
+    assert [one.path for one in kept] == [one.path for one in (*shown.results, alone)]
+    assert service.status.state == "ready"
+    log = [line.text for line in service._held.trainer.history.log if line.level == "warning"]
+    for told in ([str(one.message) for one in warned], log):
+        for name in ("broken_follower", "broken_listener"):
+            (about,) = (text for text in told if name in text)  # once, however often it raised
+            assert "raised KeyError" in about
+            assert "test_inference.py, line" in about
+
+
 def test_unload_gives_the_networks_back(tmp_path):
     service = InferenceService(tmp_path).load(ot.assets.model())
     network = weakref.ref(service._held.model._owner[1].denoiser)

@@ -8,7 +8,8 @@ import ot_notebook as ot
 from ot_notebook.services.inference_service import InferenceService
 
 torch.set_num_threads(1)
-SETTINGS = {"seed": 7, "steps": 2, "cfg_scale": 3.0, "scheduler": "DDIM"}
+PLAIN = {"steps": 2, "cfg_scale": 3.0, "scheduler": "DDIM"}
+SETTINGS = {"seed": 7, **PLAIN}
 
 
 @pytest.fixture
@@ -72,3 +73,36 @@ def test_pictures_that_do_not_fit_side_by_side_are_drawn_one_at_a_time(service):
     assert all(np.array_equal(a, pixels(b)) for a, b in zip(alone, several, strict=True))
     words = "For want of memory pictures are drawn one at a time: this is slower."
     assert [one.notes for one in several] == [(words,)] * 2
+
+
+def test_a_grid_goes_on_one_picture_at_a_time_once_memory_ran_out(service):
+    Full(service._held.model._owner[1].denoiser, 1)
+    words = []
+    service.subscribe(lambda: words.append(service.status.words))
+    shown = service.grid("a fox", x={"seed": [7, 8, 9, 10, 11]}, **PLAIN)
+    assert list(dict.fromkeys(filter(None, words))) == [
+        "Pictures 1 to 4 of 5",
+        *(f"Picture {number} of 5" for number in range(2, 6)),
+    ]
+    assert shown.complete
+    for result in shown.results:
+        alone = service.generate("a fox", **{**SETTINGS, "seed": result.recipe.seed})
+        assert np.array_equal(pixels(result), pixels(alone))
+
+
+@pytest.mark.parametrize("of", ["batch", "grid"])
+def test_a_cancel_keeps_the_pictures_that_are_done_also_where_memory_ran_out(service, of):
+    Full(service._held.model._owner[1].denoiser, 1)
+    before = len(service.gallery.pictures())
+
+    def watch():
+        if service.status.words == "Picture 3 of 4" and service.status.done:
+            service.cancel()
+
+    service.subscribe(watch)
+    if of == "batch":
+        done = service.batch("a fox", 4, **SETTINGS)
+    else:
+        done = service.grid("a fox", x={"seed": [7, 8, 9, 10]}, **PLAIN).results
+    assert [one.recipe.seed for one in done] == [7, 8]
+    assert len(service.gallery.pictures()) == before + 2
