@@ -39,7 +39,7 @@ def test_the_quickstart_trains_live_stops_and_survives_a_reload(notebook, page, 
     curve = studio.locator(".ot-chart path.line").nth(1)
     before = curve.get_attribute("d")
     wait_for_step(page, studio, 15)
-    assert curve.get_attribute("d") != before
+    expect(curve).not_to_have_attribute("d", before)  # drawn a moment after its step is told
     page.set_viewport_size({"width": 1500, "height": 1600})
     studio.scroll_into_view_if_needed()
     page.wait_for_timeout(800)  # bqplot fits a figure 300 ms after its card has another width

@@ -82,7 +82,7 @@ def test_two_dashboards_are_live_and_in_step(notebook, page):
     path = one.locator(".ot-chart path.line").nth(1)
     before = path.get_attribute("d")
     wait_for_step(page, one, 80)
-    assert path.get_attribute("d") != before
+    expect(path).not_to_have_attribute("d", before)
     press(two, "Pause")
     expect(badge(one)).to_have_text("Paused")
     assert step_of(one) == step_of(two)
